@@ -1,0 +1,91 @@
+"""The ``mien`` program: its verbs are whatever the installed distributions register.
+
+A verb is an entry point of the group ``mien.commands`` that names a `Command`. Only the verb that was asked for is
+imported, and its module imports anything heavy inside ``run``, so that every verb starts as fast as it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from mien_client._exceptions import MienError
+
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C ended: 128 + SIGINT."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb of ``mien``.
+
+    Attributes:
+        help: One line for ``mien --help``, in lower case and without a full stop.
+        add_arguments: Adds the verb's arguments to its parser.
+        run: Does the work and returns the exit status. It may raise `CommandError`.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+class CommandError(Exception):
+    """Ends the command with exit status 1; its text is the one sentence that the user reads."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``mien`` with the arguments ``argv`` (by default the process's own).
+
+    Returns:
+        The exit status: 0, 1 after an error that was told in a sentence, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: By argparse, after ``--help`` (0) and for wrong arguments (2).
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbs = {entry.name: entry for entry in metadata.entry_points(group="mien.commands")}
+    verb = arguments[0] if arguments and arguments[0] in verbs else ""
+    try:
+        if not verb:
+            return _explain(arguments, verbs)
+        command: Command = verbs[verb].load()
+        parser = argparse.ArgumentParser(
+            prog=f"mien {verb}", description=f"{command.help[:1].upper()}{command.help[1:]}."
+        )
+        command.add_arguments(parser)
+        status = command.run(parser.parse_args(arguments[1:]))
+        sys.stdout.flush()
+    except (CommandError, MienError) as error:
+        sys.stderr.write(f"mien {verb}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left, as in `mien ... | head`. Python would complain once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _explain(arguments: list[str], verbs: dict[str, metadata.EntryPoint]) -> int:
+    """Handles a command line without a known verb: help, version, or a usage error."""
+    parser = argparse.ArgumentParser(
+        prog="mien",
+        description="Reads faces at scale: emotions and key points, served by TensorFlow Serving.",
+        epilog="Every verb explains itself: mien VERB --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"mien {metadata.version('mien-client')}")
+    subparsers = parser.add_subparsers(metavar="VERB", title="verbs", required=True)
+    asked_for_help = not arguments or {"-h", "--help"} & set(arguments)
+    for name in sorted(verbs):
+        subparsers.add_parser(name, help=verbs[name].load().help if asked_for_help else None)
+    if not arguments:
+        parser.print_help()
+        return 2
+    parser.parse_args(arguments)  # An unknown verb or option: prints the usage and exits.
+    return 0

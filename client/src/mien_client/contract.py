@@ -1,0 +1,50 @@
+"""What training, serving and client agree on: images, emotions, key points, models, signatures, tensor names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+IMAGE_SIZE: Final = 48
+"""Height and width, in pixels, of the one-channel ``uint8`` images that both models take."""
+
+EMOTIONS: Final = ("Angry", "Disgust", "Sad", "Happy", "Surprise")
+"""Emotion names in the order of the ``probabilities`` output."""
+
+KEYPOINTS: Final = (
+    "left_eye_center",
+    "right_eye_center",
+    "left_eye_inner_corner",
+    "left_eye_outer_corner",
+    "right_eye_inner_corner",
+    "right_eye_outer_corner",
+    "left_eyebrow_inner_end",
+    "left_eyebrow_outer_end",
+    "right_eyebrow_inner_end",
+    "right_eyebrow_outer_end",
+    "nose_tip",
+    "mouth_left_corner",
+    "mouth_right_corner",
+    "mouth_center_top_lip",
+    "mouth_center_bottom_lip",
+)
+"""Key point names in the order of the ``keypoints`` output; left and right are the subject's own."""
+
+EMOTION_MODEL: Final = "emotion"
+KEYPOINT_MODEL: Final = "keypoints"
+
+SIGNATURE_DEFAULT: Final = "serving_default"
+"""Takes ``images``, uint8 [N, 48, 48]."""
+SIGNATURE_RAW: Final = "serving_raw"
+"""Takes ``image_bytes``, string [N], the 2,304 pixel bytes of each image."""
+SIGNATURE_ENCODED: Final = "serving_encoded"
+"""Takes ``image_bytes``, string [N], one PNG or JPEG file each."""
+
+IMAGES_INPUT: Final = "images"
+IMAGE_BYTES_INPUT: Final = "image_bytes"
+
+PROBABILITIES_OUTPUT: Final = "probabilities"
+"""Of the emotion model: float32 [N, 5]."""
+LABEL_OUTPUT: Final = "label"
+"""Of the emotion model: string [N], the name of the likeliest emotion."""
+KEYPOINTS_OUTPUT: Final = "keypoints"
+"""Of the key point model: float32 [N, 15, 2], (x, y) in pixels of the 48x48 image."""
