@@ -1,0 +1,57 @@
+# make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
+# make test    all tests            make lint    ruff and mypy
+# make train   both networks, from the Kaggle files named below
+# make lock    recompile requirements.lock (needs uv)
+# make clean   remove what make has made, trained runs excepted
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PUBLISHED := models/.pretrained
+
+# TensorFlow 2.20 runs on Python 3.11 to 3.13 here; the first of these that is one is taken.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(python))))
+
+MIEN_DATA ?= data
+EMOTION_DATA ?= $(MIEN_DATA)/fer2013/fer2013.csv.gz
+KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
+PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
+
+.PHONY: demo test lint train lock clean
+
+demo: $(PUBLISHED)
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+train: $(INSTALLED)
+	$(BIN)/mien train emotion --data $(EMOTION_DATA) --out runs/emotion
+	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
+
+lock:
+	uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--no-emit-package mien-client --no-emit-package mien-serving --no-emit-package mien-training \
+		-o requirements.lock
+
+clean:
+	rm -rf $(VENV) models demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(INSTALLED): requirements.lock client/pyproject.toml serving/pyproject.toml training/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Mien needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client -e serving -e training
+	touch $@
+
+# A version is never changed once published, so newer weights become the next version.
+$(PUBLISHED): $(wildcard training/src/mien_training/pretrained/*/*) | $(INSTALLED)
+	$(BIN)/mien export --pretrained --repository models
+	touch $@

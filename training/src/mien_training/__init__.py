@@ -1,0 +1,1 @@
+"""Kaggle's face files in, trained residual networks and versioned SavedModels out."""

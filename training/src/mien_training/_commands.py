@@ -1,0 +1,267 @@
+"""The verbs ``train``, ``evaluate`` and ``export``: their arguments, and what they print."""
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from mien_client.cli import INTERRUPTED, Command, CommandError
+
+from mien_training.configs import CONFIGS
+
+MODELS = tuple(CONFIGS)
+_FLAGS = ("epochs", "batch_size", "learning_rate", "seed")
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="the Kaggle CSV file, plain, .gz or .zip"
+    )
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
+    parser.add_argument(
+        "--seven-labels",
+        action="store_true",
+        default=None,
+        help="emotion: the labels are the challenge's seven although there is no Usage column",
+    )
+    parser.add_argument("--groups", type=Path, metavar="FILE", help="keypoints: CSV file with the columns row,person")
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", choices=MODELS, help="what to train")
+    _add_data_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="the run folder; one that was interrupted is continued"
+    )
+    kinds = {field.name: field.type for field in fields(CONFIGS["emotion"])}
+    for name in _FLAGS:
+        shipped = ", ".join(f"{model} {getattr(config, name)}" for model, config in CONFIGS.items())
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[name], help=f"default: {shipped}")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "mixed_bfloat16"),
+        default="auto",
+        help="arithmetic; auto takes bfloat16 where the processor has it",
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _quiet_tensorflow()
+    from mien_training import train
+    from mien_training.files import sha256
+    from mien_training.kaggle import DataError
+    from mien_training.runs import RunError
+
+    config = CONFIGS[arguments.model]
+    config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
+    if min(config.epochs, config.batch_size, config.learning_rate) <= 0 or config.seed < 0:
+        raise CommandError("--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it.")
+    try:
+        split = _read_split(arguments, config)
+        source = {"file": arguments.data.name, "sha256": sha256(arguments.data)}
+        if arguments.groups:
+            source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups)}
+        precision = _native_precision() if arguments.precision == "auto" else arguments.precision
+        trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision)
+    except (DataError, RunError) as error:
+        raise CommandError(str(error)) from None
+    if trainer.step:
+        print(f"Continuing {arguments.out} after step {trainer.step:,} of {trainer.total_steps:,}.")
+    print(
+        f"{arguments.model}: {len(split.training):,} training and {len(split.validation):,} validation faces "
+        f"({split.how}); {config.epochs} epochs of {trainer.steps_per_epoch} steps in {precision}."
+    )
+    try:
+        result = trainer.run()
+    except train.Interrupted:
+        print(f"Interrupted after step {trainer.step:,} of {trainer.total_steps:,}; the same command continues.")
+        return INTERRUPTED
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
+    print(f"Kept epoch {result['best_epoch']}: {measured}. See {arguments.out}/metrics.json and curves.png.")
+    return 0
+
+
+def _read_split(arguments: argparse.Namespace, config: Any) -> Any:
+    from mien_training import splits
+
+    if arguments.model == "emotion":
+        return splits.split_emotion(_read_emotion(arguments), config.validation, config.seed)
+    data, people = _read_keypoints(arguments)
+    if people is None:
+        print("No --groups: one person may be in both parts, and the validation error look better than it is.")
+    return splits.split_keypoints(data, people, config.validation, config.seed)
+
+
+def _read_emotion(arguments: argparse.Namespace) -> Any:
+    from mien_training import kaggle
+
+    if arguments.groups:
+        raise CommandError("--groups is for key points; emotion faces are parted by Usage or at random.")
+    data = kaggle.read_emotion(
+        arguments.data, seven_labels=arguments.seven_labels, skip_bad_rows=arguments.skip_bad_rows
+    )
+    if data.dropped:
+        listed = ", ".join(f"{count:,} {name}" for name, count in sorted(data.dropped.items()))
+        print(f"Dropped {listed}: not among our five emotions.")
+    _list_skipped(data.skipped)
+    return data
+
+
+def _read_keypoints(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    from mien_training import kaggle
+
+    data = kaggle.read_keypoints(arguments.data, skip_bad_rows=arguments.skip_bad_rows)
+    _list_skipped(data.skipped)
+    return data, kaggle.read_groups(arguments.groups, data.rows) if arguments.groups else None
+
+
+def _list_skipped(skipped: list[str]) -> None:
+    for sentence in skipped:
+        print(f"Skipped: {sentence}")
+    if skipped:
+        print(f"Skipped {len(skipped):,} bad rows.")
+
+
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", choices=MODELS, help="what to evaluate")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, metavar="RUN", help="a finished run of `mien train`")
+    which.add_argument("--pretrained", action="store_true", help="the weights that ship with Mien")
+    which.add_argument(
+        "--server", metavar="ADDRESS", help="a running server: host:port (gRPC) or http://host:port (REST)"
+    )
+    _add_data_arguments(parser)
+    parser.add_argument(
+        "--usage",
+        choices=("validation", "training", "all", "Training", "PublicTest", "PrivateTest"),
+        default="validation",
+        help="which faces: a part of the training split (default: the held-out one), all, or a Usage of the file",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N of these faces")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html, metrics.json and pictures there")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _quiet_tensorflow()
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from mien_training import evaluate, runs
+    from mien_training.kaggle import DataError
+
+    if arguments.limit is not None and arguments.limit < 1:
+        raise CommandError("--limit must be at least 1.")
+    try:
+        run = None
+        if not arguments.server:
+            run = runs.open_run(arguments.run) if arguments.run else runs.open_pretrained(arguments.model)
+            if run.model != arguments.model:
+                raise CommandError(f"{run.folder} is a run of {run.model}, not of {arguments.model}.")
+        faces, which = _select_faces(arguments, run.config if run else CONFIGS[arguments.model])
+        faces = faces[slice(arguments.limit)]
+        if run:
+            from mien_training.train import predict
+
+            answers, name = (
+                predict(run.load(), faces.images),
+                "shipped weights" if arguments.pretrained else str(run.folder),
+            )
+        else:
+            with Progress(console=Console(stderr=True)) as progress:
+                bar = progress.add_task("Asking the server", total=len(faces))
+                answers, versions = evaluate.answers_of_server(
+                    arguments.server, arguments.model, faces, lambda count: progress.advance(bar, count)
+                )
+            name = f"{arguments.server}, version {versions}"
+    except (DataError, runs.RunError) as error:
+        raise CommandError(str(error)) from None
+    evaluation = evaluate.EVALUATE[arguments.model](faces.targets, answers)
+    facts = {"network": name, "data": arguments.data.name, "faces": which}
+    for table in evaluation.tables:
+        _print_table(table)
+    if arguments.out:
+        evaluation.write(arguments.out, f"Mien {arguments.model}: {name}", facts)
+        print(f"Wrote {arguments.out}/report.html, metrics.json and pictures.")
+    return 0
+
+
+def _select_faces(arguments: argparse.Namespace, config: Any) -> tuple[Any, str]:
+    from mien_training import kaggle, splits
+
+    usage = arguments.usage
+    if usage in ("validation", "training"):
+        split = _read_split(arguments, config)
+        return (split.validation if usage == "validation" else split.training), f"{usage} part: {split.how}"
+    if arguments.model == "emotion":
+        data = _read_emotion(arguments)
+        faces = splits.Faces(data.images, data.labels)
+        if usage in kaggle.USAGES:
+            if data.usage is None or not (data.usage == usage).any():
+                raise CommandError(f"{arguments.data} has no face of the Usage {usage}.")
+            return faces[data.usage == usage], f"Usage {usage}"
+        return faces, "all"
+    if usage != "all":
+        raise CommandError(
+            f"Key-point files have no Usage column; use --usage validation, training or all, not {usage}."
+        )
+    data, _ = _read_keypoints(arguments)
+    return splits.Faces(data.images, data.keypoints), "all"
+
+
+def _print_table(table: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE, show_header=any(table.header))
+    for index, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if index else "left")
+    for row in table.rows:
+        shown.add_row(*row)
+    Console().print(shown)
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a finished run of `mien train`")
+    which.add_argument("--pretrained", action="store_true", help="both networks that ship with Mien")
+    parser.add_argument("--repository", type=Path, required=True, metavar="DIR", help="the model repository")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _quiet_tensorflow()
+    from mien_training import export, runs
+
+    try:
+        chosen = (
+            [runs.open_pretrained(model) for model in MODELS]
+            if arguments.pretrained
+            else [runs.open_run(arguments.run)]
+        )
+        for run in chosen:
+            version = export.export(run, arguments.repository, print)
+            print(f"{run.model}: published {version}")
+    except (runs.RunError, export.ExportError) as error:
+        raise CommandError(str(error)) from None
+    return 0
+
+
+def _native_precision() -> str:
+    """``mixed_bfloat16`` where the processor multiplies bfloat16 itself, else ``float32``, which is then far faster."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return "float32"
+    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+
+
+def _quiet_tensorflow() -> None:
+    """Keep TensorFlow's start-up remarks out of our output; it reads this variable when it is imported."""
+    import os
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+TRAIN = Command("train a network from a Kaggle file", _add_train_arguments, _train)
+EVALUATE = Command("measure a run, the shipped weights or a running server", _add_evaluate_arguments, _evaluate)
+EXPORT = Command("publish a network as the next version in a model repository", _add_export_arguments, _export)

@@ -1,0 +1,86 @@
+"""Training faces made different each time they are seen, and their key points moved along with them."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+from mien_client.contract import IMAGE_SIZE, KEYPOINTS
+
+from mien_training.configs import Augmentation
+
+_SWAP = {"left": "right", "right": "left"}
+
+# In a mirrored face the subject's left eye is where the right one was: point i of the mirrored face is point
+# MIRRORED[i] of the face as it was.
+MIRRORED = tuple(KEYPOINTS.index("_".join(_SWAP.get(word, word) for word in name.split("_"))) for name in KEYPOINTS)
+
+
+def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tuple[Any, Any]:
+    """Mirror, shift, turn, zoom, light and partly cover faces at random.
+
+    Args:
+        images: uint8 [N, 48, 48].
+        keypoints: float32 [N, 15, 2] in pixels, NaN where missing.
+        seed: int32 [2]; the same seed gives the same result.
+        limits: How far each change may go.
+
+    Returns:
+        The changed images, uint8 [N, 48, 48], and where the points are in them, float32 [N, 15, 2].
+    """
+    seeds = tf.random.split(seed, 4)
+    count = tf.shape(images)[0]
+    images, keypoints = _warp(images, keypoints, seeds[0], count, limits)
+    images = _light(images, seeds[1], count, limits)
+    if limits.cutout:
+        images = _cover(images, seeds[2], seeds[3], count, limits.cutout)
+    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), keypoints
+
+
+def _warp(images: Any, keypoints: Any, seed: Any, count: Any, limits: Augmentation) -> tuple[Any, Any]:
+    unit = tf.random.stateless_uniform([count, 5], seed, -1.0, 1.0)
+    mirror = tf.where(unit[:, 0] < 0, -1.0, 1.0)
+    angle = unit[:, 1] * limits.rotation * math.pi / 180
+    zoom = 1.0 + unit[:, 2] * limits.zoom
+    shift = unit[:, 3:5] * limits.shift
+    # A point p of the face goes to q = matrix · (p - centre) + centre + shift.
+    cos, sin = zoom * tf.cos(angle), zoom * tf.sin(angle)
+    matrix = tf.reshape(tf.stack([mirror * cos, -sin, mirror * sin, cos], axis=1), [-1, 2, 2])
+    centre = tf.constant([(IMAGE_SIZE - 1) / 2] * 2)
+    moved = tf.einsum("nij,npj->npi", matrix, keypoints - centre) + centre + shift[:, None]
+    swapped = tf.gather(moved, MIRRORED, axis=1)
+    keypoints = tf.where(mirror[:, None, None] < 0, swapped, moved)
+    # The image operation wants the way back, from a pixel of the result to where its grey comes from.
+    back = tf.linalg.inv(matrix)
+    offset = centre - tf.einsum("nij,nj->ni", back, centre + shift)
+    transform = tf.stack(
+        [back[:, 0, 0], back[:, 0, 1], offset[:, 0], back[:, 1, 0], back[:, 1, 1], offset[:, 1]]
+        + [tf.zeros([count])] * 2,
+        axis=1,
+    )
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images[..., None], tf.float32),
+        transforms=transform,
+        output_shape=[IMAGE_SIZE, IMAGE_SIZE],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+    return warped[..., 0], keypoints
+
+
+def _light(images: Any, seed: Any, count: Any, limits: Augmentation) -> Any:
+    unit = tf.random.stateless_uniform([count, 2, 1, 1], seed, -1.0, 1.0)
+    mean = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
+    return (images - mean) * (1.0 + unit[:, 0] * limits.contrast) + mean + unit[:, 1] * limits.brightness
+
+
+def _cover(images: Any, place_seed: Any, grey_seed: Any, count: Any, largest: int) -> Any:
+    """Paint a rectangle of one grey level over a quarter of the faces."""
+    unit = tf.random.stateless_uniform([count, 4], place_seed)
+    middle = unit[:, :2] * IMAGE_SIZE
+    # Each side is drawn below zero half of the time, and then covers nothing.
+    half = (unit[:, 2:] * 2 - 1) * largest / 2
+    axis = tf.range(IMAGE_SIZE, dtype=tf.float32)
+    inside = tf.abs(axis - middle[..., None]) < half[..., None]
+    mask = inside[:, 0, :, None] & inside[:, 1, None, :]
+    return tf.where(mask, tf.random.stateless_uniform([count, 1, 1], grey_seed, 0, 255), images)

@@ -1,0 +1,207 @@
+"""From a trained network to a version in the model repository: a SavedModel of raw images, checked and described.
+
+A version appears whole or not at all: it is written aside, loaded back, compared with the network, synced to disk, and
+only then renamed to its number.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from mien_client import contract, protos
+from numpy.typing import NDArray
+
+from mien_training.files import sha256, write_json
+from mien_training.runs import Run
+
+MAX_DIFFERENCE = 1e-5
+WARMUP_BATCHES = (1, 64)
+
+_SIDE = contract.IMAGE_SIZE
+
+
+class ExportError(RuntimeError):
+    """A version that was not published; nothing of it is left in the repository."""
+
+
+def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
+    """Publish a run's network as the next version of its model.
+
+    Args:
+        run: The trained network.
+        repository: The folder of all models; made if it is not there.
+        say: Told what is being done, in a few words.
+
+    Returns:
+        The new version's folder, ``repository/<model>/<version>``.
+
+    Raises:
+        ExportError: The SavedModel's answers differ from the network's, or the disk refused.
+    """
+    base = repository / run.model
+    made = [folder for folder in (base, repository) if not folder.exists()]
+    aside: Path | None = None
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".export-", dir=base))
+        aside.chmod(0o755)  # mkdtemp's 0700 would hide the version from a server that runs as another user
+        network = run.load()
+        say(f"{run.model}: writing the SavedModel")
+        _write_saved_model(network, run.model, aside)
+        _write_warmup(run.model, aside)
+        say(f"{run.model}: loading it back and comparing")
+        difference = _compare(network, run.model, aside)
+        if not difference <= MAX_DIFFERENCE:
+            raise ExportError(
+                f"the SavedModel's answers differ from the {run.model} network's by {difference:.2g}, "
+                f"more than {MAX_DIFFERENCE:.0e}; nothing was published"
+            )
+        write_json(aside / "assets.extra" / "manifest.json", _manifest(run, aside, difference))
+        for path in (*aside.rglob("*"), aside):
+            _sync(path)
+        return _publish(aside, base)
+    except BaseException as error:
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: somebody else has published meanwhile
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise ExportError(f"{repository} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:
+    archive = keras.export.ExportArchive()
+    archive.track(network)
+
+    def answer(images: Any) -> dict[str, Any]:
+        outputs = network(images, training=False)
+        if model == contract.KEYPOINT_MODEL:
+            return {contract.KEYPOINTS_OUTPUT: outputs}
+        probabilities = tf.nn.softmax(outputs)
+        names = tf.constant(contract.EMOTIONS)
+        return {
+            contract.PROBABILITIES_OUTPUT: probabilities,
+            contract.LABEL_OUTPUT: tf.gather(names, tf.argmax(probabilities, axis=1)),
+        }
+
+    many_bytes = tf.TensorSpec([None], tf.string, name=contract.IMAGE_BYTES_INPUT)
+    many_images = tf.TensorSpec([None, _SIDE, _SIDE], tf.uint8, name=contract.IMAGES_INPUT)
+    archive.add_endpoint(contract.SIGNATURE_DEFAULT, lambda images: answer(images), [many_images])
+    archive.add_endpoint(contract.SIGNATURE_RAW, lambda image_bytes: answer(_from_raw(image_bytes)), [many_bytes])
+    archive.add_endpoint(
+        contract.SIGNATURE_ENCODED, lambda image_bytes: answer(_from_encoded(image_bytes)), [many_bytes]
+    )
+    archive.write_out(str(folder), verbose=False)
+
+
+def _from_raw(image_bytes: Any) -> Any:
+    """Strings [N] of 2,304 bytes each to uint8 [N, 48, 48]."""
+    check = tf.debugging.assert_equal(
+        tf.strings.length(image_bytes), _SIDE**2, f"every image must be {_SIDE**2} raw bytes, row by row"
+    )
+    with tf.control_dependencies([check]):
+        pixels = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=_SIDE**2)
+    return tf.reshape(pixels, [tf.shape(image_bytes)[0], _SIDE, _SIDE])
+
+
+def _from_encoded(image_bytes: Any) -> Any:
+    """Strings [N], each a PNG or JPEG of any size, to uint8 [N, 48, 48]: the whole picture, made grey and scaled."""
+
+    def decode(one: Any) -> Any:
+        grey = tf.io.decode_image(one, channels=1, expand_animations=False)
+        small = tf.image.resize(grey, [_SIDE, _SIDE], method="area")
+        return tf.cast(tf.round(small[..., 0]), tf.uint8)
+
+    return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([_SIDE, _SIDE], tf.uint8))
+
+
+def _random_images(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, _SIDE, _SIDE), np.uint8)
+
+
+def _signature_inputs(images: NDArray[np.uint8]) -> dict[str, dict[str, Any]]:
+    """The same images as each of the three signatures takes them."""
+    encoded = [tf.io.encode_png(image[..., None]).numpy() for image in images]
+    return {
+        contract.SIGNATURE_DEFAULT: {contract.IMAGES_INPUT: tf.constant(images)},
+        contract.SIGNATURE_RAW: {contract.IMAGE_BYTES_INPUT: tf.constant([image.tobytes() for image in images])},
+        contract.SIGNATURE_ENCODED: {contract.IMAGE_BYTES_INPUT: tf.constant(encoded)},
+    }
+
+
+def _write_warmup(model: str, folder: Path) -> None:
+    """Record requests that TensorFlow Serving replays before the version takes traffic."""
+    (folder / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for count in WARMUP_BATCHES:
+            for signature, inputs in _signature_inputs(_random_images(count)).items():
+                log = protos.PredictionLog()
+                request = log.predict_log.request
+                request.model_spec.name = model
+                request.model_spec.signature_name = signature
+                for name, tensor in inputs.items():
+                    request.inputs[name].ParseFromString(tf.make_tensor_proto(tensor).SerializeToString())
+                writer.write(log.SerializeToString())
+
+
+def _compare(network: keras.Model, model: str, folder: Path) -> float:
+    """Largest difference between the network's answers to random images and those of the SavedModel's signatures."""
+    images = _random_images(16)
+    expected = network(images, training=False)
+    if model == contract.EMOTION_MODEL:
+        expected, output = tf.nn.softmax(expected), contract.PROBABILITIES_OUTPUT
+    else:
+        output = contract.KEYPOINTS_OUTPUT
+    signatures = tf.saved_model.load(str(folder)).signatures
+    answers = [signatures[name](**inputs)[output] for name, inputs in _signature_inputs(images).items()]
+    return max(float(np.abs(answer.numpy() - expected.numpy()).max()) for answer in answers)
+
+
+def _manifest(run: Run, folder: Path, difference: float) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        "model": run.model,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outputs": list(contract.EMOTIONS if run.model == contract.EMOTION_MODEL else contract.KEYPOINTS),
+        "trained_on": run.facts["source"],
+        "split": run.facts["split"],
+        "config": run.facts["config"],
+        "metrics": run.metrics,
+        "largest_difference": difference,
+        "versions": {name: installed_version(name) for name in ("mien-training", "tensorflow", "keras")},
+        "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+    }
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to disk, so that the rename cannot overtake what it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(aside: Path, base: Path) -> Path:
+    while True:
+        taken = [int(path.name) for path in base.iterdir() if path.name.isdecimal()]
+        version = base / str(max(taken, default=0) + 1)
+        try:
+            aside.rename(version)
+        except OSError:
+            if not version.exists():
+                raise
+            continue  # somebody published this number in the meantime
+        _sync(base)
+        return version

@@ -1,0 +1,76 @@
+"""A finished run as the other verbs see it: a folder with weights, what they were trained on, and how well that went.
+
+The shipped weights are two such folders inside this package.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mien_training.configs import Augmentation, Config
+from mien_training.tasks import TASKS
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+WEIGHTS = "best.weights.h5"
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network.
+
+    Attributes:
+        folder: Where it is.
+        model: ``emotion`` or ``keypoints``.
+        config: The recipe it was trained by.
+        facts: All of ``run.json``.
+        metrics: ``metrics.json``, what its validation found.
+    """
+
+    folder: Path
+    model: str
+    config: Config
+    facts: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def load(self) -> keras.Model:
+        """Build the network in float32, whatever it was trained in, and give it the run's weights."""
+        keras.mixed_precision.set_global_policy("float32")
+        network = TASKS[self.model].network(self.config)
+        try:
+            network.load_weights(self.folder / WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / WEIGHTS} does not fit the {self.model} network: {error}") from None
+        return network
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder's description.
+
+    Raises:
+        RunError: It is no run folder, or its training has not ended.
+    """
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+        config = dict(facts["config"])
+        config["widths"] = tuple(config["widths"])
+        config["augmentation"] = Augmentation(**config["augmentation"])
+        recipe = Config(**config)
+    except FileNotFoundError:
+        raise RunError(f"{folder} is no run: it holds no run.json. Name the --out folder of `mien train`.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'run.json'} is damaged, or from another version of Mien: {error}") from None
+    if not (folder / "metrics.json").exists() or not (folder / WEIGHTS).exists():
+        raise RunError(f"The training of {folder} has not ended; repeat its `mien train` to finish it.")
+    return Run(folder, facts["model"], recipe, facts, json.loads((folder / "metrics.json").read_text()))
+
+
+def open_pretrained(model: str) -> Run:
+    """Open the weights that ship with Mien, ``emotion`` or ``keypoints``."""
+    return open_run(PRETRAINED / model)

@@ -1,0 +1,77 @@
+"""Which faces are for training and which are held out for validation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
+
+from mien_training.kaggle import DataError, EmotionData, KeypointData
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces and what is known of them.
+
+    Attributes:
+        images: uint8 [N, 48, 48].
+        targets: int32 [N] emotions, or float32 [N, 15, 2] key points with NaN where one is missing.
+    """
+
+    images: NDArray[np.uint8]
+    targets: NDArray[np.int32] | NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Faces":
+        return Faces(self.images[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and validation faces, and a sentence that says how they were parted."""
+
+    training: Faces
+    validation: Faces
+    how: str
+
+
+def split_emotion(data: EmotionData, share: float, seed: int) -> Split:
+    """Part faces as their ``Usage`` says (PublicTest validates), or else at random with every emotion in proportion.
+
+    Raises:
+        DataError: One of the two parts would be empty, or an emotion has fewer than two faces to part.
+    """
+    faces = Faces(data.images, data.labels)
+    if data.usage is not None:
+        training, validation = data.usage == "Training", data.usage == "PublicTest"
+        if not training.any():
+            raise DataError("No face has the Usage Training; there is nothing to train on.")
+        if validation.any():
+            return Split(faces[training], faces[validation], "Usage Training trains, PublicTest validates")
+        faces = faces[training]
+    try:
+        first, second = train_test_split(
+            np.arange(len(faces)), test_size=share, random_state=seed, stratify=faces.targets
+        )
+    except ValueError as error:
+        raise DataError(f"The faces cannot be parted with every emotion on both sides: {error}") from None
+    return Split(faces[first], faces[second], f"{share:.0%} of the faces of every emotion validate, seed {seed}")
+
+
+def split_keypoints(data: KeypointData, people: NDArray[np.int64] | None, share: float, seed: int) -> Split:
+    """Part faces by person, so that nobody is on both sides; where nobody's name is known, by row.
+
+    Raises:
+        DataError: There are fewer than two people, or rows.
+    """
+    faces = Faces(data.images, data.keypoints)
+    groups = np.arange(len(faces)) if people is None else people
+    try:
+        splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+        first, second = next(splitter.split(faces.images, groups=groups))
+    except ValueError as error:
+        raise DataError(f"The faces cannot be parted: {error}") from None
+    what = "rows" if people is None else "people"
+    return Split(faces[first], faces[second], f"{share:.0%} of the {what} validate, seed {seed}")

@@ -1,0 +1,84 @@
+"""What the two networks do not share in training: how they are built, their loss, and what is measured of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from mien_client.contract import EMOTIONS
+from numpy.typing import NDArray
+
+from mien_training import metrics
+from mien_training.configs import Config
+from mien_training.models import emotion_network, keypoint_network
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the two things that Mien learns.
+
+    Attributes:
+        network: Builds the untrained network.
+        loss: From targets, the network's outputs, the weight of each class and the recipe to one number.
+        measure: From targets and outputs to named numbers, the validation metrics.
+        best: The metric that chooses the weights to keep.
+        higher_is_better: Which way that metric improves.
+    """
+
+    network: Callable[[Config], keras.Model]
+    loss: Callable[[Any, Any, Any, Config], Any]
+    measure: Callable[[Any, Any], dict[str, float]]
+    best: str
+    higher_is_better: bool
+
+
+def class_weights(labels: NDArray[Any], balance: float) -> NDArray[np.float32]:
+    """Weigh each class by its frequency to the power of ``-balance``, so that the mean over all faces is 1.
+
+    Args:
+        labels: int32 [N].
+        balance: 0 to 1; see `Config.balance`.
+
+    Returns:
+        float32 [5]; a class without faces gets 0.
+    """
+    counts = np.bincount(labels, minlength=len(EMOTIONS)).astype(np.float64)
+    raw = np.where(counts > 0, np.maximum(counts, 1) ** -balance, 0)
+    weights: NDArray[np.float32] = (raw * counts.sum() / (raw * counts).sum()).astype(np.float32)
+    return weights
+
+
+def emotion_loss(labels: Any, logits: Any, weights: Any, config: Config) -> Any:
+    """Cross-entropy, smoothed and weighed by class: labels int32 [N], logits float32 [N, 5], weights float32 [5]."""
+    smooth = config.label_smoothing
+    wanted = tf.one_hot(labels, len(EMOTIONS)) * (1 - smooth) + smooth / len(EMOTIONS)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.gather(weights, labels))
+
+
+def keypoint_loss(points: Any, predicted: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
+    """Huber loss (1 pixel) of the coordinates that are there: both float32 [N, 15, 2], `points` NaN where missing."""
+    there = ~tf.math.is_nan(points)
+    # The missing are replaced before the difference is taken: a NaN under a mask would still be one in the gradient.
+    error = tf.abs(tf.where(there, points - predicted, 0.0))
+    huber = tf.where(error < 1, 0.5 * error**2, error - 0.5)
+    return tf.reduce_sum(huber) / tf.maximum(tf.reduce_sum(tf.cast(there, tf.float32)), 1.0)
+
+
+def _measure_emotion(labels: Any, logits: Any) -> dict[str, float]:
+    return metrics.emotion_metrics(labels, np.argmax(logits, axis=1))
+
+
+TASKS = {
+    "emotion": Task(
+        lambda config: emotion_network(config.widths, config.dropout), emotion_loss, _measure_emotion, "accuracy", True
+    ),
+    "keypoints": Task(
+        lambda config: keypoint_network(config.widths, config.dropout),
+        keypoint_loss,
+        metrics.keypoint_metrics,
+        "nme",
+        False,
+    ),
+}

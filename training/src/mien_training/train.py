@@ -1,0 +1,302 @@
+"""The training loop, and the run folder that it fills.
+
+A run folder holds::
+
+    run.json          what is trained, on what, and how: a run is continued only with the same
+    checkpoint.npz    everything that the next step depends on
+    best.weights.h5   the averaged weights with the best validation metric so far
+    log.csv           a line an epoch          tensorboard/   the same for TensorBoard
+    metrics.json      how the run ended        curves.png     its picture
+"""
+
+import csv
+import io
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mien_training.augmentation import augment
+from mien_training.configs import Config
+from mien_training.files import write_atomically, write_json
+from mien_training.report import draw_curves, png, write_picture
+from mien_training.runs import WEIGHTS, RunError
+from mien_training.splits import Faces, Split
+from mien_training.tasks import TASKS, class_weights
+
+CHECKPOINT_SECONDS = 30.0
+PREDICTION_BATCH = 256
+
+History = list[dict[str, float]]
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and its state is on disk."""
+
+
+class Trainer:
+    """One run: a network, its running average, its optimizer, and where it stands.
+
+    Args:
+        name: ``emotion`` or ``keypoints``.
+        split: The faces.
+        config: The recipe.
+        out: The run folder; one that holds an unfinished run of the same things is continued.
+        source: What the faces were read from, as it shall stand in ``run.json``.
+        precision: Keras's policy, ``float32`` or ``mixed_bfloat16``.
+
+    Raises:
+        RunError: `out` holds a run of something else, or something that is no run.
+    """
+
+    def __init__(
+        self, name: str, split: Split, config: Config, out: Path, source: dict[str, Any], precision: str
+    ) -> None:
+        keras.mixed_precision.set_global_policy(precision)
+        keras.utils.set_random_seed(config.seed)
+        self.task, self.config, self.split, self.out = TASKS[name], config, split, out
+        self.console = Console(stderr=True)
+        self.steps_per_epoch = max(len(split.training) // config.batch_size, 1)
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[float] = []
+        self.history: History = []
+        self.model = self.task.network(config)
+        self.averaged = self.task.network(config)
+        self.averaged.set_weights(self.model.get_weights())
+        self.optimizer = self._build_optimizer()
+        self._class_weights = tf.constant(
+            class_weights(split.training.targets, config.balance) if name == "emotion" else [0.0]
+        )
+        self._train_step = tf.function(self._step)
+        self._open_run({"model": name, "source": source, "config": asdict(config), "precision": precision})
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def run(self) -> dict[str, Any]:
+        """Train from where the run stands to its end.
+
+        Returns:
+            What ``metrics.json`` holds: the best epoch, its validation metrics, and the run's size and time.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; calling this again, also in a new process, goes on after the last step.
+        """
+        writer = tf.summary.create_file_writer(str(self.out / "tensorboard"))
+        with _stop_signal() as stopped, self._progress() as progress, writer.as_default():
+            bar = progress.add_task("", total=self.total_steps, completed=self.step, speed="")
+            while self.step < self.total_steps:
+                row = self._train_epoch(progress, bar, stopped)
+                for key, value in row.items():
+                    tf.summary.scalar(key, value, step=int(row["epoch"]))
+                self._keep(row)
+        return self._finish()
+
+    def _train_epoch(self, progress: Progress, bar: Any, stopped: list[int]) -> dict[str, float]:
+        epoch, first = divmod(self.step, self.steps_per_epoch)
+        begun = saved = time.monotonic()
+        for images, targets in batches(self.split.training, self.config.batch_size, self.config.seed, epoch, first):
+            self.losses.append(float(self._train_step(images, targets, tf.constant(self.step))))
+            self.step += 1
+            now = time.monotonic()
+            rate = (self.step - epoch * self.steps_per_epoch - first) * self.config.batch_size / (now - begun)
+            progress.update(
+                bar,
+                completed=self.step,
+                description=f"epoch {epoch + 1}/{self.config.epochs}",
+                speed=f"loss {self.losses[-1]:.3f}, {rate:,.0f} faces/s",
+            )
+            if self.step % self.steps_per_epoch == 0:
+                break  # what is measured below belongs to this epoch, so nothing may come between
+            if stopped or now - saved > CHECKPOINT_SECONDS:
+                self._save(self.seconds + now - begun)
+                saved = now
+            if stopped:
+                raise Interrupted
+        measured = self.task.measure(
+            self.split.validation.targets, predict(self.averaged, self.split.validation.images)
+        )
+        elapsed = time.monotonic() - begun
+        self.seconds += elapsed
+        row = {
+            "epoch": epoch + 1,
+            "loss": float(np.mean(self.losses)),
+            "learning_rate": float(self.optimizer.learning_rate),
+            **{f"val_{key}": value for key, value in measured.items()},
+            "seconds": elapsed,
+        }
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in ("epoch", "seconds"))
+        progress.console.print(
+            f"epoch {epoch + 1}/{self.config.epochs}: {shown}, {elapsed:.0f} s", highlight=False, soft_wrap=True
+        )
+        return row
+
+    def _step(self, images: Any, targets: Any, step: Any) -> Any:
+        seed = tf.stack([self.config.seed, tf.cast(step, tf.int32)])
+        if targets.dtype == tf.float32:
+            images, targets = augment(images, targets, seed, self.config.augmentation)
+        else:
+            images, _ = augment(images, tf.zeros([tf.shape(images)[0], 15, 2]), seed, self.config.augmentation)
+        with tf.GradientTape() as tape:
+            outputs = self.model(images, training=True)
+            loss = self.task.loss(targets, outputs, self._class_weights, self.config)
+        gradients = tape.gradient(loss, self.model.trainable_variables)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        # The average is short at first, or it would remember the untrained weights.
+        done = tf.cast(step, tf.float32)
+        momentum = tf.minimum(self.config.average, (1 + done) / (10 + done))
+        for average, weight in zip(self.averaged.weights, self.model.weights, strict=True):
+            average.assign(average * momentum + weight * (1 - momentum))
+        return loss
+
+    def _build_optimizer(self) -> Any:
+        config = self.config
+        warmup = int(config.warmup_epochs * self.steps_per_epoch)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else config.learning_rate,
+            max(self.total_steps - warmup, 1),
+            warmup_target=config.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.build(self.model.trainable_variables)
+        return optimizer
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.averaged.weights, *self.optimizer.variables]
+
+    def _save(self, seconds: float) -> None:
+        state = json.dumps({"step": self.step, "seconds": seconds, "losses": self.losses, "history": self.history})
+        arrays: dict[str, Any] = {str(index): np.asarray(value) for index, value in enumerate(self._variables())}
+        write_atomically(self.out / "checkpoint.npz", lambda stream: np.savez(stream, state=state, **arrays))
+
+    def _open_run(self, run: dict[str, Any]) -> None:
+        path, checkpoint = self.out / "run.json", self.out / "checkpoint.npz"
+        if path.exists():
+            before = json.loads(path.read_text())
+            changed = [key for key in run if json.loads(json.dumps(run[key])) != before.get(key)]
+            if changed:
+                raise RunError(
+                    f"{self.out} holds a run with another {' and '.join(changed)}; "
+                    "repeat its arguments to continue it, or name another folder with --out."
+                )
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise RunError(f"{self.out} is not empty and holds no run; name another folder with --out.")
+        if checkpoint.exists():
+            with np.load(checkpoint) as arrays:
+                state = json.loads(str(arrays["state"]))
+                for index, variable in enumerate(self._variables()):
+                    variable.assign(arrays[str(index)])
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.losses, self.history = state["losses"], state["history"]
+        self.out.mkdir(parents=True, exist_ok=True)
+        versions = {name: version(name) for name in ("mien-training", "tensorflow", "keras")}
+        write_json(path, {**run, "split": self.split.how, "versions": versions})
+
+    def _keep(self, row: dict[str, float]) -> None:
+        self.history.append(row)
+        self.losses = []
+        if self._best_row() is row:
+            aside = self.out / f".{WEIGHTS}"
+            self.averaged.save_weights(aside)
+            aside.replace(self.out / WEIGHTS)
+        self._save(self.seconds)
+        write_log(self.out / "log.csv", self.history)
+
+    def _best_row(self) -> dict[str, float]:
+        sign = 1 if self.task.higher_is_better else -1
+        return max(self.history, key=lambda row: sign * row[f"val_{self.task.best}"])
+
+    def _finish(self) -> dict[str, Any]:
+        best = self._best_row()
+        result: dict[str, Any] = {
+            "best_epoch": int(best["epoch"]),
+            "validation": {key.removeprefix("val_"): value for key, value in best.items() if key.startswith("val_")},
+            "faces": {"training": len(self.split.training), "validation": len(self.split.validation)},
+            "weights": int(self.averaged.count_params()),
+            "epochs": self.config.epochs,
+            "seconds": round(self.seconds, 1),
+        }
+        write_json(self.out / "metrics.json", result)
+        write_picture(self.out / "curves.png", png(draw_curves(self.history, self.task.best, result["best_epoch"])))
+        return result
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            speed_estimate_period=120,
+        )
+
+
+def batches(
+    faces: Faces, size: int, seed: int, epoch: int, first: int = 0
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any]]]:
+    """Yield an epoch's batches, from number `first` on, in an order that only `seed` and `epoch` decide.
+
+    Args:
+        faces: N of them.
+        size: Faces a batch; the N mod `size` last of the order wait for another epoch.
+        seed: Of the run.
+        epoch: From 0.
+        first: Batches to leave out, as they were trained before an interruption.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(faces))
+    for start in range(first * size, max(len(faces) - size, 0) + 1, size):
+        chosen = np.sort(order[start : start + size])
+        yield faces.images[chosen], faces.targets[chosen]
+
+
+def predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A network's outputs for all images: uint8 [N, 48, 48] to float32 [N, …]."""
+    call = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    parts = [call(images[start : start + PREDICTION_BATCH]) for start in range(0, len(images), PREDICTION_BATCH)]
+    return np.concatenate([part.numpy() for part in parts])
+
+
+def write_log(path: Path, history: History) -> None:
+    """Write one CSV line an epoch, atomically."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, history[0])
+    table.writeheader()
+    table.writerows(history)
+    write_atomically(path, lambda stream: stream.write(text.getvalue().encode()))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the second one of a kind kills as usual."""
+    received: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
