@@ -1,0 +1,1 @@
+"""Serving: TensorFlow Serving's model server on the TensorFlow that is installed."""

@@ -1,0 +1,94 @@
+"""The one prediction path that both front ends share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from mien_client.protos import SignatureDef, TensorProto
+
+from mien_serving._servable import NO_DEADLINE, Servable
+from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving._tensor import array_from_proto
+
+DEFAULT_SIGNATURE: Final = "serving_default"
+"""The signature of requests that name none."""
+
+
+def predict(
+    servable: Servable,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray | TensorProto],
+    output_filter: Sequence[str] = (),
+    deadline: float = NO_DEADLINE,
+) -> dict[str, np.ndarray]:
+    """Runs one signature.
+
+    Args:
+        servable: The model version to run.
+        signature_name: Which of its signatures; empty for the default one.
+        inputs: Values by input name, from JSON (arrays) or from the wire.
+        output_filter: Names of the outputs wanted; empty for all.
+        deadline: When nobody waits for the result any more, in seconds on the monotonic clock.
+
+    Returns:
+        Values by output name.
+
+    Raises:
+        StatusError: The request does not fit the signature, or the graph failed.
+    """
+    signature = servable.signatures.get(signature_name or DEFAULT_SIGNATURE)
+    if signature is None:
+        raise StatusError(
+            Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name or DEFAULT_SIGNATURE}" not found.'
+        )
+    _check_input_names(signature, inputs.keys())
+    feeds = {info.name: _input(signature, name, inputs) for name, info in signature.inputs.items()}
+    wanted = _output_names(signature, output_filter)
+    fetched = servable.run(feeds, [signature.outputs[name].name for name in wanted], deadline)
+    return dict(zip(wanted, fetched, strict=True))
+
+
+def _check_input_names(signature: SignatureDef, sent: Collection[str]) -> None:
+    expected = signature.inputs.keys()
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not signature.defaults):
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_braces(sent)}) != "
+            f"len({_braces(expected)}). Sent extra: {_braces(set(sent) - set(expected))}. "
+            f"Missing but required: {_braces(set(expected) - set(sent))}."
+        )
+
+
+def _input(signature: SignatureDef, name: str, inputs: Mapping[str, np.ndarray | TensorProto]) -> np.ndarray:
+    value = inputs.get(name)
+    if value is None:
+        if name not in signature.defaults:
+            raise invalid_argument(
+                f"Signature input alias: {name}(feed name: {signature.inputs[name].name}) not found in request and no "
+                f"default value provided. Inputs expected to be in the request {_braces(inputs)}, or default input "
+                f"alias set: {','.join(sorted(signature.defaults))}"
+            )
+        value = signature.defaults[name]
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return array_from_proto(value)
+    except ValueError as error:
+        raise invalid_argument(f"tensor parsing error: {name}") from error
+
+
+def _output_names(signature: SignatureDef, output_filter: Sequence[str]) -> Sequence[str]:
+    for position, name in enumerate(output_filter):
+        if name not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
+                f"{_braces(signature.outputs)}."
+            )
+        if name in output_filter[:position]:
+            raise invalid_argument(f"duplicate output tensor alias: {name}")
+    return output_filter or sorted(signature.outputs)
+
+
+def _braces(names: Collection[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

@@ -1,0 +1,158 @@
+"""The REST API: requests and answers in JSON, over the same services as gRPC."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from mien_client.protos import GetModelMetadataRequest, GetModelStatusRequest, ModelSpec, SignatureDefMap
+
+from mien_serving._json_request import parse_object, predict_inputs, signature_name
+from mien_serving._json_response import error_body, predict_body
+from mien_serving._prediction import DEFAULT_SIGNATURE, predict
+from mien_serving._services import SIGNATURE_DEF, Services
+from mien_serving._status import HTTP_STATUS, StatusError, invalid_argument
+
+_API: Final = re.compile(r"/v1/.*", re.IGNORECASE)
+_PREDICTION: Final = re.compile(
+    r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)",
+    re.IGNORECASE | re.ASCII,
+)
+_MODEL: Final = re.compile(
+    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?",
+    re.IGNORECASE | re.ASCII,
+)
+_MAX_VERSION: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A request as it came.
+
+    Attributes:
+        method: ``GET``, ``POST``, ….
+        target: The path, still percent-encoded, with the query string.
+        body: What was sent, decompressed.
+    """
+
+    method: str
+    target: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class HttpAnswer:
+    """What to answer."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+
+
+class RestApi:
+    """Answers REST requests.
+
+    Args:
+        services: Answers what is not JSON about them.
+        timeout_s: How long a model may take for one request.
+    """
+
+    def __init__(self, services: Services, timeout_s: float) -> None:
+        self._services = services
+        self._timeout_s = timeout_s
+
+    def answer(self, request: HttpRequest) -> HttpAnswer:
+        """Answers one request; every error becomes an answer."""
+        if not _API.fullmatch(request.target):
+            return _NOT_FOUND
+        try:
+            return HttpAnswer(200, self._dispatch(request))
+        except _BadVersion:
+            return HttpAnswer(400, b"")
+        except StatusError as error:
+            return HttpAnswer(HTTP_STATUS[error.code], error_body(error.message))
+
+    def _dispatch(self, request: HttpRequest) -> bytes:
+        if request.method == "POST" and (match := _PREDICTION.fullmatch(request.target)):
+            spec = _model_spec(match)
+            # The route is matched without regard to case, the verb is not.
+            if match[4] == "predict":
+                return self._predict(spec, request.body)
+        elif request.method == "GET" and (match := _MODEL.fullmatch(request.target)):
+            spec = _model_spec(match)
+            if not spec.name:
+                raise invalid_argument("Missing model name in request.")
+            return self._metadata(spec) if match[4] == "metadata" else self._status(spec)
+        raise invalid_argument(f"Malformed request: {request.method} {request.target}")
+
+    def _predict(self, spec: ModelSpec, body: bytes) -> bytes:
+        deadline = time.monotonic() + self._timeout_s
+        document = parse_object(body)
+        name = signature_name(document)
+        with self._services.core.handle(spec) as (_, servable):
+            signature = servable.signatures.get(name or DEFAULT_SIGNATURE)
+            if signature is None:
+                raise invalid_argument(
+                    f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
+                )
+            if not signature.inputs:
+                raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
+            inputs, row_format = predict_inputs(document, signature.inputs, b"true" in body or b"false" in body)
+            return predict_body(predict(servable, name, inputs, deadline=deadline), row_format)
+
+    def _status(self, spec: ModelSpec) -> bytes:
+        return _json(self._services.get_model_status(GetModelStatusRequest(model_spec=spec))).encode()
+
+    def _metadata(self, spec: ModelSpec) -> bytes:
+        request = GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
+        response = self._services.get_model_metadata(request)
+        signatures = SignatureDefMap()
+        response.metadata[SIGNATURE_DEF].Unpack(signatures)
+        return (
+            f'{{\n"model_spec":{_json(response.model_spec)},\n'
+            f'"metadata": {{"{SIGNATURE_DEF}": {_json(signatures)}}}\n}}\n'
+        ).encode()
+
+
+def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Undoes ``Content-Encoding: gzip``; a body that is not gzip after all is taken for empty."""
+    if "gzip" not in headers.get("content-encoding", ""):
+        return body
+    try:
+        return zlib.decompress(body, wbits=zlib.MAX_WBITS | 16)
+    except zlib.error:
+        return b""
+
+
+class _BadVersion(Exception):
+    """A version number that no version can have; TensorFlow Serving answers nothing to it but the status."""
+
+
+def _model_spec(match: re.Match[str]) -> ModelSpec:
+    spec = ModelSpec(name=unquote(match[1] or ""))
+    if match[2]:
+        if int(match[2]) > _MAX_VERSION:
+            raise _BadVersion
+        spec.version.value = int(match[2])
+    elif match[3]:
+        spec.version_label = unquote(match[3])
+    return spec
+
+
+def _json(message: Any) -> str:
+    return json_format.MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
+    )
+
+
+_NOT_FOUND: Final = HttpAnswer(
+    404,
+    b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n",
+    "text/html",
+)

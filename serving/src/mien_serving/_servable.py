@@ -1,0 +1,150 @@
+"""The servable: one loaded SavedModel."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from mien_client.protos import SignatureDef
+from tensorflow.python.client import pywrap_tf_session
+
+from mien_serving._status import Code, StatusError
+
+NO_DEADLINE = math.inf
+"""The deadline of a request that may take forever; deadlines are seconds on the monotonic clock."""
+
+tf.get_logger().setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How TensorFlow runs graphs; 0 lets it choose by the number of processors.
+
+    Attributes:
+        intra_op_parallelism: Threads that share the work of one operation.
+        inter_op_parallelism: Operations that run at the same time.
+    """
+
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+
+
+class Servable:
+    """A SavedModel in a TensorFlow session of its own.
+
+    TensorFlow Serving runs SavedModels the same way, so inputs are checked as strictly and as laxly as there, errors
+    read the same, and closing the session frees everything that belongs to the version.
+
+    Args:
+        path: The folder that holds ``saved_model.pb``.
+        options: How to run it.
+
+    Raises:
+        StatusError: It cannot be loaded.
+
+    Attributes:
+        signatures: What the model can be asked, by signature name.
+    """
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        if not any((path / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt")):
+            raise StatusError(
+                Code.NOT_FOUND,
+                f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. Check that "
+                "the directory exists and that you have the right permissions for accessing it.",
+            )
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=options.intra_op_parallelism,
+            inter_op_parallelism_threads=options.inter_op_parallelism,
+        )
+        self._session: Any = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        try:
+            meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+            self.signatures: Mapping[str, SignatureDef] = {
+                name: SignatureDef.FromString(signature.SerializeToString())
+                for name, signature in meta_graph.signature_def.items()
+            }
+        except Exception as error:
+            self._session.close()
+            raise _load_error(error, path) from error
+        self._tensors: dict[str, Any] = {}
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    ) -> list[np.ndarray]:
+        """Runs the graph; other threads run meanwhile.
+
+        Args:
+            feeds: Values by tensor name.
+            fetches: Tensor names.
+            deadline: When nobody waits for the result any more.
+
+        Returns:
+            The value of each fetched tensor.
+
+        Raises:
+            StatusError: TensorFlow refused the inputs or failed, or the deadline has passed.
+        """
+        options = None
+        if deadline != NO_DEADLINE:
+            remaining_ms = math.ceil((deadline - time.monotonic()) * 1000)
+            if remaining_ms <= 0:
+                raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+            options = pywrap_tf_session.TF_NewBufferFromString(
+                tf.compat.v1.RunOptions(timeout_in_ms=remaining_ms).SerializeToString()
+            )
+        try:
+            # Session.run() would refuse what the graph itself accepts, and rewrite its error messages.
+            outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
+                options,
+                {self._tensor(name): value for name, value in feeds.items()},
+                [self._tensor(name) for name in fetches],
+                [],
+                None,
+            )
+        except tf.errors.OpError as error:
+            raise StatusError(Code(error.error_code), error.message) from error
+        finally:
+            if options is not None:
+                pywrap_tf_session.TF_DeleteBuffer(options)
+        return outputs
+
+    def close(self) -> None:
+        """Frees the session; nothing may run any more."""
+        self._session.close()
+        self._tensors.clear()
+        del self._session
+
+    def _tensor(self, name: str) -> Any:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            try:
+                tensor = self._session.graph.get_tensor_by_name(name)._as_tf_output()
+            except (KeyError, ValueError) as error:
+                raise StatusError(Code.INVALID_ARGUMENT, f"Tensor {name} was not found in the Graph") from error
+            self._tensors[name] = tensor
+        return tensor
+
+
+def _load_error(error: Exception, path: Path) -> StatusError:
+    """Says why a SavedModel could not be loaded as TensorFlow's C++ loader says it."""
+    match error:
+        case tf.errors.OpError():
+            return StatusError(Code(error.error_code), error.message)
+        case OSError():
+            return StatusError(Code.DATA_LOSS, f"Can't parse {path / 'saved_model.pb'} as binary proto")
+        case RuntimeError():
+            return StatusError(
+                Code.NOT_FOUND,
+                "Could not find meta graph def matching supplied tags: { serve }. To inspect available tag-sets in "
+                "the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+            )
+        case _:
+            return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")

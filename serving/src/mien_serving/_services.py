@@ -1,0 +1,110 @@
+"""The services: each request message to its response message, whichever front end it came through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from mien_client.protos import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    PredictRequest,
+    PredictResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+    SignatureDefMap,
+)
+
+from mien_serving._manager import ServableState
+from mien_serving._prediction import DEFAULT_SIGNATURE, predict
+from mien_serving._servable import NO_DEADLINE, Servable
+from mien_serving._server_core import ServerCore
+from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving._tensor import proto_from_array
+
+SIGNATURE_DEF: Final = "signature_def"
+"""The one metadata field that can be asked for."""
+
+
+class Services:
+    """TensorFlow Serving's PredictionService and ModelService.
+
+    Every method takes the request and the deadline, in seconds on the monotonic clock, and raises `StatusError`.
+    """
+
+    def __init__(self, core: ServerCore[Servable]) -> None:
+        self.core = core
+
+    def predict(self, request: PredictRequest, deadline: float = NO_DEADLINE) -> PredictResponse:
+        """Runs a signature of a model."""
+        _require_model_spec(request)
+        spec = request.model_spec
+        with self.core.handle(spec) as (servable_id, servable):
+            outputs = predict(servable, spec.signature_name, request.inputs, request.output_filter, deadline)
+        response = PredictResponse()
+        response.model_spec.name = servable_id.name
+        response.model_spec.version.value = servable_id.version
+        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        for name, value in outputs.items():
+            response.outputs[name].CopyFrom(proto_from_array(value))
+        return response
+
+    def get_model_metadata(self, request: GetModelMetadataRequest, _: float = NO_DEADLINE) -> GetModelMetadataResponse:
+        """Tells the signatures of a model."""
+        _require_model_spec(request)
+        if not request.metadata_field:
+            raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != SIGNATURE_DEF:
+                raise invalid_argument(f"Metadata field {field} is not supported")
+        signatures = SignatureDefMap()
+        with self.core.handle(request.model_spec) as (servable_id, servable):
+            for name, signature in servable.signatures.items():
+                signatures.signature_def[name].CopyFrom(signature)
+        response = GetModelMetadataResponse()
+        response.model_spec.name = servable_id.name
+        response.model_spec.version.value = servable_id.version
+        response.metadata[SIGNATURE_DEF].Pack(signatures)
+        return response
+
+    def get_model_status(self, request: GetModelStatusRequest, _: float = NO_DEADLINE) -> GetModelStatusResponse:
+        """Tells the state of each version of a model, or of one; a label is not looked at."""
+        _require_model_spec(request)
+        name = request.model_spec.name
+        states: Mapping[int, ServableState] = self.core.states(name)
+        if request.model_spec.HasField("version"):
+            version = request.model_spec.version.value
+            if version not in states:
+                raise StatusError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
+            states = {version: states[version]}
+        if not states:
+            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+        response = GetModelStatusResponse()
+        for version, state in states.items():
+            status = response.model_version_status.add(version=version, state=state.state).status
+            status.SetInParent()
+            if state.error:
+                status.error_code = state.error.code
+                status.error_message = state.error.message
+        return response
+
+    def handle_reload_config_request(
+        self, request: ReloadConfigRequest, _: float = NO_DEADLINE
+    ) -> ReloadConfigResponse:
+        """Replaces the model configuration; answers when the models that are new in it are available."""
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid_argument(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
+            )
+        self.core.reload_config(request.config)
+        response = ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
+
+
+def _require_model_spec(request: PredictRequest | GetModelMetadataRequest | GetModelStatusRequest) -> None:
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")

@@ -1,0 +1,109 @@
+"""Tensors on the wire and in memory: `TensorProto` and numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from mien_client.protos import DataType, TensorProto
+
+NUMPY_TYPES: Final[dict[int, Any]] = {
+    DataType.Value(name): np.dtype(numpy_type)
+    for name, numpy_type in {
+        "DT_FLOAT": np.float32,
+        "DT_DOUBLE": np.float64,
+        "DT_HALF": np.float16,
+        "DT_BFLOAT16": ml_dtypes.bfloat16,
+        "DT_INT8": np.int8,
+        "DT_INT16": np.int16,
+        "DT_INT32": np.int32,
+        "DT_INT64": np.int64,
+        "DT_UINT8": np.uint8,
+        "DT_UINT16": np.uint16,
+        "DT_UINT32": np.uint32,
+        "DT_UINT64": np.uint64,
+        "DT_BOOL": np.bool_,
+        "DT_COMPLEX64": np.complex64,
+        "DT_COMPLEX128": np.complex128,
+        "DT_STRING": np.object_,
+    }.items()
+}
+"""The numpy type of each `DataType` that can be served; strings are arrays of `bytes` objects."""
+
+DATA_TYPES: Final = {numpy_type: data_type for data_type, numpy_type in NUMPY_TYPES.items()}
+"""The `DataType` of each numpy type that can be served."""
+
+# The repeated field that holds a type's values, and the numpy type of the numbers in it.
+_FIELDS: Final[dict[int, tuple[str, Any]]] = {
+    DataType.Value(f"DT_{name}"): (field, numpy_type)
+    for names, field, numpy_type in [
+        ("FLOAT", "float_val", np.float32),
+        ("DOUBLE", "double_val", np.float64),
+        ("HALF BFLOAT16", "half_val", np.uint16),
+        ("INT8 INT16 INT32 UINT8 UINT16", "int_val", np.int32),
+        ("INT64", "int64_val", np.int64),
+        ("UINT32", "uint32_val", np.uint32),
+        ("UINT64", "uint64_val", np.uint64),
+        ("BOOL", "bool_val", np.bool_),
+        ("COMPLEX64", "scomplex_val", np.float32),
+        ("COMPLEX128", "dcomplex_val", np.float64),
+        ("STRING", "string_val", np.object_),
+    ]
+    for name in names.split()
+}
+# Of these types the parts are on the wire: the bits of a half, the real and the imaginary number.
+_IN_PARTS: Final = {"half_val", "scomplex_val", "dcomplex_val"}
+
+
+def type_name(data_type: int) -> str:
+    """The name that TensorFlow prints for a `DataType`, such as ``float`` or ``uint8``."""
+    return str(DataType.Name(data_type)).removeprefix("DT_").lower()
+
+
+def array_from_proto(proto: TensorProto) -> np.ndarray:
+    """Reads a tensor from the wire, as TensorFlow's ``Tensor::FromProto`` does.
+
+    Typed fields may hold fewer values than the shape asks for: the last one then fills the rest, and zero if there is
+    none. The array of a tensor with ``tensor_content`` shares its memory with the message and is read-only.
+
+    Raises:
+        ValueError: The message is not a tensor that can be served.
+    """
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if proto.dtype not in NUMPY_TYPES or proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise ValueError("neither type nor shape may be unknown")
+    size, numpy_type = math.prod(shape), NUMPY_TYPES[proto.dtype]
+    content = proto.tensor_content
+    if content:
+        if numpy_type == np.object_ or len(content) != size * numpy_type.itemsize:
+            raise ValueError(f"{len(content)} bytes cannot hold {size} values")
+        return np.frombuffer(content, numpy_type).reshape(shape)
+    field, part_type = _FIELDS[proto.dtype]
+    parts = np.array(getattr(proto, field), part_type)
+    values = parts.view(numpy_type) if field in _IN_PARTS else parts.astype(numpy_type, copy=False)
+    if not values.size:
+        return np.full(shape, b"" if numpy_type == np.object_ else 0, numpy_type)
+    if values.size < size:
+        values = np.concatenate([values, np.full(size - values.size, values[-1], numpy_type)])
+    return values[:size].reshape(shape)
+
+
+def proto_from_array(array: np.ndarray) -> TensorProto:
+    """Writes a tensor with the typed field of its type, which is what stock clients read.
+
+    Raises:
+        ValueError: No `DataType` corresponds to the array's type.
+    """
+    if array.dtype not in DATA_TYPES:
+        raise ValueError(f"tensors of type {array.dtype} cannot be sent")
+    data_type = DATA_TYPES[array.dtype]
+    proto = TensorProto(dtype=data_type)
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    field, part_type = _FIELDS[data_type]
+    values = np.ascontiguousarray(array).reshape(-1)
+    getattr(proto, field).extend((values.view(part_type) if field in _IN_PARTS else values).tolist())
+    return proto

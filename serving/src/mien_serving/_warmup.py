@@ -1,0 +1,59 @@
+"""Warm-up: the requests that a version answers before it takes traffic."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import tensorflow as tf
+from mien_client.protos import PredictionLog
+
+from mien_serving._prediction import predict
+from mien_serving._servable import Servable
+from mien_serving._status import Code, StatusError, invalid_argument
+
+logger = logging.getLogger(__name__)
+
+_MAX_RECORDS: Final = 1000
+
+
+def warm_up(servable: Servable, path: Path, iterations: int = 1) -> None:
+    """Runs the warm-up requests that a SavedModel brings, if it brings any.
+
+    Args:
+        servable: The loaded model.
+        path: Its folder; the requests are in ``assets.extra/tf_serving_warmup_requests``.
+        iterations: How often each request runs.
+
+    Raises:
+        StatusError: The file cannot be read, or a request in it failed: the version is not fit to serve.
+    """
+    file = path / "assets.extra" / "tf_serving_warmup_requests"
+    if not file.exists():
+        return
+    count = 0
+    try:
+        for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+            count += 1
+            if count > _MAX_RECORDS:
+                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
+            for _ in range(iterations):
+                _replay(servable, record, file)
+    except tf.errors.OpError as error:
+        raise StatusError(
+            Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
+        ) from error
+    logger.info("Ran %d warm-up requests of %s", count, path)
+
+
+def _replay(servable: Servable, record: bytes, file: Path) -> None:
+    try:
+        log = PredictionLog.FromString(record)
+    except ValueError as error:  # Protobuf's DecodeError.
+        raise invalid_argument(f"Failed to parse warmup record from {file}") from error
+    kind = log.WhichOneof("log_type")
+    if kind != "predict_log":
+        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
+    request = log.predict_log.request
+    predict(servable, request.model_spec.signature_name, request.inputs, request.output_filter)

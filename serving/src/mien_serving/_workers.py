@@ -1,0 +1,59 @@
+"""Worker threads: where requests are computed, so that the event loop only moves bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from mien_serving._status import Code, StatusError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Workers:
+    """A fixed number of threads, with or without a queue in front of them.
+
+    Args:
+        name: What the threads are called.
+        count: How many there are.
+        refusal: If not None, a request that finds every thread busy is refused with this message; otherwise it waits.
+    """
+
+    def __init__(self, name: str, count: int, refusal: str | None = None) -> None:
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._free = threading.Semaphore(count)
+        self._refusal = refusal
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Computes in a thread.
+
+        Raises:
+            StatusError: What the function raised; RESOURCE_EXHAUSTED if the request was refused; INTERNAL, with the
+                traceback in the log, if the function failed in any other way.
+        """
+        future: Future[T]
+        if self._refusal is None:
+            future = self._executor.submit(function)
+        else:
+            if not self._free.acquire(blocking=False):
+                raise StatusError(Code.RESOURCE_EXHAUSTED, self._refusal)
+            future = self._executor.submit(function)
+            # Not when the caller gives up, but when the thread is free again.
+            future.add_done_callback(lambda _: self._free.release())
+        try:
+            return await asyncio.wrap_future(future)
+        except StatusError:
+            raise
+        except Exception as error:
+            logger.exception("A request failed in a way that it should not")
+            raise StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
+
+    def stop(self) -> None:
+        """Ends the threads; requests that run finish, those that wait do not begin."""
+        self._executor.shutdown(cancel_futures=True)
