@@ -1,1 +1,72 @@
 """The thin client of Mien: faces in, emotions and key points out, from TensorFlow Serving, without TensorFlow."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mien_client._exceptions import (
+    AccessDeniedError,
+    BadRequestError,
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidImageError,
+    MienError,
+    ModelNotFoundError,
+    NotServedError,
+    PictureError,
+    ServerError,
+    UnavailableError,
+    UnexpectedResponseError,
+    VersionNotFoundError,
+)
+from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
+
+if TYPE_CHECKING:
+    from mien_client._analysis import Analysis, Face
+    from mien_client._client import Client
+    from mien_client._transports import VersionStatus
+
+__all__ = [
+    "EMOTIONS",
+    "IMAGE_SIZE",
+    "KEYPOINTS",
+    "AccessDeniedError",
+    "Analysis",
+    "BadRequestError",
+    "Client",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "Face",
+    "InvalidImageError",
+    "MienError",
+    "ModelNotFoundError",
+    "NotServedError",
+    "PictureError",
+    "ServerError",
+    "UnavailableError",
+    "UnexpectedResponseError",
+    "VersionNotFoundError",
+    "VersionStatus",
+]
+
+# These need NumPy, whose import takes longer than all else here. The verbs of `mien` that do not work on arrays, and
+# whoever only wants the contract or the message classes, do not wait for it.
+_WITH_NUMPY = {
+    "Analysis": "mien_client._analysis",
+    "Client": "mien_client._client",
+    "Face": "mien_client._analysis",
+    "VersionStatus": "mien_client._transports",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_NUMPY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_WITH_NUMPY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,105 @@
+"""What a call returns: one result for each face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client.contract import EMOTIONS, KEYPOINTS
+
+
+class Face:
+    """What the two models saw in one face.
+
+    Attributes:
+        keypoints: (x, y) of the fifteen points of `mien_client.KEYPOINTS`, float32 [15, 2], in pixels of the 48x48
+            image; x to the right, y down, and (0, 0) the centre of the first pixel. Read-only.
+        versions: The version number of each model that answered.
+    """
+
+    __slots__ = ("_probabilities", "keypoints", "versions")
+
+    def __init__(
+        self, probabilities: NDArray[np.float32], keypoints: NDArray[np.float32], versions: Mapping[str, int]
+    ) -> None:
+        self._probabilities = probabilities
+        self.keypoints = keypoints
+        self.versions = versions
+
+    @property
+    def emotion(self) -> str:
+        """The likeliest of `mien_client.EMOTIONS`."""
+        return EMOTIONS[int(self._probabilities.argmax())]
+
+    @property
+    def confidence(self) -> float:
+        """The probability of `emotion`, 0 to 1."""
+        return float(self._probabilities.max())
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The probability of every emotion, 0 to 1, in the order of `mien_client.EMOTIONS`."""
+        return dict(zip(EMOTIONS, self._probabilities.tolist(), strict=True))
+
+    def keypoint(self, name: str) -> tuple[float, float]:
+        """Returns (x, y) of one key point.
+
+        Raises:
+            ValueError: If ``name`` is none of `mien_client.KEYPOINTS`.
+        """
+        if name not in KEYPOINTS:
+            raise ValueError(f"there is no key point {name!r}: the fifteen are {', '.join(KEYPOINTS)}")
+        x, y = self.keypoints[KEYPOINTS.index(name)].tolist()
+        return x, y
+
+    def __repr__(self) -> str:
+        versions = ", ".join(f"{model} {version}" for model, version in self.versions.items())
+        return f"<Face {self.emotion} {self.confidence:.1%} ({versions})>"
+
+
+class Analysis(Sequence[Face]):
+    """The results of one call, a sequence with one `Face` for each image, in the order of the images.
+
+    The numbers stay in arrays, which is how large results are best worked on; a `Face` is made when it is asked for.
+
+    Attributes:
+        probabilities: float32 [N, 5], columns in the order of `mien_client.EMOTIONS`. Read-only.
+        keypoints: float32 [N, 15, 2], (x, y) in pixels of the 48x48 images, points in the order of
+            `mien_client.KEYPOINTS`. Read-only.
+        versions: The version number of each model that answered, the same for all faces of the call; empty if there
+            were no images to ask about.
+    """
+
+    __slots__ = ("keypoints", "probabilities", "versions")
+
+    def __init__(
+        self, probabilities: NDArray[np.float32], keypoints: NDArray[np.float32], versions: Mapping[str, int]
+    ) -> None:
+        # Every face looks into these arrays: a change to one result must not reach another.
+        probabilities.flags.writeable = False
+        keypoints.flags.writeable = False
+        self.probabilities = probabilities
+        self.keypoints = keypoints
+        self.versions = versions
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @overload
+    def __getitem__(self, index: int) -> Face: ...
+    @overload
+    def __getitem__(self, index: slice) -> Analysis: ...
+    def __getitem__(self, index: int | slice) -> Face | Analysis:
+        kind = Analysis if isinstance(index, slice) else Face
+        return kind(self.probabilities[index], self.keypoints[index], self.versions)
+
+    def __iter__(self) -> Iterator[Face]:
+        for probabilities, keypoints in zip(self.probabilities, self.keypoints, strict=True):
+            yield Face(probabilities, keypoints, self.versions)
+
+    def __repr__(self) -> str:
+        versions = ", ".join(f"{model} {version}" for model, version in self.versions.items()) or "no model asked"
+        return f"<Analysis of {len(self)} face{'' if len(self) == 1 else 's'} ({versions})>"

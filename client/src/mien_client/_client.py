@@ -1,0 +1,233 @@
+"""The client."""
+
+from __future__ import annotations
+
+import math
+import operator
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client._analysis import Analysis
+from mien_client._exceptions import (
+    ConfigurationError,
+    DeadlineExceededError,
+    MienError,
+    NotServedError,
+    UnavailableError,
+)
+from mien_client._images import as_images
+from mien_client._merging import Half, Request, merge, nothing
+from mien_client._transports import Answer, Deadline, Target, Transport, VersionStatus, open_transport
+from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds that a request may take."""
+
+_POLL_SECONDS = 0.1
+
+
+class Client:
+    """Asks a TensorFlow Serving server, or ``mien serve``, about faces.
+
+    A client keeps its connections; make one and share it, between threads too. It is a context manager.
+
+    Args:
+        address: ``"localhost:8500"`` for gRPC, ``"http://localhost:8501"`` for REST.
+        timeout: Seconds a request may take. A call with more than 256 faces makes one request for every 256.
+        emotion_model: The served name of the emotion model.
+        keypoint_model: The served name of the key point model.
+        emotion_version: Which version of it: a number, a label such as ``"stable"``, or None for the latest.
+        keypoint_version: The same for the key point model.
+
+    Raises:
+        ConfigurationError: If one of these cannot be meant. Whether the server is there shows at the first call.
+
+    Example:
+        >>> with Client("localhost:8500") as client:  # doctest: +SKIP
+        ...     [face] = client.analyze(image)
+        ...     print(face.emotion, face.confidence, face.keypoint("nose_tip"))
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        emotion_model: str = EMOTION_MODEL,
+        keypoint_model: str = KEYPOINT_MODEL,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+    ) -> None:
+        self._timeout = _checked_timeout(timeout)
+        self._emotion = _target(emotion_model, emotion_version)
+        self._keypoint = _target(keypoint_model, keypoint_version)
+        self._transport: Transport = open_transport(address)
+        self._closed = False
+
+    def analyze(
+        self,
+        images: Any,
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Analysis:
+        """Asks both models, at the same time, about one face or many.
+
+        Args:
+            images: uint8, (48, 48) for one face or (N, 48, 48) or (N, 48, 48, 1) for many; 0 is black, 255 white.
+            emotion_version: A version number or label for this call, instead of the client's.
+            keypoint_version: The same for the key point model.
+            timeout: Seconds that a request of this call may take, instead of the client's.
+
+        Returns:
+            One `Face` for each image, in their order; a sequence for one image too. All faces of a call are answered
+            by the same version of each model.
+
+        Raises:
+            InvalidImageError: If the images are not as above. Nothing was sent.
+            MienError: If either model did not answer; see `mien_client` for the tree. Both have ended by then.
+        """
+        transport = self._open()
+        faces = as_images(images)
+        seconds = self._timeout if timeout is None else _checked_timeout(timeout)
+        emotion = self._emotion if emotion_version is None else _target(self._emotion.model, emotion_version)
+        keypoint = self._keypoint if keypoint_version is None else _target(self._keypoint.model, keypoint_version)
+        if not len(faces):
+            return nothing()
+        halves = [
+            Half(emotion, PROBABILITIES_OUTPUT, len(faces), transport.endpoint),
+            Half(keypoint, KEYPOINTS_OUTPUT, len(faces), transport.endpoint),
+        ]
+        _ask(transport, halves, faces, seconds)
+        return merge(halves)
+
+    def status(self) -> dict[str, tuple[VersionStatus, ...]]:
+        """Asks the server about the versions of both models.
+
+        Returns:
+            For each model's name the states of its versions, the highest version first.
+
+        Raises:
+            ModelNotFoundError: If the server knows no version of one of them.
+            MienError: If it could not be asked.
+        """
+        transport = self._open()
+        models = (self._emotion.model, self._keypoint.model)
+        return {model: transport.status(model, self._timeout) for model in models}
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Waits until the server answers for both models, in the versions that this client asks for.
+
+        Args:
+            timeout: Seconds to wait for that.
+
+        Raises:
+            UnavailableError: If it does not come to that in time. The text says what is missing.
+            MienError: At once, for what does not go away by waiting.
+        """
+        transport = self._open()
+        deadline = Deadline(_checked_timeout(timeout))
+        waiting = [self._emotion, self._keypoint]
+        while True:
+            missing = {target: self._missing(transport, target, deadline) for target in waiting}
+            waiting = [target for target, reason in missing.items() if reason]
+            if not waiting:
+                return
+            if deadline.remaining() <= _POLL_SECONDS:
+                reasons = "; ".join(dict.fromkeys(reason for reason in missing.values() if reason))
+                raise UnavailableError(
+                    f"{transport.endpoint} is not ready after {timeout:g} s: {reasons}",
+                    endpoint=transport.endpoint,
+                    model=waiting[0].model,
+                    version=waiting[0].version,
+                    label=waiting[0].label,
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def close(self) -> None:
+        """Gives the connections back. Calls that are still running end with an `UnavailableError`."""
+        if not self._closed:
+            self._closed = True
+            self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._transport.endpoint}{' (closed)' if self._closed else ''}>"
+
+    def _open(self) -> Transport:
+        if self._closed:
+            raise RuntimeError("this client is closed: make a new one")
+        return self._transport
+
+    def _missing(self, transport: Transport, target: Target, deadline: Deadline) -> str:
+        """Returns why ``target`` cannot be asked now, or an empty text if it can."""
+        seconds = max(_POLL_SECONDS, min(self._timeout, deadline.remaining()))
+        try:
+            transport.resolve(target, seconds)
+        except NotServedError as error:
+            try:
+                versions = transport.status(target.model, seconds)
+            except MienError:
+                return str(error)
+            states = (f"version {v.version} is {v.state}{v.error and f' ({v.error})'}" for v in versions)
+            return f"{target}: {', '.join(states)}"
+        except (UnavailableError, DeadlineExceededError) as error:
+            return str(error)
+        return ""
+
+
+def _ask(transport: Transport, halves: list[Half], faces: NDArray[np.uint8], timeout: float) -> None:
+    """Sends what the halves want to know until both have ended."""
+    in_flight: deque[tuple[Request, Callable[[], Answer]]] = deque()
+    while True:
+        for half in halves:
+            # When one half has failed the call will, so the other only waits for the answers that are on their way.
+            while not any(half.error for half in halves) and (request := half.next_request()):
+                try:
+                    wait = transport.predict(request.target, faces[request.faces], request.output, timeout)
+                    in_flight.append((request, wait))
+                except MienError as error:
+                    half.failed(request, error)
+        if not in_flight:
+            return
+        request, wait = in_flight.popleft()
+        try:
+            request.half.answered(request, wait())
+        except MienError as error:
+            request.half.failed(request, error)
+
+
+def _target(model: str, version: int | str | None) -> Target:
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(f"{model!r} is no model's name")
+    if version is None:
+        return Target(model)
+    if isinstance(version, str) and version:
+        return Target(model, label=version)
+    try:
+        number = operator.index(version)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ConfigurationError(f"{version!r} is no version of a model: say a number, or a label such as 'stable'")
+    return Target(model, version=number)
+
+
+def _checked_timeout(timeout: float) -> float:
+    if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+        raise ConfigurationError(f"{timeout!r} is no timeout: say a number of seconds above 0")
+    return float(timeout)

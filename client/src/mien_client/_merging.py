@@ -1,0 +1,153 @@
+"""One call's two halves: which requests each model gets, what their answers come to, and the merged result.
+
+Nothing here does any I/O. Whoever does asks each half for requests, sends them, and brings back what came of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client._analysis import Analysis
+from mien_client._exceptions import MienError, UnexpectedResponseError, VersionNotFoundError
+from mien_client._transports import Answer, Target
+from mien_client.contract import EMOTIONS, KEYPOINTS, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+
+CHUNK_FACES = 256
+"""Faces in one request. As base64 they stay under 1 MiB, the body size that proxies commonly accept."""
+
+CHUNKS_IN_FLIGHT = 2
+"""Requests a model has to answer at one time: one that it works on and one that waits. A server on two cores accepts
+eight in all by default."""
+
+_MAX_RESTARTS = 5
+_SHAPES = {PROBABILITIES_OUTPUT: (len(EMOTIONS),), KEYPOINTS_OUTPUT: (len(KEYPOINTS), 2)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to one model: the faces of one chunk."""
+
+    half: Half
+    target: Target
+    output: str
+    faces: slice
+    attempt: int
+
+
+class Half:
+    """One model's half of a call.
+
+    All its answers come from one version. Whichever version answers the first chunk is asked by number for the rest;
+    if it is unloaded before it has answered them all, the half starts again from the beginning, with whatever version
+    serves then.
+
+    Args:
+        target: What the caller asks for.
+        output: Which output.
+        faces: How many faces there are.
+        endpoint: Who is asked, for the texts of errors.
+    """
+
+    def __init__(self, target: Target, output: str, faces: int, endpoint: str) -> None:
+        self.target = target
+        self.error: MienError | None = None
+        self._output = output
+        self._chunks = [slice(start, min(start + CHUNK_FACES, faces)) for start in range(0, faces, CHUNK_FACES)]
+        self._endpoint = endpoint
+        self._attempt = 0
+        self._in_flight = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._pinned = self.target
+        self._next = 0
+        self._values: dict[int, NDArray[np.float32]] = {}
+
+    @property
+    def version(self) -> int:
+        """The version that gave the answers, once there are any."""
+        assert self._pinned.version is not None
+        return self._pinned.version
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The answers to all requests, in the order of the faces."""
+        return np.concatenate([self._values[chunk.start] for chunk in self._chunks])
+
+    def next_request(self) -> Request | None:
+        """Returns a request to send now, or None if there is none before another answer has come."""
+        settled = self._next == 0 or self._pinned.version is not None
+        if self.error or not settled or self._next == len(self._chunks) or self._in_flight == CHUNKS_IN_FLIGHT:
+            return None
+        request = Request(self, self._pinned, self._output, self._chunks[self._next], self._attempt)
+        self._next += 1
+        self._in_flight += 1
+        return request
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """Takes the answer to one of the requests."""
+        self._in_flight -= 1
+        if request.attempt != self._attempt:
+            return
+        if problem := self._problem(request, answer):
+            self.error = UnexpectedResponseError(
+                f"the answer of {request.target} at {self._endpoint} {problem}",
+                endpoint=self._endpoint,
+                model=self.target.model,
+                version=answer.version,
+                label=self.target.label,
+            )
+            return
+        self._pinned = self.target.pinned(answer.version)
+        self._values[request.faces.start] = answer.values
+
+    def failed(self, request: Request, error: MienError) -> None:
+        """Takes the failure of one of the requests."""
+        self._in_flight -= 1
+        if request.attempt != self._attempt:
+            return
+        vanished = isinstance(error, VersionNotFoundError) and error.version is not None and self.target.version is None
+        if vanished and self._attempt < _MAX_RESTARTS:
+            self._attempt += 1
+            self._start()
+        else:
+            self.error = error
+
+    def _problem(self, request: Request, answer: Answer) -> str | None:
+        """Returns what is wrong with an answer, as a clause, or None."""
+        if request.target.version not in (None, answer.version):
+            return f"comes from version {answer.version}"
+        shape = (request.faces.stop - request.faces.start, *_SHAPES[self._output])
+        values = answer.values
+        if values.shape != shape:
+            return f"has an output {self._output!r} of shape {values.shape}, not {shape}"
+        if not np.isfinite(values).all():
+            return f"has an output {self._output!r} with NaN or infinite values"
+        if self._output == PROBABILITIES_OUTPUT and (values.min() < 0 or np.abs(values.sum(axis=1) - 1).max() > 0.01):
+            return f"has an output {self._output!r} whose rows are not between 0 and 1 with the sum 1"
+        return None
+
+
+def merge(halves: Sequence[Half]) -> Analysis:
+    """Returns the result of a call whose emotion half and key point half have both ended.
+
+    Raises:
+        MienError: If one of the halves, or both, failed. The second error is a note on the first.
+    """
+    errors = [half.error for half in halves if half.error]
+    for other in errors[1:]:
+        errors[0].add_note(f"and: {other}")
+    if errors:
+        raise errors[0]
+    emotion, keypoint = halves
+    versions = {half.target.model: half.version for half in halves}
+    return Analysis(emotion.values, keypoint.values, versions)
+
+
+def nothing() -> Analysis:
+    """Returns the result of a call without images, for which nobody is asked."""
+    return Analysis(np.empty((0, len(EMOTIONS)), np.float32), np.empty((0, len(KEYPOINTS), 2), np.float32), versions={})

@@ -1,0 +1,116 @@
+"""The seam between the client and the network.
+
+A transport asks one server about one model at a time. It keeps the server's errors and its own library's to itself
+and raises those of `mien_client`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client._exceptions import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which model is asked: a version of it, what a label names, or with neither the latest."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    def pinned(self, version: int) -> Target:
+        """Returns the same model at exactly ``version``."""
+        return replace(self, version=version, label=None)
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"model {self.model!r} version {self.version}"
+        if self.label is not None:
+            return f"model {self.model!r} label {self.label!r}"
+        return f"model {self.model!r}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: the output that was asked for, and the version that computed it."""
+
+    values: NDArray[np.float32]
+    version: int
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """The state of one version of a model on a server.
+
+    Attributes:
+        version: Its number.
+        state: ``START``, ``LOADING``, ``AVAILABLE``, ``UNLOADING`` or ``END``.
+        error: Why it came to its end, or an empty text.
+    """
+
+    version: int
+    state: str
+    error: str = ""
+
+
+class Deadline:
+    """A moment ``timeout`` seconds from now."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._moment = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Returns the seconds until then, at least 0."""
+        return max(0.0, self._moment - time.monotonic())
+
+
+class Transport(Protocol):
+    """Asks one server. Any thread may use it."""
+
+    @property
+    def endpoint(self) -> str:
+        """The server's address, fit to be shown."""
+
+    def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Callable[[], Answer]:
+        """Sends ``images``, uint8 [n, 48, 48], to a model.
+
+        Returns:
+            A function that waits for the answer. Its numbers can be any, in any shape.
+
+        Raises:
+            MienError: At once or by that function. If it is a `VersionNotFoundError` with a version that ``target``
+                did not name, that version has gone since the transport found out that it is the right one: ask again.
+        """
+
+    def resolve(self, target: Target, timeout: float) -> int:
+        """Returns the version that would answer ``target`` now."""
+
+    def status(self, model: str, timeout: float) -> tuple[VersionStatus, ...]:
+        """Returns the states of all versions of a model, the highest version first."""
+
+    def close(self) -> None:
+        """Gives the connections back."""
+
+
+def open_transport(address: str) -> Transport:
+    """Returns the transport that ``address`` asks for. Nothing is sent yet.
+
+    Each one's libraries are imported here: together they take longer than everything else in this package.
+    """
+    if not isinstance(address, str) or not address or address != address.strip():
+        raise ConfigurationError(f"{address!r} is no address: say 'localhost:8500' or 'http://localhost:8501'")
+    if address.startswith(("http://", "https://")):
+        from mien_client._transports.rest import RestTransport
+
+        return RestTransport(address)
+    from mien_client._transports.grpc import GrpcTransport
+
+    return GrpcTransport(address)

@@ -1,0 +1,70 @@
+"""From a server's status code to the one exception that says what it means.
+
+TensorFlow Serving's REST statuses are translations of its gRPC codes, so both transports speak in those here, and
+come to the same exception by construction.
+"""
+
+from __future__ import annotations
+
+from mien_client import _exceptions as exceptions
+from mien_client._transports import Target
+
+_CLASSES: dict[str, type[exceptions.MienError]] = {
+    "UNAVAILABLE": exceptions.UnavailableError,
+    "RESOURCE_EXHAUSTED": exceptions.UnavailableError,
+    "ABORTED": exceptions.UnavailableError,
+    "CANCELLED": exceptions.UnavailableError,
+    "DEADLINE_EXCEEDED": exceptions.DeadlineExceededError,
+    "INVALID_ARGUMENT": exceptions.BadRequestError,
+    "FAILED_PRECONDITION": exceptions.BadRequestError,
+    "OUT_OF_RANGE": exceptions.BadRequestError,
+    "UNAUTHENTICATED": exceptions.AccessDeniedError,
+    "PERMISSION_DENIED": exceptions.AccessDeniedError,
+    "UNIMPLEMENTED": exceptions.UnexpectedResponseError,
+}
+
+
+def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: float) -> exceptions.MienError:
+    """Returns the exception for a request that ended with ``code``, the name of a gRPC status code.
+
+    Args:
+        code: The status code.
+        text: The server's or the network library's own words. Only the first line is told.
+        endpoint: Who was asked.
+        target: What was asked.
+        timeout: How long, in seconds, the answer was waited for.
+    """
+    kind = _classify(code, text, target)
+    words = text.strip().partition("\n")[0] or code
+    sentence = {
+        exceptions.UnavailableError: f"{endpoint} is not available: {words}",
+        exceptions.DeadlineExceededError: f"{endpoint} gave no answer for {target} within {timeout:g} s",
+        exceptions.ModelNotFoundError: f"{endpoint} does not serve {target}",
+        exceptions.VersionNotFoundError: f"{endpoint} does not serve {target}",
+        exceptions.BadRequestError: f"{endpoint} refused the request for {target}: {words}",
+        exceptions.AccessDeniedError: f"{endpoint} denied access to {target}: {words}",
+        exceptions.UnexpectedResponseError: f"{endpoint} does not answer as TensorFlow Serving does: {words}",
+        exceptions.ServerError: f"{endpoint} failed on {target}: {words}",
+    }[kind]
+    return kind(sentence, endpoint=endpoint, model=target.model, version=target.version, label=target.label)
+
+
+def unexpected(what: str, *, endpoint: str, target: Target) -> exceptions.UnexpectedResponseError:
+    """Returns the exception for an answer that came, but with ``what`` (a clause with a verb) wrong in it."""
+    return exceptions.UnexpectedResponseError(
+        f"the answer of {target} at {endpoint} {what}",
+        endpoint=endpoint,
+        model=target.model,
+        version=target.version,
+        label=target.label,
+    )
+
+
+def _classify(code: str, text: str, target: Target) -> type[exceptions.MienError]:
+    if code == "NOT_FOUND":
+        return exceptions.ModelNotFoundError if target.version is None else exceptions.VersionNotFoundError
+    if code == "INVALID_ARGUMENT" and target.label is not None and "version label" in text:
+        return exceptions.VersionNotFoundError
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in text:
+        return exceptions.BadRequestError  # A message over a size limit stays over it, however often it is sent.
+    return _CLASSES.get(code, exceptions.ServerError)

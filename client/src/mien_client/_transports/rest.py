@@ -1,0 +1,211 @@
+"""REST: TensorFlow Serving's HTTP interface.
+
+Its answer to a predict request does not say which version computed it. So the version is found out first (GET
+metadata, kept for a second) and asked for by its number: then the number in the result is the truth.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from concurrent import futures
+from http import HTTPStatus, cookiejar
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import requests
+from numpy.typing import NDArray
+from requests.adapters import HTTPAdapter
+
+from mien_client._exceptions import ConfigurationError, MienError, NotServedError
+from mien_client._transports import Answer, Deadline, Target, VersionStatus
+from mien_client._transports.failures import failure, unexpected
+from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
+
+# Two requests for each of sixteen callers that share a client. Threads and connections are made as they are needed.
+_MAX_CONNECTIONS = 32
+_VERSION_KEPT_SECONDS = 1.0
+# A worker gives up by itself at the deadline unless the server sends a byte now and then; its caller does not wait.
+_GRACE_SECONDS = 0.25
+
+_CODES: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
+    HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
+    HTTPStatus.NOT_FOUND: "NOT_FOUND",
+    HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
+    HTTPStatus.CONFLICT: "ABORTED",
+    HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",
+    HTTPStatus.NOT_IMPLEMENTED: "UNIMPLEMENTED",
+    HTTPStatus.BAD_GATEWAY: "UNAVAILABLE",
+    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
+    HTTPStatus.GATEWAY_TIMEOUT: "DEADLINE_EXCEEDED",
+}
+
+
+class RestTransport:
+    """A pool of connections, and of threads that wait on them, to one server."""
+
+    def __init__(self, address: str) -> None:
+        if not _is_server(address):
+            raise ConfigurationError(f"{address!r} is no server's address: say something like 'http://localhost:8501'")
+        self.endpoint = address.rstrip("/")
+        self._session = requests.Session()
+        self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
+        # A session that never stores a cookie has nothing that its threads could change under each other.
+        self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
+        self._threads = futures.ThreadPoolExecutor(_MAX_CONNECTIONS, thread_name_prefix="mien-rest")
+        self._versions: dict[Target, tuple[int, Deadline]] = {}
+
+    def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Callable[[], Answer]:
+        """See `Transport.predict`."""
+        deadline = Deadline(timeout)
+        try:
+            worker = self._threads.submit(self._predict, target, images, output, deadline)
+        except RuntimeError:  # The threads are shut down.
+            raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
+
+        def wait() -> Answer:
+            try:
+                return worker.result(deadline.remaining() + _GRACE_SECONDS)
+            except TimeoutError:
+                raise self._failure("DEADLINE_EXCEEDED", "", target, deadline) from None
+            except futures.CancelledError:
+                raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
+
+        return wait
+
+    def resolve(self, target: Target, timeout: float) -> int:
+        """See `Transport.resolve`."""
+        return self._resolve(target, Deadline(timeout))
+
+    def status(self, model: str, timeout: float) -> tuple[VersionStatus, ...]:
+        """See `Transport.status`."""
+        target = Target(model)
+        document = self._request("GET", _path(target), None, target, Deadline(timeout))
+        try:
+            return tuple(
+                VersionStatus(int(entry["version"]), entry["state"], entry["status"]["error_message"])
+                for entry in document["model_version_status"]
+            )
+        except (KeyError, TypeError, ValueError):
+            raise unexpected("is no list of versions", endpoint=self.endpoint, target=target) from None
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._session.close()
+
+    def _predict(self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline) -> Answer:
+        exact = target
+        if target.version is None:
+            exact = target.pinned(self._current_version(target, deadline))
+        try:
+            document = self._request("POST", f"{_path(exact)}:predict", predict_body(images), exact, deadline)
+        except NotServedError:
+            self._versions.pop(target, None)
+            raise
+        try:
+            return Answer(to_array(document, output), cast("int", exact.version))
+        except ValueError as error:
+            raise unexpected(str(error), endpoint=self.endpoint, target=exact) from None
+
+    def _current_version(self, target: Target, deadline: Deadline) -> int:
+        version, expiry = self._versions.get(target, (0, None))
+        if expiry is None or not expiry.remaining():
+            version = self._resolve(target, deadline)
+            self._versions[target] = (version, Deadline(_VERSION_KEPT_SECONDS))
+        return version
+
+    def _resolve(self, target: Target, deadline: Deadline) -> int:
+        document = self._request("GET", f"{_path(target)}/metadata", None, target, deadline)
+        try:
+            return int(document["model_spec"]["version"])
+        except (KeyError, TypeError, ValueError):
+            raise unexpected("does not name its version", endpoint=self.endpoint, target=target) from None
+
+    def _request(self, method: str, path: str, body: bytes | None, target: Target, deadline: Deadline) -> Any:
+        """Returns the JSON document of a successful answer."""
+        try:
+            response = self._session.request(
+                method,
+                f"{self.endpoint}{path}",
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=max(1e-3, deadline.remaining()),
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            late = isinstance(error, requests.Timeout) or not deadline.remaining()
+            code = "DEADLINE_EXCEEDED" if late else "UNAVAILABLE"
+            raise self._failure(code, _innermost(error), target, deadline) from None
+        try:
+            document = json.loads(response.content)
+        except ValueError:
+            document = None
+        if response.status_code == HTTPStatus.OK and isinstance(document, dict):
+            return document
+        told = document.get("error") if isinstance(document, dict) else None
+        code = _code(response.status_code, told is not None)
+        text = str(told or f"HTTP status {response.status_code} {response.reason}")
+        raise self._failure(code, text, target, deadline)
+
+    def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
+        return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
+
+
+def predict_body(images: NDArray[np.uint8]) -> bytes:
+    """Returns the JSON text of a predict request for ``images``, uint8 [n, 48, 48]."""
+    faces = b",".join(b'{"b64":"%s"}' % base64.b64encode(image) for image in images)
+    return b'{"signature_name":"%s","inputs":{"%s":[%s]}}' % (SIGNATURE_RAW.encode(), IMAGE_BYTES_INPUT.encode(), faces)
+
+
+def to_array(document: dict[str, Any], output: str) -> NDArray[np.float32]:
+    """Returns the numbers of one output of an answer in column format.
+
+    Raises:
+        ValueError: With a clause that says what is wrong with the answer.
+    """
+    outputs = document.get("outputs")
+    if isinstance(outputs, dict):  # A signature's only output comes without its name.
+        outputs = outputs.get(output)
+    if outputs is None:
+        raise ValueError(f"lacks the output {output!r}")
+    try:
+        values = np.asarray(outputs)
+    except ValueError:
+        raise ValueError(f"has an output {output!r} that is ragged") from None
+    if values.size and values.dtype.kind not in "iuf":
+        raise ValueError(f"has an output {output!r} that is not made of numbers")
+    with np.errstate(over="ignore"):  # Too large for float32 becomes infinite, which is refused later.
+        return values.astype(np.float32)
+
+
+def _is_server(address: str) -> bool:
+    parts = urlsplit(address)
+    try:
+        return bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment or "@" in parts.netloc)
+    except ValueError:  # The port is no number.
+        return False
+
+
+def _path(target: Target) -> str:
+    path = f"/v1/models/{quote(target.model, safe='')}"
+    if target.version is not None:
+        return f"{path}/versions/{target.version}"
+    return path if target.label is None else f"{path}/labels/{quote(target.label, safe='')}"
+
+
+def _code(status: int, told: bool) -> str:
+    """Returns the gRPC code behind an HTTP status; ``told``: whether the answer explains itself."""
+    if status < 400 or (status == HTTPStatus.NOT_FOUND and not told):
+        return "UNIMPLEMENTED"
+    return _CODES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+
+
+def _innermost(error: BaseException) -> str:
+    """Returns the text at the bottom of a stack of wrapped exceptions, where the operating system speaks."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return str(error)

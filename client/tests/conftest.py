@@ -1,0 +1,271 @@
+"""A stand-in for TensorFlow Serving with canned numbers, on real sockets, that can be told to misbehave."""
+
+import base64
+import json
+import re
+import threading
+import time
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import numpy as np
+import pytest
+from mien_client import Client, protos
+
+
+class Failure(Exception):
+    """How a request ends that is not answered: a gRPC code's name and the server's words."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Backend:
+    """What the stand-in serves. Both front ends share it; tests change it while it serves."""
+
+    def __init__(self):
+        self.versions = {"emotion": {1}, "keypoints": {1}}
+        self.labels = {}
+        self.states = {}  # (model, version) -> (state, error message), for versions that are not AVAILABLE
+        self.failures = {}  # model -> Failure
+        self.delays = {}  # model -> seconds before the answer
+        self.distortions = {}  # model -> what becomes of its output
+        self.before_answer = lambda model, version: None
+        self.asked = []  # (model, version, number of faces) of every predict request
+        self.answered = []
+        self.metadata_requests = 0
+        self.packed = False  # whether gRPC answers carry tensor_content
+
+    def faces(self, count, seed=0):
+        return np.random.default_rng(seed).integers(0, 256, (count, 48, 48), np.uint8)
+
+    def values(self, model, version, images):
+        """The canned numbers: different for every face, model and version."""
+        if model.startswith("emotion"):
+            weights = images[:, 0, :5].astype(np.float64) + version
+            return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return (images[:, 1, :30].reshape(-1, 15, 2) / 255 * 47 + version).astype(np.float32)
+
+    def find(self, model, version, label):
+        versions = self.versions.get(model, set())
+        if label is not None:
+            if (model, label) not in self.labels:
+                raise Failure("INVALID_ARGUMENT", f"Unrecognized servable version label: {label}")
+            version = self.labels[model, label]
+        if version is None:
+            if not versions:
+                raise Failure("NOT_FOUND", f"Servable not found for request: Latest({model})")
+            return max(versions)
+        if version not in versions:
+            raise Failure("NOT_FOUND", f"Servable not found for request: Specific({model}, {version})")
+        return version
+
+    def metadata(self, model, version, label):
+        self.metadata_requests += 1
+        return self.find(model, version, label)
+
+    def predict(self, model, version, label, images):
+        self.asked.append((model, version, len(images)))
+        version = self.find(model, version, label)
+        time.sleep(self.delays.get(model, 0))
+        if model in self.failures:
+            raise self.failures[model]
+        values = self.values(model, version, images)
+        self.before_answer(model, version)
+        self.answered.append((model, version, len(images)))
+        return version, self.distortions.get(model, lambda values: values)(values)
+
+    def status(self, model):
+        versions = dict.fromkeys(self.versions.get(model, ()), ("AVAILABLE", ""))
+        versions |= {version: state for (name, version), state in self.states.items() if name == model}
+        if not versions:
+            raise Failure("NOT_FOUND", f"Could not find any versions of model {model}")
+        return sorted(versions.items(), reverse=True)
+
+    def load(self, model, version):
+        self.versions[model] = self.versions[model] | {version}
+
+    def unload(self, model, version):
+        self.versions[model] = self.versions[model] - {version}
+
+    def output_name(self, model):
+        return "probabilities" if model.startswith("emotion") else "keypoints"
+
+
+class GrpcFrontEnd(grpc.GenericRpcHandler):
+    def __init__(self, backend):
+        self.backend = backend
+
+    def service(self, details):
+        name = details.method.rpartition("/")[2]
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self.answer(name, request, context),
+            request_deserializer=getattr(protos, f"{name}Request").FromString,
+            response_serializer=getattr(protos, f"{name}Response").SerializeToString,
+        )
+
+    def answer(self, name, request, context):
+        try:
+            return getattr(self, name)(request)
+        except Failure as failure:
+            context.abort(grpc.StatusCode[failure.code], failure.text)
+
+    def selection(self, spec):
+        version = spec.version.value if spec.HasField("version") else None
+        return spec.name, version, spec.version_label or None
+
+    def Predict(self, request):  # noqa: N802
+        tensor = request.inputs["images"]
+        assert tensor.dtype == protos.DataType.DT_UINT8
+        assert request.model_spec.signature_name == "serving_default"
+        images = np.frombuffer(tensor.tensor_content, np.uint8).reshape([dim.size for dim in tensor.tensor_shape.dim])
+        version, values = self.backend.predict(*self.selection(request.model_spec), images)
+        response = protos.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = version
+        response.model_spec.signature_name = "serving_default"
+        if values is None:
+            return response
+        output = response.outputs[self.backend.output_name(request.model_spec.name)]
+        output.dtype = protos.DataType.DT_FLOAT if values.dtype == np.float32 else protos.DataType.DT_DOUBLE
+        for size in values.shape:
+            output.tensor_shape.dim.add(size=size)
+        if self.backend.packed:
+            output.tensor_content = values.tobytes()
+        elif values.dtype == np.float32:
+            output.float_val.extend(values.ravel().tolist())
+        return response
+
+    def GetModelMetadata(self, request):  # noqa: N802
+        version = self.backend.metadata(*self.selection(request.model_spec))
+        response = protos.GetModelMetadataResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = version
+        return response
+
+    def GetModelStatus(self, request):  # noqa: N802
+        response = protos.GetModelStatusResponse()
+        for version, (state, error) in self.backend.status(request.model_spec.name):
+            entry = response.model_version_status.add(
+                version=version, state=protos.ModelVersionStatus.State.Value(state)
+            )
+            entry.status.error_message = error
+        return response
+
+
+STATUSES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(:predict|/metadata)?")
+
+
+class RestFrontEnd(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self):
+        self.answer(None)
+
+    def do_POST(self):
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, body):
+        try:
+            status, document = 200, self.document(body)
+        except Failure as failure:
+            status, document = STATUSES[failure.code], {"error": failure.text}
+        payload = document if isinstance(document, bytes) else json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def document(self, body):
+        backend = self.server.backend
+        model, version, label, verb = PATH.fullmatch(self.path).groups()
+        version = None if version is None else int(version)
+        if verb == "/metadata":
+            version = backend.metadata(model, version, label)
+            return {"model_spec": {"name": model, "version": str(version), "signature_name": ""}, "metadata": {}}
+        if verb is None:
+            return {
+                "model_version_status": [
+                    {
+                        "version": str(version),
+                        "state": state,
+                        "status": {"error_code": "UNKNOWN" if error else "OK", "error_message": error},
+                    }
+                    for version, (state, error) in backend.status(model)
+                ]
+            }
+        assert body["signature_name"] == "serving_raw"
+        raw = [base64.b64decode(face["b64"], validate=True) for face in body["inputs"]["image_bytes"]]
+        images = np.frombuffer(b"".join(raw), np.uint8).reshape(len(raw), 48, 48)
+        version, values = backend.predict(model, version, label, images)
+        if isinstance(values, bytes):
+            return values
+        if values is None:
+            return {"outputs": {"label": []}}
+        numbers = values.tolist()
+        if model.startswith("emotion"):  # Two outputs come by name, a single one without.
+            return {"outputs": {"label": ["?"] * len(raw), "probabilities": numbers}}
+        return {"outputs": numbers}
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def failure():
+    return Failure
+
+
+@pytest.fixture
+def backend():
+    return Backend()
+
+
+@pytest.fixture
+def grpc_address(backend):
+    server = grpc.server(futures.ThreadPoolExecutor(16), handlers=[GrpcFrontEnd(backend)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def rest_address(backend):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RestFrontEnd)
+    server.backend = backend
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def address(request):
+    """The stand-in's address, once for each transport."""
+    return request.getfixturevalue(f"{request.param}_address")
+
+
+@pytest.fixture
+def client(address):
+    with Client(address, timeout=10) as client:
+        yield client

@@ -1,0 +1,284 @@
+"""What goes wrong is told by the same exception over gRPC and REST, after both requests have ended."""
+
+import inspect
+import pickle
+import re
+import socket
+import threading
+
+import mien_client
+import numpy as np
+import pytest
+from mien_client import (
+    AccessDeniedError,
+    BadRequestError,
+    Client,
+    DeadlineExceededError,
+    MienError,
+    ModelNotFoundError,
+    ServerError,
+    UnavailableError,
+    UnexpectedResponseError,
+    VersionNotFoundError,
+    _exceptions,
+)
+
+
+def error_of(client, images, **options):
+    with pytest.raises(MienError) as caught:
+        client.analyze(images, **options)
+    return caught.value
+
+
+def test_unknown_model(client, backend):
+    del backend.versions["keypoints"]
+    error = error_of(client, backend.faces(1))
+    assert type(error) is ModelNotFoundError
+    assert str(error) == f"{error.endpoint} does not serve model 'keypoints'"
+    assert (error.model, error.version, error.label, error.retryable) == ("keypoints", None, None, False)
+
+
+def test_unknown_version(client, backend):
+    error = error_of(client, backend.faces(1), emotion_version=9)
+    assert type(error) is VersionNotFoundError
+    assert str(error) == f"{error.endpoint} does not serve model 'emotion' version 9"
+    assert (error.model, error.version, error.label, error.retryable) == ("emotion", 9, None, False)
+
+
+def test_unknown_label(client, backend):
+    error = error_of(client, backend.faces(1), emotion_version="canary")
+    assert type(error) is VersionNotFoundError
+    assert str(error) == f"{error.endpoint} does not serve model 'emotion' label 'canary'"
+    assert (error.model, error.version, error.label, error.retryable) == ("emotion", None, "canary", False)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "retryable"),
+    [
+        ("UNAVAILABLE", UnavailableError, True),
+        ("RESOURCE_EXHAUSTED", UnavailableError, True),
+        ("DEADLINE_EXCEEDED", DeadlineExceededError, True),
+        ("INVALID_ARGUMENT", BadRequestError, False),
+        ("FAILED_PRECONDITION", BadRequestError, False),
+        ("UNAUTHENTICATED", AccessDeniedError, False),
+        ("PERMISSION_DENIED", AccessDeniedError, False),
+        ("INTERNAL", ServerError, False),
+    ],
+)
+def test_what_the_server_answers_instead(client, backend, failure, code, kind, retryable):
+    backend.failures["emotion"] = failure(code, "the reason\n\t[[and a long trace]]")
+    error = error_of(client, backend.faces(1))
+    assert type(error) is kind
+    assert error.endpoint in str(error)
+    assert "\n" not in str(error)
+    assert error.model == "emotion"
+    assert error.retryable is retryable
+    if kind is not DeadlineExceededError:
+        assert "the reason" in str(error)
+
+
+def test_no_answer_in_time(client, backend):
+    backend.delays["keypoints"] = 2
+    error = error_of(client, backend.faces(1), timeout=0.3)
+    assert type(error) is DeadlineExceededError
+    assert "no answer for model 'keypoints'" in str(error)
+    assert "within 0.3 s" in str(error)
+    assert error.retryable
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_nobody_there(scheme, backend):
+    with socket.socket() as reserved:  # Bound but not listening: connections are refused.
+        reserved.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{reserved.getsockname()[1]}"
+        with Client(address, timeout=5) as client:
+            error = error_of(client, backend.faces(1))
+    assert type(error) is UnavailableError
+    assert "refused" in str(error)
+    assert error.endpoint == address
+    assert error.retryable
+
+
+@pytest.fixture
+def raw_server():
+    """Starts a server that hands every connection to a function, and returns its port."""
+    listeners = []
+
+    def start(serve):
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def accept():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=[connection], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return listener.getsockname()[1]
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_server_that_hangs_up(scheme, raw_server, backend):
+    port = raw_server(lambda connection: connection.close())
+    with Client(f"{scheme}127.0.0.1:{port}", timeout=5) as client:
+        assert type(error_of(client, backend.faces(1))) is UnavailableError
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_server_that_is_frozen(scheme, raw_server, backend):
+    frozen = threading.Event()
+    port = raw_server(lambda connection: frozen.wait(10))
+    with Client(f"{scheme}127.0.0.1:{port}", timeout=0.3) as client:
+        assert type(error_of(client, backend.faces(1))) is DeadlineExceededError
+    frozen.set()
+
+
+@pytest.mark.parametrize("part", ["status line", "body"])
+def test_a_rest_server_that_sends_one_byte_now_and_then(part, raw_server, backend):
+    """Each byte comes well in time; the deadline is for the whole answer."""
+    stop = threading.Event()
+
+    def drip(connection):
+        if part == "body":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with connection:
+            while not stop.wait(0.05):
+                connection.sendall(b"H")
+
+    with Client(f"http://127.0.0.1:{raw_server(drip)}", timeout=0.3) as client:
+        assert type(error_of(client, backend.faces(1))) is DeadlineExceededError
+        stop.set()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 15\r\n\r\n<h1>Nothing</h1>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n{"model_spec":{"version":"?"}}',
+    ],
+)
+def test_another_web_server(reply, raw_server, backend):
+    def serve(connection):
+        connection.recv(65536)
+        connection.sendall(reply)
+        connection.close()
+
+    with Client(f"http://127.0.0.1:{raw_server(serve)}", timeout=5) as client:
+        assert type(error_of(client, backend.faces(1))) is UnexpectedResponseError
+        with pytest.raises(UnexpectedResponseError):
+            client.status()
+
+
+def test_each_transport_on_the_port_of_the_other(grpc_address, rest_address, backend):
+    with Client(rest_address.removeprefix("http://"), timeout=2) as client:
+        assert isinstance(error_of(client, backend.faces(1)), MienError)
+    with Client(f"http://{grpc_address}", timeout=2) as client:
+        assert isinstance(error_of(client, backend.faces(1)), MienError)
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion", "told"),
+    [
+        ("emotion", lambda values: None, "lacks the output 'probabilities'"),
+        ("emotion", lambda values: values[:-1], r"shape \(2, 5\), not \(3, 5\)"),
+        ("emotion", lambda values: np.vstack([values, values[:1]]), r"shape \(4, 5\), not \(3, 5\)"),
+        ("emotion", lambda values: values[:, :4], r"shape \(3, 4\), not \(3, 5\)"),
+        ("emotion", lambda values: values * np.float32("nan"), "NaN or infinite"),
+        ("emotion", lambda values: np.log(values), "not between 0 and 1"),
+        ("emotion", lambda values: values * 3, "not between 0 and 1"),
+        ("keypoints", lambda values: values[0], r"shape \(15, 2\), not \(3, 15, 2\)"),
+        ("keypoints", lambda values: values.transpose(0, 2, 1), r"shape \(3, 2, 15\), not \(3, 15, 2\)"),
+        ("keypoints", lambda values: values + np.float32("inf"), "NaN or infinite"),
+    ],
+)
+def test_an_answer_that_is_none(client, backend, model, distortion, told):
+    backend.distortions[model] = distortion
+    error = error_of(client, backend.faces(3))
+    assert type(error) is UnexpectedResponseError
+    assert re.search(told, str(error))
+    assert error.model == model
+    assert not error.retryable
+
+
+@pytest.mark.parametrize(
+    "text", ['[["a"]]', "[[1], [1, 2]]", "null", "[[null]]", "true", '[{"b64": "AA=="}]', "[[[1e999]]]"]
+)
+def test_json_that_holds_no_numbers(rest_address, backend, text):
+    backend.distortions["keypoints"] = lambda values: b'{"outputs": %s}' % text.encode()
+    with Client(rest_address) as client:
+        assert type(error_of(client, backend.faces(1))) is UnexpectedResponseError
+
+
+def test_grpc_numbers_of_another_type(grpc_address, backend):
+    backend.distortions["keypoints"] = lambda values: values.astype(np.float64)
+    with Client(grpc_address) as client:
+        assert "of type DT_DOUBLE, not DT_FLOAT" in str(error_of(client, backend.faces(1)))
+
+
+def test_when_one_model_fails_the_call_raises_after_the_other_has_ended(client, backend, failure):
+    backend.failures["emotion"] = failure("INTERNAL", "broken")
+    backend.delays["keypoints"] = 0.3
+    assert type(error_of(client, backend.faces(1))) is ServerError
+    assert backend.answered == [("keypoints", 1, 1)]
+
+
+def test_when_one_model_fails_the_other_is_not_asked_for_more(client, backend, failure):
+    backend.failures["emotion"] = failure("INTERNAL", "broken")
+    backend.delays["keypoints"] = 0.05
+    error_of(client, backend.faces(256 * 20))
+    assert len(backend.answered) < 5
+
+
+def test_when_both_models_fail_the_error_tells_of_both(client, backend):
+    backend.versions = {}
+    error = error_of(client, backend.faces(1))
+    assert error.model == "emotion"
+    assert "model 'keypoints'" in error.__notes__[0]
+
+
+def test_a_call_after_a_failure_works(client, backend, failure):
+    backend.failures["emotion"] = failure("UNAVAILABLE", "queue full")
+    error_of(client, backend.faces(1))
+    backend.failures.clear()
+    assert len(client.analyze(backend.faces(1))) == 1
+
+
+def test_closing_the_client_ends_a_running_call(client, backend):
+    backend.before_answer = lambda model, version: client.close()
+    assert type(error_of(client, backend.faces(256 * 4))) is UnavailableError
+
+
+def test_errors_survive_pickling(client, backend):
+    error = error_of(client, backend.faces(1), emotion_version=9)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.endpoint, copy.model, copy.version) == (
+        type(error),
+        str(error),
+        error.endpoint,
+        "emotion",
+        9,
+    )
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    drawn, path = {}, []
+    for line in _exceptions.__doc__.splitlines():
+        if match := re.match(r"    ([│ ├└─]*)(\w+Error)\b(.*)", line):
+            depth = len(match[1]) // 4
+            path[depth:] = [match[2]]
+            drawn[match[2]] = (path[depth - 1] if depth else "Exception", "retryable" in match[3])
+    classes = inspect.getmembers(_exceptions, inspect.isclass)
+    assert drawn == {name: (cls.__bases__[0].__name__, cls.retryable) for name, cls in classes}
+    assert set(drawn) <= set(mien_client.__all__)
