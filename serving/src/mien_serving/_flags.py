@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
+
+from mien_serving._options import DEFAULT_THREADS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds every flag to a parser; each can be written ``--flag=value`` or ``--flag value``."""
     parser.allow_abbrev = False
-    threads = 4 * (os.cpu_count() or 1)
     flag = parser.add_argument_group("flags of tensorflow_model_server").add_argument
     flag("--port", type=_port, default=8500, metavar="N", help="port for gRPC, 0 for any free one (%(default)s)")
     flag(
@@ -76,14 +76,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag(
         "--rest_api_num_threads",
         type=_count,
-        default=threads,
+        default=DEFAULT_THREADS,
         metavar="N",
         help="REST requests computed at the same time; more wait (4 per processor)",
     )
     flag(
         "--grpc_max_threads",
         type=_count,
-        default=threads,
+        default=DEFAULT_THREADS,
         metavar="N",
         help="gRPC requests computed at the same time; more are refused (4 per processor)",
     )

@@ -40,7 +40,13 @@ class GrpcFront:
             ]
         )
         methods: dict[str, dict[str, Callable[[Any, float], Any]]] = {
-            _PREDICTION_SERVICE: {"Predict": services.predict, "GetModelMetadata": services.get_model_metadata},
+            _PREDICTION_SERVICE: {
+                "Predict": services.predict,
+                "Classify": services.classify,
+                "Regress": services.regress,
+                "MultiInference": services.multi_inference,
+                "GetModelMetadata": services.get_model_metadata,
+            },
             _MODEL_SERVICE: {
                 "GetModelStatus": services.get_model_status,
                 "HandleReloadConfigRequest": services.handle_reload_config_request,

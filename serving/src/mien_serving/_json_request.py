@@ -1,22 +1,18 @@
-"""JSON requests: from the body of a REST request to tensors.
+"""JSON predict requests: from JSON values to tensors.
 
 Which values are accepted, and what is said about those that are not, follows TensorFlow Serving's ``json_tensor.cc``.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import rapidjson
 from mien_client.protos import DataType, TensorInfo
 
-from mien_serving._json_response import decimals
+from mien_serving._json_value import decode_base64, is_base64, json_type, text
 from mien_serving._status import Code, StatusError, invalid_argument
 from mien_serving._tensor import NUMPY_TYPES, type_name
 
@@ -34,56 +30,6 @@ _INTEGERS: Final[dict[int, Any]] = {
 }
 _BOOL: Final = DataType.Value("DT_BOOL")
 _STRING: Final = DataType.Value("DT_STRING")
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Parses a body that must be a JSON object; ``NaN``, ``Infinity`` and integers of 64 bits are kept.
-
-    Raises:
-        StatusError: It is not one.
-    """
-    if not body:
-        raise invalid_argument("JSON Parse error: The document is empty")
-    try:
-        document = rapidjson.loads(body, number_mode=rapidjson.NM_NAN)
-    except rapidjson.JSONDecodeError as error:
-        offset, reason = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.DOTALL).groups()  # type: ignore[union-attr]
-        raise invalid_argument(f"JSON Parse error: {reason} at offset: {offset}") from error
-    except UnicodeDecodeError as error:
-        raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
-    except RecursionError as error:
-        raise invalid_argument("JSON Parse error: The document is nested too deeply.") from error
-    if not isinstance(document, dict):
-        raise invalid_argument(f"JSON Value: {text(document)} Is not object")
-    return document
-
-
-def signature_name(document: Mapping[str, Any]) -> str:
-    """The signature that a request names; empty if it names none.
-
-    Raises:
-        StatusError: The name is not a string.
-    """
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid_argument(
-            f"JSON Value: {text(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
-    return name
-
-
-def text(value: object) -> str:
-    """Prints a JSON value as TensorFlow Serving does in its error messages."""
-    if isinstance(value, float):
-        return decimals(np.array([value]))[0]
-    printed: str = rapidjson.dumps(
-        value,
-        indent=4,
-        ensure_ascii=False,
-        number_mode=rapidjson.NM_NAN,
-        write_mode=rapidjson.WM_SINGLE_LINE_ARRAY,
-    )
-    return printed
 
 
 def predict_inputs(
@@ -120,7 +66,7 @@ def predict_inputs(
 
 
 def _from_columns(value: Any, infos: Mapping[str, TensorInfo], may_hold_booleans: bool) -> dict[str, np.ndarray]:
-    if not isinstance(value, dict) or _is_base64(value):
+    if not isinstance(value, dict) or is_base64(value):
         if len(infos) > 1:
             raise invalid_argument(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
@@ -286,7 +232,7 @@ def _checked(value: Any, dtype: int) -> Any:
     if isinstance(value, dict):
         if dtype != _STRING:
             _refuse_type(value, dtype)
-        return _decode_base64(value)
+        return decode_base64(value)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if dtype in _FLOATS:
         return float(value) if is_number else _refuse_type(value, dtype)
@@ -302,45 +248,12 @@ def _checked(value: Any, dtype: int) -> Any:
 
 def _refuse_type(value: Any, dtype: int) -> NoReturn:
     raise invalid_argument(
-        f"JSON Value: {text(value)} Type: {_json_type(value)} is not of expected type: {type_name(dtype)}"
+        f"JSON Value: {text(value)} Type: {json_type(value)} is not of expected type: {type_name(dtype)}"
     )
 
 
-def _json_type(value: Any) -> str:
-    match value:
-        case None:
-            return "Null"
-        case bool():
-            return str(value)
-        case dict():
-            return "Object"
-        case str():
-            return "String"
-        case _:
-            return "Number"
-
-
 def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
-
-
-def _is_base64(value: Mapping[str, Any]) -> bool:
-    return len(value) == 1 and isinstance(value.get("b64"), str)
-
-
-def _decode_base64(value: Mapping[str, Any]) -> bytes:
-    if not _is_base64(value):
-        raise invalid_argument(f"JSON Value: {text(value)} not formatted correctly for base64 data")
-    digits = value["b64"]
-    try:
-        return base64.b64decode(digits, validate=True)
-    except (binascii.Error, ValueError):
-        # White space and missing or dotted padding are fine too.
-        digits = "".join(digits.split()).rstrip("=.")
-    try:
-        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid_argument("Unable to base64 decode") from error
+    return isinstance(value, dict) and not is_base64(value)
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:

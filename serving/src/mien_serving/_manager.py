@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from mien_serving._options import ManagerOptions
 from mien_serving._status import Code, StatusError
 
 logger = logging.getLogger(__name__)
@@ -105,21 +106,6 @@ class _Harness(Generic[S]):
     servable: S | None = None
     in_flight: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True)
-class ManagerOptions:
-    """How versions are loaded.
-
-    Attributes:
-        max_num_load_retries: How often a failed load is tried again before the version ends.
-        load_retry_interval_s: Pause before each of them; none if negative.
-        num_load_threads: How many versions load at the same time; 0 means one after the other.
-    """
-
-    max_num_load_retries: int = 5
-    load_retry_interval_s: float = 60.0
-    num_load_threads: int = 0
 
 
 class Manager(Generic[S]):

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-from mien_client.protos import ModelServerConfig
 
 from mien_serving._config import read_config
 from mien_serving._grpc_front import GrpcFront
 from mien_serving._manager import ServableId
+from mien_serving._options import ServerOptions, port_error
 from mien_serving._rest_api import RestApi
 from mien_serving._rest_front import RestFront
-from mien_serving._servable import Servable, SessionOptions
-from mien_serving._server_core import CoreOptions, ServerCore
+from mien_serving._servable import Servable
+from mien_serving._server_core import ServerCore
 from mien_serving._services import Services
-from mien_serving._status import Code, StatusError
+from mien_serving._status import StatusError
 from mien_serving._warmup import warm_up
 
 try:
@@ -35,39 +31,6 @@ logger = logging.getLogger(__name__)
 
 _GRACE_S: Final = 30.0
 """How long requests in flight may take when the server is told to end."""
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """What the flags of ``mien serve`` say.
-
-    Attributes:
-        config: The models to serve.
-        config_file: Where that was read from, if it is to be looked at again.
-        config_file_poll_wait_seconds: Pause between two looks at it; 0 never looks again.
-        grpc_port: Port for gRPC; 0 takes a free one.
-        rest_port: Port for REST; 0 takes a free one.
-        grpc_max_threads: gRPC requests computed at the same time.
-        rest_threads: REST requests computed at the same time.
-        rest_timeout_s: How long a model may take for a REST request.
-        enable_model_warmup: Whether versions run their warm-up requests before they are available.
-        warmup_iterations: How often each of those runs.
-        core: How models are found and kept.
-        session: How TensorFlow runs them.
-    """
-
-    config: ModelServerConfig
-    config_file: Path | None = None
-    config_file_poll_wait_seconds: float = 0.0
-    grpc_port: int = 8500
-    rest_port: int = 8501
-    grpc_max_threads: int = 4 * (os.cpu_count() or 1)
-    rest_threads: int = 4 * (os.cpu_count() or 1)
-    rest_timeout_s: float = 30.0
-    enable_model_warmup: bool = True
-    warmup_iterations: int = 1
-    core: CoreOptions = field(default_factory=CoreOptions)
-    session: SessionOptions = field(default_factory=SessionOptions)
 
 
 class ModelServer:
@@ -87,8 +50,6 @@ class ModelServer:
         Raises:
             StatusError: The server cannot start.
         """
-        for port, flag in ((self._options.grpc_port, "--port"), (self._options.rest_port, "--rest_api_port")):
-            _check_free(port, flag)
         self._core.start(self._options.config)
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -100,15 +61,21 @@ class ModelServer:
     async def _serve(self, announce: Callable[[int, int], None]) -> None:
         services = Services(self._core)
         grpc_front = GrpcFront(services, self._options.grpc_max_threads)
-        rest_front = RestFront(RestApi(services, self._options.rest_timeout_s), self._options.rest_threads)
-        grpc_port = grpc_front.bind(self._options.grpc_port)
-        rest_port = rest_front.bind(self._options.rest_port)
+        rest_front = RestFront(RestApi(services), self._options.rest_threads, self._options.rest_timeout_s)
+        try:
+            grpc_port = grpc_front.bind(self._options.grpc_port)
+        except RuntimeError as error:
+            raise port_error(self._options.grpc_port, "--port", error) from error
+        try:
+            rest_port = rest_front.bind(self._options.rest_port)
+        except OSError as error:
+            raise port_error(self._options.rest_port, "--rest_api_port", error) from error
         await grpc_front.start()
         await rest_front.start()
         self._poll_config_file()
-        ended = asyncio.Event()
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(ended.set))
         announce(grpc_port, rest_port)
         await ended.wait()
         logger.info("Told to end: requests in flight are answered first")
@@ -136,17 +103,3 @@ class ModelServer:
                 self._core.reload_config(read_config(file))
             except StatusError as error:
                 logger.error("The model configuration stays as it was: %s", error)
-
-
-def _check_free(port: int, flag: str) -> None:
-    """Finds out now, not after the models are loaded, that a port is in use."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise StatusError(
-                Code.UNAVAILABLE,
-                f"port {port} cannot be used ({(error.strerror or str(error)).lower()}); choose another with {flag}, "
-                "or 0 for any free one",
-            ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,21 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from google.protobuf import json_format
-from mien_client.protos import GetModelMetadataRequest, GetModelStatusRequest, ModelSpec, SignatureDefMap
+from mien_client.protos import (
+    ClassificationRequest,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    ModelSpec,
+    RegressionRequest,
+    SignatureDefMap,
+)
 
-from mien_serving._json_request import parse_object, predict_inputs, signature_name
+from mien_serving._json_examples import classification_body, read_examples, regression_body
+from mien_serving._json_request import predict_inputs
 from mien_serving._json_response import error_body, predict_body
+from mien_serving._json_value import parse_object, signature_name
 from mien_serving._prediction import DEFAULT_SIGNATURE, predict
+from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import SIGNATURE_DEF, Services
 from mien_serving._status import HTTP_STATUS, StatusError, invalid_argument
 
@@ -39,11 +48,13 @@ class HttpRequest:
         method: ``GET``, ``POST``, ….
         target: The path, still percent-encoded, with the query string.
         body: What was sent, decompressed.
+        deadline: When nobody waits for the answer any more, in seconds on the monotonic clock.
     """
 
     method: str
     target: str
     body: bytes
+    deadline: float = NO_DEADLINE
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,10 @@ class RestApi:
 
     Args:
         services: Answers what is not JSON about them.
-        timeout_s: How long a model may take for one request.
     """
 
-    def __init__(self, services: Services, timeout_s: float) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._timeout_s = timeout_s
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """Answers one request; every error becomes an answer."""
@@ -76,23 +85,28 @@ class RestApi:
         except _BadVersion:
             return HttpAnswer(400, b"")
         except StatusError as error:
-            return HttpAnswer(HTTP_STATUS[error.code], error_body(error.message))
+            return error_answer(error)
 
     def _dispatch(self, request: HttpRequest) -> bytes:
-        if request.method == "POST" and (match := _PREDICTION.fullmatch(request.target)):
-            spec = _model_spec(match)
+        if request.method == "POST" and (route := _PREDICTION.fullmatch(request.target)):
+            spec = _model_spec(route)
             # The route is matched without regard to case, the verb is not.
-            if match[4] == "predict":
-                return self._predict(spec, request.body)
-        elif request.method == "GET" and (match := _MODEL.fullmatch(request.target)):
-            spec = _model_spec(match)
+            match route[4]:
+                case "predict":
+                    return self._predict(spec, request)
+                case "classify":
+                    return self._classify(spec, request)
+                case "regress":
+                    return self._regress(spec, request)
+        elif request.method == "GET" and (route := _MODEL.fullmatch(request.target)):
+            spec = _model_spec(route)
             if not spec.name:
                 raise invalid_argument("Missing model name in request.")
-            return self._metadata(spec) if match[4] == "metadata" else self._status(spec)
+            return self._metadata(spec) if route[4] == "metadata" else self._status(spec)
         raise invalid_argument(f"Malformed request: {request.method} {request.target}")
 
-    def _predict(self, spec: ModelSpec, body: bytes) -> bytes:
-        deadline = time.monotonic() + self._timeout_s
+    def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        body = request.body
         document = parse_object(body)
         name = signature_name(document)
         with self._services.core.handle(spec) as (_, servable):
@@ -104,7 +118,19 @@ class RestApi:
             if not signature.inputs:
                 raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
             inputs, row_format = predict_inputs(document, signature.inputs, b"true" in body or b"false" in body)
-            return predict_body(predict(servable, name, inputs, deadline=deadline), row_format)
+            return predict_body(predict(servable, name, inputs, deadline=request.deadline), row_format)
+
+    def _classify(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        document = parse_object(request.body)
+        spec.signature_name = signature_name(document)
+        message = ClassificationRequest(model_spec=spec, input=read_examples(document))
+        return classification_body(self._services.classify(message, request.deadline).result)
+
+    def _regress(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        document = parse_object(request.body)
+        spec.signature_name = signature_name(document)
+        message = RegressionRequest(model_spec=spec, input=read_examples(document))
+        return regression_body(self._services.regress(message, request.deadline).result)
 
     def _status(self, spec: ModelSpec) -> bytes:
         return _json(self._services.get_model_status(GetModelStatusRequest(model_spec=spec))).encode()
@@ -118,6 +144,11 @@ class RestApi:
             f'{{\n"model_spec":{_json(response.model_spec)},\n'
             f'"metadata": {{"{SIGNATURE_DEF}": {_json(signatures)}}}\n}}\n'
         ).encode()
+
+
+def error_answer(error: StatusError) -> HttpAnswer:
+    """The answer to a request that ended in an error."""
+    return HttpAnswer(HTTP_STATUS[error.code], error_body(error.message))
 
 
 def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import uvicorn
 
-from mien_serving._rest_api import HttpRequest, RestApi, decompressed
+from mien_serving._rest_api import HttpAnswer, HttpRequest, RestApi, decompressed, error_answer
+from mien_serving._servable import NO_DEADLINE
+from mien_serving._status import StatusError
 from mien_serving._workers import Workers
 
 _KEEP_ALIVE_S: Final = 75
@@ -27,10 +30,12 @@ class RestFront:
     Args:
         api: Answers the requests.
         threads: Requests computed at the same time; more wait for their turn.
+        timeout_s: How long a request may take, waiting included; 0 for as long as it takes.
     """
 
-    def __init__(self, api: RestApi, threads: int) -> None:
+    def __init__(self, api: RestApi, threads: int, timeout_s: float) -> None:
         self._api = api
+        self._timeout_s = timeout_s
         self._workers = Workers("rest", threads)
         self._server = _Server(
             uvicorn.Config(
@@ -86,19 +91,25 @@ class RestFront:
                 return
             chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
+        deadline = time.monotonic() + self._timeout_s if self._timeout_s > 0 else NO_DEADLINE
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         query = scope["query_string"]
         target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
 
-        def compute() -> tuple[int, bytes, str]:
+        def compute() -> HttpAnswer:
             body = decompressed(b"".join(chunks), headers)
-            answer = self._api.answer(HttpRequest(scope["method"], target, body))
-            return answer.status, answer.body, answer.content_type
+            return self._api.answer(HttpRequest(scope["method"], target, body, deadline))
 
-        status, body, content_type = await self._workers.run(compute)
-        response_headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": response_headers})
-        await send({"type": "http.response.body", "body": body})
+        try:
+            answer = await self._workers.run(compute)
+        except StatusError as error:
+            answer = error_answer(error)
+        response_headers = [
+            (b"content-type", answer.content_type.encode()),
+            (b"content-length", b"%d" % len(answer.body)),
+        ]
+        await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
+        await send({"type": "http.response.body", "body": answer.body})
 
 
 class _Server(uvicorn.Server):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,13 @@ import tensorflow as tf
 from mien_client.protos import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
 
+from mien_serving._options import SessionOptions
 from mien_serving._status import Code, StatusError
 
 NO_DEADLINE = math.inf
 """The deadline of a request that may take forever; deadlines are seconds on the monotonic clock."""
 
 tf.get_logger().setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """How TensorFlow runs graphs; 0 lets it choose by the number of processors.
-
-    Attributes:
-        intra_op_parallelism: Threads that share the work of one operation.
-        inter_op_parallelism: Operations that run at the same time.
-    """
-
-    intra_op_parallelism: int = 0
-    inter_op_parallelism: int = 0
 
 
 class Servable:
@@ -121,6 +109,8 @@ class Servable:
         self._session.close()
         self._tensors.clear()
         del self._session
+        # A graph in Python is one big cycle of references.
+        gc.collect()
 
     def _tensor(self, name: str) -> Any:
         tensor = self._tensors.get(name)

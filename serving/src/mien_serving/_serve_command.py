@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mien_client.cli import Command
 
+from mien_serving._config import REPOSITORY, read_config, single_model_config
 from mien_serving._flags import add_flags
-
-if TYPE_CHECKING:
-    from mien_serving._model_server import ServerOptions
+from mien_serving._options import CoreOptions, ManagerOptions, ServerOptions, SessionOptions
+from mien_serving._status import StatusError, invalid_argument
 
 _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""
@@ -22,12 +23,16 @@ _START_FAILED: Final = 255
 def _run(flags: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-
-    from mien_serving._model_server import ModelServer
-    from mien_serving._status import StatusError
-
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        ModelServer(_options(flags)).run(_announce)
+        options = _options(flags)
+        options.check()
+
+        from mien_serving._model_server import ModelServer
+
+        # What is here now stays; not looking through it again keeps the pauses for garbage collection short.
+        gc.freeze()
+        ModelServer(options).run(_announce)
     except StatusError as error:
         sys.stderr.write(f"Failed to start server. Error: {error}\n")
         return _START_FAILED
@@ -40,13 +45,6 @@ def _announce(grpc_port: int, rest_port: int) -> None:
 
 
 def _options(flags: argparse.Namespace) -> ServerOptions:
-    from mien_serving._config import REPOSITORY, read_config, single_model_config
-    from mien_serving._manager import ManagerOptions
-    from mien_serving._model_server import ServerOptions
-    from mien_serving._servable import SessionOptions
-    from mien_serving._server_core import CoreOptions
-    from mien_serving._status import invalid_argument
-
     if flags.model_config_file:
         config = read_config(flags.model_config_file)
     elif flags.model_base_path:

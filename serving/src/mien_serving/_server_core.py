@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
 
 from mien_client.protos import ModelServerConfig, ModelSpec
 
 from mien_serving._config import check_config, models_on_disk
-from mien_serving._manager import Manager, ManagerOptions, S, ServableId, ServableState, State
+from mien_serving._manager import Manager, S, ServableId, ServableState, State
+from mien_serving._options import CoreOptions
 from mien_serving._source import Source, check_loadable
 from mien_serving._status import Code, StatusError, invalid_argument
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CoreOptions:
-    """How models are found and kept.
-
-    Attributes:
-        model_repository: The folder that stands for ``/models`` in base paths, if any does.
-        file_system_poll_wait_seconds: Pause between two looks for new versions; 0 looks only at configuration changes.
-        allow_version_labels_for_unavailable_models: Whether a new label may name a version that is not available.
-        manager: How versions are loaded.
-    """
-
-    model_repository: Path | None = None
-    file_system_poll_wait_seconds: float = 1.0
-    allow_version_labels_for_unavailable_models: bool = False
-    manager: ManagerOptions = field(default_factory=ManagerOptions)
 
 
 class ServerCore(Generic[S]):

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from mien_client.protos import (
+    ClassificationRequest,
+    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
+    ModelSpec,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
     PredictRequest,
     PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
     ReloadConfigRequest,
     ReloadConfigResponse,
     SignatureDefMap,
 )
 
-from mien_serving._manager import ServableState
+from mien_serving._inference import classify, multi_inference, regress
+from mien_serving._manager import ServableId, ServableState
 from mien_serving._prediction import DEFAULT_SIGNATURE, predict
 from mien_serving._servable import NO_DEADLINE, Servable
 from mien_serving._server_core import ServerCore
 from mien_serving._status import Code, StatusError, invalid_argument
-from mien_serving._tensor import proto_from_array
+from mien_serving._tensor import write_proto
 
 SIGNATURE_DEF: Final = "signature_def"
 """The one metadata field that can be asked for."""
@@ -43,13 +51,32 @@ class Services:
         spec = request.model_spec
         with self.core.handle(spec) as (servable_id, servable):
             outputs = predict(servable, spec.signature_name, request.inputs, request.output_filter, deadline)
-        response = PredictResponse()
-        response.model_spec.name = servable_id.name
-        response.model_spec.version.value = servable_id.version
-        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        response = PredictResponse(model_spec=_answered_by(servable_id, spec))
         for name, value in outputs.items():
-            response.outputs[name].CopyFrom(proto_from_array(value))
+            write_proto(value, response.outputs[name])
         return response
+
+    def classify(self, request: ClassificationRequest, deadline: float = NO_DEADLINE) -> ClassificationResponse:
+        """Runs a classification signature of a model."""
+        _require_model_spec(request)
+        spec = request.model_spec
+        with self.core.handle(spec) as (servable_id, servable):
+            result = classify(servable, spec.signature_name, request.input, deadline)
+        return ClassificationResponse(result=result, model_spec=_answered_by(servable_id, spec))
+
+    def regress(self, request: RegressionRequest, deadline: float = NO_DEADLINE) -> RegressionResponse:
+        """Runs a regression signature of a model."""
+        _require_model_spec(request)
+        spec = request.model_spec
+        with self.core.handle(spec) as (servable_id, servable):
+            result = regress(servable, spec.signature_name, request.input, deadline)
+        return RegressionResponse(result=result, model_spec=_answered_by(servable_id, spec))
+
+    def multi_inference(self, request: MultiInferenceRequest, deadline: float = NO_DEADLINE) -> MultiInferenceResponse:
+        """Runs several classification and regression signatures of a model on the same examples."""
+        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
+        with self.core.handle(spec) as (servable_id, servable):
+            return multi_inference(servable, servable_id.version, request, deadline)
 
     def get_model_metadata(self, request: GetModelMetadataRequest, _: float = NO_DEADLINE) -> GetModelMetadataResponse:
         """Tells the signatures of a model."""
@@ -105,6 +132,12 @@ class Services:
         return response
 
 
-def _require_model_spec(request: PredictRequest | GetModelMetadataRequest | GetModelStatusRequest) -> None:
+def _answered_by(servable_id: ServableId, asked: ModelSpec) -> ModelSpec:
+    spec = ModelSpec(name=servable_id.name, signature_name=asked.signature_name or DEFAULT_SIGNATURE)
+    spec.version.value = servable_id.version
+    return spec
+
+
+def _require_model_spec(request: Any) -> None:
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")

@@ -90,20 +90,17 @@ def array_from_proto(proto: TensorProto) -> np.ndarray:
     return values[:size].reshape(shape)
 
 
-def proto_from_array(array: np.ndarray) -> TensorProto:
+def write_proto(array: np.ndarray, proto: TensorProto) -> None:
     """Writes a tensor with the typed field of its type, which is what stock clients read.
 
-    Raises:
-        ValueError: No `DataType` corresponds to the array's type.
+    Args:
+        array: Of one of the `NUMPY_TYPES`.
+        proto: An empty message.
     """
-    if array.dtype not in DATA_TYPES:
-        raise ValueError(f"tensors of type {array.dtype} cannot be sent")
-    data_type = DATA_TYPES[array.dtype]
-    proto = TensorProto(dtype=data_type)
+    proto.dtype = DATA_TYPES[array.dtype]
     proto.tensor_shape.SetInParent()
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    field, part_type = _FIELDS[data_type]
+    field, part_type = _FIELDS[proto.dtype]
     values = np.ascontiguousarray(array).reshape(-1)
     getattr(proto, field).extend((values.view(part_type) if field in _IN_PARTS else values).tolist())
-    return proto

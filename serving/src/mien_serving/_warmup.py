@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import tensorflow as tf
 from mien_client.protos import PredictionLog
 
+from mien_serving._inference import classify, multi_inference, regress
 from mien_serving._prediction import predict
 from mien_serving._servable import Servable
 from mien_serving._status import Code, StatusError, invalid_argument
@@ -53,7 +54,15 @@ def _replay(servable: Servable, record: bytes, file: Path) -> None:
     except ValueError as error:  # Protobuf's DecodeError.
         raise invalid_argument(f"Failed to parse warmup record from {file}") from error
     kind = log.WhichOneof("log_type")
-    if kind != "predict_log":
-        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
-    request = log.predict_log.request
-    predict(servable, request.model_spec.signature_name, request.inputs, request.output_filter)
+    request: Any = getattr(log, kind).request if kind else None
+    match kind:
+        case "predict_log":
+            predict(servable, request.model_spec.signature_name, request.inputs, request.output_filter)
+        case "classify_log":
+            classify(servable, request.model_spec.signature_name, request.input)
+        case "regress_log":
+            regress(servable, request.model_spec.signature_name, request.input)
+        case "multi_inference_log":
+            multi_inference(servable, version=0, request=request)
+        case _:
+            raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")

@@ -1,0 +1,107 @@
+"""JSON values: parsed, printed and named as TensorFlow Serving does, by the same RapidJSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import rapidjson
+
+from mien_serving._json_response import decimals
+from mien_serving._status import invalid_argument
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parses a body that must be a JSON object; ``NaN``, ``Infinity`` and integers of 64 bits are kept.
+
+    Raises:
+        StatusError: It is not one.
+    """
+    if not body:
+        raise invalid_argument("JSON Parse error: The document is empty")
+    try:
+        document = rapidjson.loads(body, number_mode=rapidjson.NM_NAN)
+    except rapidjson.JSONDecodeError as error:
+        offset, reason = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.DOTALL).groups()  # type: ignore[union-attr]
+        raise invalid_argument(f"JSON Parse error: {reason} at offset: {offset}") from error
+    except UnicodeDecodeError as error:
+        raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
+    except RecursionError as error:
+        raise invalid_argument("JSON Parse error: The document is nested too deeply.") from error
+    if not isinstance(document, dict):
+        raise invalid_argument(f"JSON Value: {text(document)} Is not object")
+    return document
+
+
+def signature_name(document: Mapping[str, Any]) -> str:
+    """The signature that a request names; empty if it names none.
+
+    Raises:
+        StatusError: The name is not a string.
+    """
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid_argument(
+            f"JSON Value: {text(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name
+
+
+def text(value: object) -> str:
+    """Prints a JSON value as TensorFlow Serving does in its error messages."""
+    if isinstance(value, float):
+        return decimals(np.array([value]))[0]
+    printed: str = rapidjson.dumps(
+        value,
+        indent=4,
+        ensure_ascii=False,
+        number_mode=rapidjson.NM_NAN,
+        write_mode=rapidjson.WM_SINGLE_LINE_ARRAY,
+    )
+    return printed
+
+
+def json_type(value: Any) -> str:
+    """What TensorFlow Serving calls the type of a JSON value."""
+    match value:
+        case None:
+            return "Null"
+        case bool():
+            return str(value)
+        case dict():
+            return "Object"
+        case list():
+            return "Array"
+        case str():
+            return "String"
+        case _:
+            return "Number"
+
+
+def is_base64(value: Mapping[str, Any]) -> bool:
+    """Whether a JSON object stands for bytes."""
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def decode_base64(value: Mapping[str, Any]) -> bytes:
+    """The bytes that a JSON object stands for.
+
+    Raises:
+        StatusError: It does not, or its base64 is none.
+    """
+    if not is_base64(value):
+        raise invalid_argument(f"JSON Value: {text(value)} not formatted correctly for base64 data")
+    digits = value["b64"]
+    try:
+        return base64.b64decode(digits, validate=True)
+    except (binascii.Error, ValueError):
+        # White space and missing or dotted padding are fine too.
+        digits = "".join(digits.split()).rstrip("=.")
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid_argument("Unable to base64 decode") from error

@@ -1,0 +1,123 @@
+"""What the server is told to do; read from flags and checked before TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from mien_client.protos import ModelServerConfig
+
+from mien_serving._config import check_config
+from mien_serving._status import Code, StatusError, invalid_argument
+
+DEFAULT_THREADS: Final = 4 * (os.cpu_count() or 1)
+"""Requests that each front end computes at the same time unless told otherwise, as in TensorFlow Serving."""
+
+
+@dataclass(frozen=True)
+class ManagerOptions:
+    """How versions are loaded.
+
+    Attributes:
+        max_num_load_retries: How often a failed load is tried again before the version ends.
+        load_retry_interval_s: Pause before each of them; none if negative.
+        num_load_threads: How many versions load at the same time; 0 means one after the other.
+    """
+
+    max_num_load_retries: int = 5
+    load_retry_interval_s: float = 60.0
+    num_load_threads: int = 0
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """How models are found and kept.
+
+    Attributes:
+        model_repository: The folder that stands for ``/models`` in base paths, if any does.
+        file_system_poll_wait_seconds: Pause between two looks for new versions; 0 looks only at configuration changes.
+        allow_version_labels_for_unavailable_models: Whether a new label may name a version that is not available.
+        manager: How versions are loaded.
+    """
+
+    model_repository: Path | None = None
+    file_system_poll_wait_seconds: float = 1.0
+    allow_version_labels_for_unavailable_models: bool = False
+    manager: ManagerOptions = field(default_factory=ManagerOptions)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How TensorFlow runs graphs; 0 lets it choose by the number of processors.
+
+    Attributes:
+        intra_op_parallelism: Threads that share the work of one operation.
+        inter_op_parallelism: Operations that run at the same time.
+    """
+
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """All of it.
+
+    Attributes:
+        config: The models to serve.
+        config_file: Where that was read from, if it is to be looked at again.
+        config_file_poll_wait_seconds: Pause between two looks at it; 0 never looks again.
+        grpc_port: Port for gRPC; 0 takes a free one.
+        rest_port: Port for REST; 0 takes a free one.
+        grpc_max_threads: gRPC requests computed at the same time.
+        rest_threads: REST requests computed at the same time.
+        rest_timeout_s: How long a REST request may take; 0 for as long as it takes.
+        enable_model_warmup: Whether versions run their warm-up requests before they are available.
+        warmup_iterations: How often each of those runs.
+        core: How models are found and kept.
+        session: How TensorFlow runs them.
+    """
+
+    config: ModelServerConfig
+    config_file: Path | None = None
+    config_file_poll_wait_seconds: float = 0.0
+    grpc_port: int = 8500
+    rest_port: int = 8501
+    grpc_max_threads: int = DEFAULT_THREADS
+    rest_threads: int = DEFAULT_THREADS
+    rest_timeout_s: float = 30.0
+    enable_model_warmup: bool = True
+    warmup_iterations: int = 1
+    core: CoreOptions = field(default_factory=CoreOptions)
+    session: SessionOptions = field(default_factory=SessionOptions)
+
+    def check(self) -> None:
+        """Finds out now what would only fail after the models are loaded.
+
+        Raises:
+            StatusError: The configuration is wrong, or a port cannot be used.
+        """
+        check_config(self.config)
+        if self.grpc_port == self.rest_port != 0:
+            raise invalid_argument(
+                f"--rest_api_port cannot be same as --port ({self.grpc_port}). Please use a different port for "
+                "HTTP/REST API."
+            )
+        for port, flag in ((self.grpc_port, "--port"), (self.rest_port, "--rest_api_port")):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("", port))
+                except OSError as error:
+                    raise port_error(port, flag, error) from error
+
+
+def port_error(port: int, flag: str, error: Exception) -> StatusError:
+    """The error for a port that is not to be had."""
+    reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()
+    return StatusError(
+        Code.UNAVAILABLE, f"port {port} cannot be used ({reason}); choose another with {flag}, or 0 for any free one"
+    )
