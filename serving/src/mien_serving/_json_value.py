@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     try:
         document = rapidjson.loads(body, number_mode=rapidjson.NM_NAN)
     except rapidjson.JSONDecodeError as error:
-        offset, reason = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.DOTALL).groups()  # type: ignore[union-attr]
+        offset, _, reason = str(error).removeprefix("Parse error at offset ").partition(": ")
         raise invalid_argument(f"JSON Parse error: {reason} at offset: {offset}") from error
     except UnicodeDecodeError as error:
         raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error

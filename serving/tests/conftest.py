@@ -1,0 +1,151 @@
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+import requests
+from mien_client import protos
+
+HERE = Path(__file__).parent
+_READY = re.compile(r"mien serve is ready: gRPC on port (\d+), REST on port (\d+)\.\n")
+
+
+@dataclass
+class ServerProcess:
+    """A running `mien serve`, asked as its clients ask it."""
+
+    process: subprocess.Popen
+    log: Path
+    ready_line: str = ""
+    channels: list = field(default_factory=list)
+
+    def wait_until_ready(self):
+        self.ready_line = self.process.stdout.readline()
+        assert _READY.fullmatch(self.ready_line), f"not ready: {self.ready_line!r}\n{self.log.read_text()}"
+        self.grpc_port, self.rest_port = map(int, _READY.fullmatch(self.ready_line).groups())
+        self.url = f"http://127.0.0.1:{self.rest_port}"
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        return self
+
+    def call(self, rpc, request, timeout=30):
+        """Sends a message of ours and returns the response of ours."""
+        return self.future(rpc, request, timeout).result()
+
+    def future(self, rpc, request, timeout=30):
+        service = "ModelService" if rpc in ("GetModelStatus", "HandleReloadConfigRequest") else "PredictionService"
+        method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").FindMethodByName(rpc)
+        stub = self.channel.unary_unary(
+            f"/tensorflow.serving.{service}/{rpc}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=getattr(protos, method.output_type.name).FromString,
+        )
+        return stub.future(request, timeout=timeout)
+
+    def predict(self, model, x=1.0, **kwargs):
+        """Asks the default signature of one of our own models over gRPC; returns the version that answered."""
+        return self.call("Predict", predict_request(model, x), **kwargs).model_spec.version.value
+
+    def states(self, model):
+        """The state and the error code of each version, as REST tells them."""
+        answer = requests.get(f"{self.url}/v1/models/{model}", timeout=10).json()
+        return {
+            int(version["version"]): (version["state"], version["status"]["error_code"])
+            for version in answer.get("model_version_status", [])
+        }
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+def predict_request(model, x=1.0):
+    request = protos.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
+    request.inputs["x"].float_val.append(x)
+    request.inputs["x"].tensor_shape.dim.add(size=1)
+    return request
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory):
+    """Starts `mien serve` with these flags, on free ports; it is stopped at the end."""
+    servers = []
+
+    def start(*flags, wait=True):
+        log = tmp_path_factory.mktemp("server") / "log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [Path(sys.executable).with_name("mien"), "serve", "--port=0", "--rest_api_port=0", *map(str, flags)],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        server = ServerProcess(process, log)
+        servers.append(server)
+        return server.wait_until_ready() if wait else server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def conformance_models(tmp_path_factory):
+    """The models that the conformance cases ask about, and the configuration that names them."""
+    root = tmp_path_factory.mktemp("conformance").resolve()
+    runpy.run_path(str(HERE / "conformance" / "make_models.py"))["main"](root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(start_server, conformance_models):
+    """A server of the conformance models that every test may ask and none may change."""
+    return start_server(
+        f"--model_config_file={conformance_models / 'models.config'}",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--grpc_max_threads=4",
+    )
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory):
+    """A SavedModel that answers x + 1, and one of whose signatures answers only when a file of a given name exists."""
+    import tensorflow as tf
+
+    class Model(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def plus_one(self, x):
+            return {"y": x + 1.0}
+
+        @tf.function(input_signature=[tf.TensorSpec([1], tf.string, name="file")])
+        def wait_for(self, file):
+            missing = lambda found: tf.equal(tf.size(found), 0)  # noqa: E731
+            found = tf.while_loop(missing, lambda _: tf.io.matching_files(file), [tf.constant([], tf.string)])
+            return {"found": found[0] if isinstance(found, list) else found}
+
+    path = tmp_path_factory.mktemp("saved_model") / "model"
+    model = Model()
+    tf.saved_model.save(model, str(path), {"serving_default": model.plus_one, "wait_for": model.wait_for})
+    return path
+
+
+@pytest.fixture(scope="session")
+def publish(saved_model):
+    """Puts a version of that SavedModel, or of another folder, in place, whole or not at all."""
+
+    def put(base_path, version, source=saved_model):
+        base_path.mkdir(parents=True, exist_ok=True)
+        aside = base_path / f"tmp-{version}"
+        shutil.copytree(source, aside)
+        aside.rename(base_path / str(version))
+        return base_path / str(version)
+
+    return put
