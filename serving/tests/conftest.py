@@ -117,7 +117,10 @@ def server(start_server, conformance_models):
 
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory):
-    """A SavedModel that answers x + 1, and one of whose signatures answers only when a file of a given name exists."""
+    """A SavedModel that answers x + 1.
+
+    Its signature `wait_for` answers only when a file of a given name exists, and says by `.started` that it waits.
+    """
     import tensorflow as tf
 
     class Model(tf.Module):
@@ -127,9 +130,11 @@ def saved_model(tmp_path_factory):
 
         @tf.function(input_signature=[tf.TensorSpec([1], tf.string, name="file")])
         def wait_for(self, file):
-            missing = lambda found: tf.equal(tf.size(found), 0)  # noqa: E731
-            found = tf.while_loop(missing, lambda _: tf.io.matching_files(file), [tf.constant([], tf.string)])
-            return {"found": found[0] if isinstance(found, list) else found}
+            with tf.control_dependencies([tf.io.write_file(file[0] + ".started", "")]):
+                found = tf.while_loop(
+                    lambda found: tf.equal(found, 0), lambda _: tf.size(tf.io.matching_files(file)), [tf.constant(0)]
+                )
+            return {"found": tf.reshape(found, [1])}
 
     path = tmp_path_factory.mktemp("saved_model") / "model"
     model = Model()
