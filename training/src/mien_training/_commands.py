@@ -160,10 +160,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         faces, which = _select_faces(arguments, run.config if run else CONFIGS[arguments.model])
         faces = faces[slice(arguments.limit)]
         if run:
-            from mien_training.train import predict
+            from mien_training.train import inference, predict
 
             answers, name = (
-                predict(run.load(), faces.images),
+                predict(inference(run.load()), faces.images),
                 "shipped weights" if arguments.pretrained else str(run.folder),
             )
         else:

@@ -33,6 +33,7 @@ FILE_SIZE = 96
 KEYPOINT_HEADER = (*(f"{point}_{axis}" for point in KEYPOINTS for axis in "xy"), "Image")
 USAGES = ("Training", "PublicTest", "PrivateTest")
 
+_EYES = [KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")]
 _EMOTION_HEADERS = ({"emotion", "pixels", "Usage"}, {"emotion", "pixels"})
 _EXPECTED_EMOTION = "'emotion,pixels,Usage' (seven labels) or 'emotion,pixels' (our five)"
 _EXPECTED_KEYPOINTS = f"the 31 columns '{KEYPOINT_HEADER[0]},{KEYPOINT_HEADER[1]},…,Image'"
@@ -159,6 +160,8 @@ def read_keypoints(path: Path, *, skip_bad_rows: bool = False) -> KeypointData:
         rows = list(table.rows(parse, skip_bad_rows))
     if not rows:
         raise DataError(f"{path}: no face in the file.")
+    if not any(np.isfinite(points[_EYES]).all() for _, (points, _) in rows):
+        raise DataError(f"{path}: no face has both eye centres, and errors are measured by their distance.")
     images = np.stack([pixels for _, (_, pixels) in rows]).reshape(-1, FILE_SIZE, FILE_SIZE)
     return KeypointData(
         images=halve_images(images),

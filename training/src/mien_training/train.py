@@ -14,7 +14,7 @@ import io
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -81,6 +81,7 @@ class Trainer:
             class_weights(split.training.targets, config.balance) if name == "emotion" else [0.0]
         )
         self._train_step = tf.function(self._step)
+        self._infer = inference(self.averaged)
         self._open_run({"model": name, "source": source, "config": asdict(config), "precision": precision})
 
     @property
@@ -128,9 +129,7 @@ class Trainer:
                 saved = now
             if stopped:
                 raise Interrupted
-        measured = self.task.measure(
-            self.split.validation.targets, predict(self.averaged, self.split.validation.images)
-        )
+        measured = self.task.measure(self.split.validation.targets, predict(self._infer, self.split.validation.images))
         elapsed = time.monotonic() - begun
         self.seconds += elapsed
         row = {
@@ -183,7 +182,8 @@ class Trainer:
 
     def _save(self, seconds: float) -> None:
         state = json.dumps({"step": self.step, "seconds": seconds, "losses": self.losses, "history": self.history})
-        arrays: dict[str, Any] = {str(index): np.asarray(value) for index, value in enumerate(self._variables())}
+        values = map(keras.ops.convert_to_numpy, self._variables())
+        arrays: dict[str, Any] = {str(index): value for index, value in enumerate(values)}
         write_atomically(self.out / "checkpoint.npz", lambda stream: np.savez(stream, state=state, **arrays))
 
     def _open_run(self, run: dict[str, Any]) -> None:
@@ -269,11 +269,16 @@ def batches(
         yield faces.images[chosen], faces.targets[chosen]
 
 
-def predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A network's outputs for all images: uint8 [N, 48, 48] to float32 [N, …]."""
-    call = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
-    parts = [call(images[start : start + PREDICTION_BATCH]) for start in range(0, len(images), PREDICTION_BATCH)]
-    return np.concatenate([part.numpy() for part in parts])
+def inference(model: keras.Model) -> Callable[[Any], Any]:
+    """Compile a network's forward pass: uint8 [N, 48, 48] to its outputs."""
+    call: Callable[[Any], Any] = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    return call
+
+
+def predict(infer: Callable[[Any], Any], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run a compiled forward pass over any number of images, a batch at a time: uint8 [N, 48, 48] to float32 [N, …]."""
+    starts = range(0, len(images), PREDICTION_BATCH)
+    return np.concatenate([infer(images[start : start + PREDICTION_BATCH]).numpy() for start in starts])
 
 
 def write_log(path: Path, history: History) -> None:

@@ -1,0 +1,124 @@
+"""Small Kaggle files and small runs, made once."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mien_training.configs import CONFIGS
+from mien_training.kaggle import KEYPOINT_HEADER
+from mien_training.splits import Faces, Split
+
+
+def pixels(image):
+    return " ".join(map(str, np.asarray(image).reshape(-1)))
+
+
+@pytest.fixture(scope="session")
+def pixel_text():
+    """How the Kaggle files write an image."""
+    return pixels
+
+
+@pytest.fixture
+def write_csv(tmp_path):
+    """Writes a CSV file of a header line, as it stands, and rows; returns its path."""
+
+    def write(header, rows, name="data.csv"):
+        path = tmp_path / name
+        with path.open("w", newline="") as stream:
+            stream.write(header + "\n")
+            csv.writer(stream).writerows(rows)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def emotion_faces():
+    """120 faces: five patterns that any network can tell apart, with noise."""
+    random = np.random.default_rng(0)
+    labels = (np.arange(120) % 5).astype(np.int32)
+    patterns = np.kron(np.random.default_rng(7).integers(0, 2, (5, 6, 6)) * 200, np.ones((8, 8)))
+    images = patterns[labels] + random.integers(0, 55, (120, 48, 48))
+    return Faces(images.astype(np.uint8), labels)
+
+
+@pytest.fixture(scope="session")
+def keypoint_faces():
+    """80 noisy faces with fifteen points each, some missing."""
+    random = np.random.default_rng(1)
+    points = random.uniform(8, 40, (80, 15, 2)).astype(np.float32)
+    points[::4, 3:] = np.nan
+    return Faces(random.integers(0, 256, (80, 48, 48), np.uint8), points)
+
+
+@pytest.fixture(scope="session")
+def emotion_split(emotion_faces):
+    return Split(emotion_faces[np.arange(90)], emotion_faces[np.arange(90, 120)], "the first 90 train")
+
+
+@pytest.fixture(scope="session")
+def keypoint_split(keypoint_faces):
+    return Split(keypoint_faces[np.arange(60)], keypoint_faces[np.arange(60, 80)], "the first 60 train")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Recipes that train in a second."""
+    small = {"widths": (4, 8), "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
+    return {model: replace(config, **small) for model, config in CONFIGS.items()}
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory, tiny, emotion_split, keypoint_split):
+    """A finished run of each model, by name."""
+    from mien_training.train import Trainer
+
+    folder = tmp_path_factory.mktemp("runs")
+    for model, split in (("emotion", emotion_split), ("keypoints", keypoint_split)):
+        Trainer(model, split, tiny[model], folder / model, {"file": "made up"}, "float32").run()
+    return {model: folder / model for model in tiny}
+
+
+@pytest.fixture(scope="session")
+def emotion_csv(tmp_path_factory, emotion_faces):
+    """The emotion faces as ``fer2013.csv`` would hold them: the challenge's labels and Usage."""
+    path = tmp_path_factory.mktemp("data") / "fer.csv"
+    seven = [0, 1, 4, 3, 5]
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["emotion", "pixels", "Usage"])
+        for index, (image, label) in enumerate(zip(emotion_faces.images, emotion_faces.targets, strict=True)):
+            writer.writerow([seven[label], pixels(image), "Training" if index < 90 else "PublicTest"])
+        writer.writerow([2, pixels(image), "Training"])
+        writer.writerow([6, pixels(image), "PublicTest"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def keypoint_csv(tmp_path_factory, keypoint_faces):
+    """The key-point faces at 96×96 and who they are: two files, as Kaggle and ``--groups`` have them."""
+    folder = tmp_path_factory.mktemp("data")
+    with (folder / "training.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(KEYPOINT_HEADER)
+        for image, points in zip(keypoint_faces.images, keypoint_faces.targets, strict=True):
+            cells = ["" if np.isnan(c) else f"{2 * c + 0.5:.4f}" for c in points.reshape(-1)]
+            writer.writerow([*cells, pixels(np.kron(image, np.ones((2, 2), np.uint8)))])
+    (folder / "people.csv").write_text("row,person\n" + "".join(f"{i},{i // 8}\n" for i in range(80)))
+    return folder / "training.csv", folder / "people.csv"
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of the Kaggle files."""
+    folder = os.environ.get("MIEN_DATA")
+    if not folder:
+        pytest.skip("MIEN_DATA does not name a folder with the Kaggle files")
+    return Path(folder)

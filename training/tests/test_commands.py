@@ -1,0 +1,160 @@
+"""The verbs, as people type them: real processes for what ends by a signal, the rest in this one."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mien_client.cli import main
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "120"}
+MIEN = [sys.executable, "-c", "import sys; from mien_client.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture
+def mien(capsys):
+    """Runs ``mien``; returns its status, output and errors."""
+
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def emotion_run(tmp_path, monkeypatch, tiny, emotion_csv, mien):
+    from mien_training import configs
+
+    monkeypatch.setitem(configs.CONFIGS, "emotion", tiny["emotion"])
+    status, out, _ = mien("train", "emotion", "--data", emotion_csv, "--out", tmp_path / "run")
+    assert status == 0, out
+    return tmp_path / "run"
+
+
+def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
+    status, out, _ = mien(
+        "evaluate", "emotion", "--run", emotion_run, "--data", emotion_csv, "--out", tmp_path / "page"
+    )
+    assert status == 0
+    assert "Dropped 1 Fear, 1 Neutral" in out
+    for word in ("accuracy", "macro-F1", "Surprise", "report.html"):
+        assert word in out
+    metrics = json.loads((tmp_path / "page" / "metrics.json").read_text())
+    assert metrics["faces"] == 30
+    assert metrics["accuracy"] == json.loads((emotion_run / "metrics.json").read_text())["validation"]["accuracy"]
+
+    status, out, _ = mien(
+        "evaluate", "emotion", "--run", emotion_run, "--data", emotion_csv, "--usage", "PublicTest", "--limit", 7
+    )
+    assert status == 0
+    assert re.search(r"faces +7\b", out)
+
+    status, out, _ = mien("export", emotion_run, "--repository", tmp_path / "models")
+    assert status == 0
+    assert f"published {tmp_path / 'models' / 'emotion' / '1'}" in out
+
+
+def test_key_points_are_parted_by_person_and_evaluated_on_the_same_people(
+    tmp_path, monkeypatch, tiny, keypoint_csv, mien
+):
+    from mien_training import configs
+
+    monkeypatch.setitem(configs.CONFIGS, "keypoints", tiny["keypoints"])
+    data, people = keypoint_csv
+    status, out, _ = mien("train", "keypoints", "--data", data, "--groups", people, "--out", tmp_path / "run")
+    assert status == 0
+    assert "15% of the people validate" in out
+    status, out, _ = mien("evaluate", "keypoints", "--run", tmp_path / "run", "--data", data, "--groups", people)
+    assert status == 0
+    nme = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]["nme"]
+    assert f"{nme:.2%}" in out
+    status, out, _ = mien("evaluate", "keypoints", "--run", tmp_path / "run", "--data", data)
+    assert "may be in both parts" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_how_to_go_on_and_goes_on(tmp_path, emotion_csv, number):
+    command = [
+        *MIEN,
+        "train",
+        "emotion",
+        "--data",
+        str(emotion_csv),
+        "--out",
+        str(tmp_path / "run"),
+        "--batch-size",
+        "8",
+    ]
+    command += ["--epochs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+    log = tmp_path / "run" / "log.csv"
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate()
+    assert process.returncode == 130, out
+    steps = int(re.search(r"Interrupted after step (\d+) of 22; the same command continues\.", out).group(1))
+    assert 11 < steps < 22
+    assert "Traceback" not in out
+    again = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"Continuing {tmp_path / 'run'} after step {steps} of 22." in again.stdout
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_the_same_command_with_another_number_is_refused(emotion_csv, emotion_run, mien):
+    status, _, err = mien("train", "emotion", "--data", emotion_csv, "--out", emotion_run, "--epochs", 5)
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"mien train: {emotion_run} holds a run with another config")
+
+
+class TestMistakesAreOneSentence:
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["train", "emotion", "--data", "nothing.csv", "--out", "x"], "nothing.csv: cannot be read: No such file"),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--epochs", "0"], "must be above zero"),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--groups", "y"], "--groups is for key points"),
+            (["evaluate", "emotion", "--run", "x", "--data", "{data}"], "x is no run"),
+            (["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--limit", "0"], "--limit must be"),
+            (
+                ["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--usage", "PrivateTest"],
+                "no face of the Usage",
+            ),
+            (["evaluate", "keypoints", "--run", "{run}", "--data", "{data}"], "is a run of emotion, not of keypoints"),
+            (["export", "x", "--repository", "y"], "x is no run"),
+            (["export", "{run}", "--repository", "{data}"], "cannot be written: Not a directory"),
+        ],
+    )
+    def test_on_standard_error(self, mien, emotion_csv, finished_runs, arguments, sentence):
+        values = {"{data}": emotion_csv, "{run}": finished_runs["emotion"]}
+        status, _, err = mien(*[values.get(argument, argument) for argument in arguments])
+        assert status == 1
+        last = err.strip().splitlines()[-1]
+        assert last.startswith(f"mien {arguments[0]}: ")
+        assert sentence in last
+        assert "Traceback" not in err
+
+    def test_key_point_files_have_no_usage(self, mien, finished_runs, keypoint_csv):
+        run = finished_runs["keypoints"]
+        status, _, err = mien("evaluate", "keypoints", "--run", run, "--data", keypoint_csv[0], "--usage", "PublicTest")
+        assert status == 1
+        assert "Key-point files have no Usage column" in err
+
+
+def test_help_needs_no_tensorflow():
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+        "from mien_client.cli import main; main(sys.argv[1:])"
+    )
+    for verb in ("train", "evaluate", "export"):
+        done = subprocess.run([sys.executable, "-c", code, verb, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"usage: mien {verb}" in done.stdout

@@ -1,0 +1,220 @@
+"""Publishing a version: what is in it, and that it appears whole or not at all."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from mien_client import contract, protos
+from mien_training import export
+from mien_training.runs import RunError, open_run
+from mien_training.train import inference
+from PIL import Image
+
+IMAGES = np.random.default_rng(5).integers(0, 256, (4, 48, 48), np.uint8)
+
+
+def silent(_words):
+    pass
+
+
+def encode(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory, finished_runs):
+    folder = tmp_path_factory.mktemp("repository") / "models"
+    for run in finished_runs.values():
+        export.export(open_run(run), folder, silent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def signatures(repository):
+    loaded = {model: tf.saved_model.load(str(repository / model / "1")) for model in ("emotion", "keypoints")}
+    return {model: (saved, saved.signatures) for model, saved in loaded.items()}
+
+
+@pytest.mark.parametrize("model", ["emotion", "keypoints"])
+class TestAVersion:
+    def test_its_signatures_are_the_contracts(self, signatures, model):
+        functions = signatures[model][1]
+        assert set(functions) == {"serving_default", "serving_raw", "serving_encoded"}
+        for name, function in functions.items():
+            inputs = {
+                key: (spec.dtype, spec.shape.as_list()) for key, spec in function.structured_input_signature[1].items()
+            }
+            if name == "serving_default":
+                assert inputs == {"images": (tf.uint8, [None, 48, 48])}
+            else:
+                assert inputs == {"image_bytes": (tf.string, [None])}
+            outputs = {key: spec.dtype for key, spec in function.structured_outputs.items()}
+            if model == "emotion":
+                assert outputs == {"probabilities": tf.float32, "label": tf.string}
+            else:
+                assert outputs == {"keypoints": tf.float32}
+
+    def test_all_signatures_answer_as_the_network_does(self, signatures, finished_runs, model):
+        expected = inference(open_run(finished_runs[model]).load())(IMAGES).numpy()
+        functions = signatures[model][1]
+        answers = [
+            functions["serving_default"](images=tf.constant(IMAGES)),
+            functions["serving_raw"](image_bytes=tf.constant([image.tobytes() for image in IMAGES])),
+            functions["serving_encoded"](image_bytes=tf.constant([encode(image) for image in IMAGES])),
+        ]
+        for answer in answers:
+            if model == "emotion":
+                expected_probabilities = tf.nn.softmax(expected).numpy()
+                np.testing.assert_allclose(answer["probabilities"], expected_probabilities, atol=1e-5)
+                labels = [contract.EMOTIONS[index].encode() for index in expected.argmax(axis=1)]
+                assert answer["label"].numpy().tolist() == labels
+            else:
+                np.testing.assert_allclose(answer["keypoints"], expected, rtol=1e-5, atol=1e-5)
+
+    def test_no_face_at_all_gives_an_empty_answer(self, signatures, model):
+        output = "probabilities" if model == "emotion" else "keypoints"
+        functions = signatures[model][1]
+        empty = tf.constant([], tf.string)
+        assert functions["serving_default"](images=tf.zeros((0, 48, 48), tf.uint8))[output].shape[0] == 0
+        assert functions["serving_raw"](image_bytes=empty)[output].shape[0] == 0
+        assert functions["serving_encoded"](image_bytes=empty)[output].shape[0] == 0
+
+    @pytest.mark.parametrize("count", [0, 2303, 2305])
+    def test_raw_bytes_of_another_length_are_refused(self, signatures, model, count):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="every image must be 2304 raw bytes"):
+            signatures[model][1]["serving_raw"](image_bytes=tf.constant([bytes(2304), bytes(count)]))
+
+    def test_pictures_of_any_size_and_kind_are_scaled_and_made_grey(self, signatures, model):
+        large = np.kron(IMAGES[0], np.ones((4, 4), np.uint8))
+        pictures = [encode(IMAGES[0]), encode(large), encode(np.stack([large] * 3, axis=-1))]
+        output = "probabilities" if model == "emotion" else "keypoints"
+        function = signatures[model][1]["serving_encoded"]
+        answers = function(image_bytes=tf.constant(pictures))[output].numpy()
+        np.testing.assert_allclose(answers, np.repeat(answers[:1], 3, axis=0), atol=1e-3)
+        wide = function(image_bytes=tf.constant([encode(large[:100], "JPEG", quality=95)]))
+        assert wide[output].shape[0] == 1
+
+    def test_weights_are_really_in_it(self, repository, finished_runs, model, tmp_path):
+        """A fresh process that knows nothing of Keras or Mien gets the network's numbers."""
+        np.save(tmp_path / "images.npy", IMAGES)
+        output = "probabilities" if model == "emotion" else "keypoints"
+        code = (
+            "import sys, numpy, tensorflow as tf\n"
+            "saved = tf.saved_model.load(sys.argv[1])\n"
+            "images = tf.constant(numpy.load(sys.argv[2]))\n"
+            "numpy.save(sys.argv[3], saved.signatures['serving_default'](images=images)[sys.argv[4]])\n"
+        )
+        command = [repository / model / "1", tmp_path / "images.npy", tmp_path / "answers.npy", output]
+        subprocess.run([sys.executable, "-c", code, *map(str, command)], check=True, capture_output=True)
+        expected = inference(open_run(finished_runs[model]).load())(IMAGES)
+        if model == "emotion":
+            expected = tf.nn.softmax(expected)
+        np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), expected, rtol=1e-5, atol=1e-5)
+
+    def test_the_manifest_says_what_it_is(self, repository, model):
+        folder = repository / model / "1"
+        manifest = json.loads((folder / "assets.extra" / "manifest.json").read_text())
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert set(manifest["sha256"]) == files - {"assets.extra/manifest.json"}
+        for name, digest in manifest["sha256"].items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        assert manifest["model"] == model
+        assert manifest["outputs"] == list(contract.EMOTIONS if model == "emotion" else contract.KEYPOINTS)
+        assert manifest["trained_on"] == {"file": "made up"}
+        assert manifest["metrics"]["validation"]
+        assert manifest["versions"]["tensorflow"] == tf.__version__
+        assert manifest["largest_difference"] <= 1e-5
+
+    def test_warm_up_requests_cover_every_signature(self, repository, signatures, model):
+        path = repository / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
+        seen = set()
+        for record in tf.data.TFRecordDataset(str(path)):
+            request = protos.PredictionLog.FromString(record.numpy()).predict_log.request
+            assert request.model_spec.name == model
+            inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+            signatures[model][1][request.model_spec.signature_name](**inputs)
+            seen.add(request.model_spec.signature_name)
+        assert seen == {"serving_default", "serving_raw", "serving_encoded"}
+
+
+class TestVersionNumbers:
+    def test_the_next_number_is_taken_and_the_ones_before_stay_as_they_are(self, tmp_path, finished_runs):
+        (tmp_path / "emotion" / "7").mkdir(parents=True)
+        (tmp_path / "emotion" / "notes").mkdir()
+        run = open_run(finished_runs["emotion"])
+        assert export.export(run, tmp_path, silent) == tmp_path / "emotion" / "8"
+        assert sorted(path.name for path in (tmp_path / "emotion").iterdir()) == ["7", "8", "notes"]
+        assert list((tmp_path / "emotion" / "7").iterdir()) == []
+
+    def test_two_at_once_get_two_numbers(self, tmp_path):
+        (tmp_path / "emotion").mkdir()
+        asides = []
+        for index in range(8):
+            aside = tmp_path / "emotion" / f".export-{index}"
+            aside.mkdir()
+            (aside / "who").write_text(str(index))
+            asides.append(aside)
+        with ThreadPoolExecutor(8) as pool:
+            versions = list(pool.map(lambda aside: export._publish(aside, tmp_path / "emotion"), asides))
+        assert sorted(int(version.name) for version in versions) == list(range(1, 9))
+        assert sorted((version / "who").read_text() for version in versions) == [str(index) for index in range(8)]
+
+    def test_anybody_may_read_a_version(self, repository):
+        assert (repository / "emotion" / "1").stat().st_mode & 0o777 == 0o755
+
+
+class TestAFailedExport:
+    @pytest.mark.parametrize("step", ["_write_saved_model", "_write_warmup", "_compare", "_manifest", "_sync"])
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("no")])
+    def test_leaves_no_trace(self, tmp_path, finished_runs, monkeypatch, step, error):
+        def fail(*_arguments):
+            raise error
+
+        if step != "_write_saved_model":  # the real one takes seconds
+            monkeypatch.setattr(export, "_write_saved_model", lambda _network, _model, folder: (folder / "pb").touch())
+            monkeypatch.setattr(export, "_compare", lambda *_arguments: 0.0)
+        monkeypatch.setattr(export, step, fail)
+        with pytest.raises((export.ExportError, KeyboardInterrupt, ValueError)) as caught:
+            export.export(open_run(finished_runs["emotion"]), tmp_path / "models", silent)
+        assert not (tmp_path / "models").exists()
+        if isinstance(error, OSError):
+            assert str(caught.value) == f"{tmp_path / 'models'} cannot be written: No space left on device"
+
+    @pytest.mark.parametrize("difference", [2e-5, float("nan")])
+    def test_answers_that_differ_are_not_published(self, tmp_path, finished_runs, monkeypatch, difference):
+        monkeypatch.setattr(export, "_write_saved_model", lambda _network, _model, folder: (folder / "pb").touch())
+        monkeypatch.setattr(export, "_compare", lambda *_arguments: difference)
+        (tmp_path / "emotion" / "1").mkdir(parents=True)
+        with pytest.raises(export.ExportError, match=r"differ from the emotion network's by .*nothing was published"):
+            export.export(open_run(finished_runs["emotion"]), tmp_path, silent)
+        assert [path.name for path in (tmp_path / "emotion").iterdir()] == ["1"]
+
+
+class TestRunFolders:
+    def test_what_is_no_run_is_named(self, tmp_path):
+        with pytest.raises(RunError, match=r"is no run: it holds no run.json"):
+            open_run(tmp_path)
+
+    @pytest.mark.parametrize("content", ["{", "{}", '{"config": 3}', '{"config": {"widths": [1]}}'])
+    def test_a_damaged_description_is_named(self, tmp_path, content):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(RunError, match=r"run\.json is damaged, or from another version"):
+            open_run(tmp_path)
+
+    def test_weights_that_do_not_fit_are_named(self, tmp_path, finished_runs):
+        for name in ("run.json", "metrics.json"):
+            (tmp_path / name).write_text((finished_runs["emotion"] / name).read_text())
+        (tmp_path / "best.weights.h5").write_bytes((finished_runs["keypoints"] / "best.weights.h5").read_bytes())
+        with pytest.raises(RunError, match="does not fit the emotion network"):
+            open_run(tmp_path).load()
+        (tmp_path / "best.weights.h5").write_bytes(b"nonsense")
+        with pytest.raises(RunError, match="does not fit the emotion network"):
+            open_run(tmp_path).load()

@@ -1,0 +1,63 @@
+"""Holding faces out."""
+
+import numpy as np
+import pytest
+from mien_training.kaggle import DataError, EmotionData, KeypointData
+from mien_training.splits import split_emotion, split_keypoints
+
+
+def emotion_data(labels, usage=None):
+    images = np.zeros((len(labels), 48, 48), np.uint8)
+    images[:, 0, 0] = np.arange(len(labels))
+    return EmotionData(images, np.array(labels, np.int32), None if usage is None else np.array(usage))
+
+
+def keypoint_data(count):
+    images = np.zeros((count, 48, 48), np.uint8)
+    images[:, 0, 0] = np.arange(count)
+    return KeypointData(images, np.zeros((count, 15, 2), np.float32), np.arange(count))
+
+
+def numbers(faces):
+    return faces.images[:, 0, 0].tolist()
+
+
+def test_the_files_own_usage_decides_where_there_is_one():
+    data = emotion_data([0, 1, 2, 3], ["Training", "PublicTest", "PrivateTest", "Training"])
+    split = split_emotion(data, 0.5, 0)
+    assert (numbers(split.training), numbers(split.validation)) == ([0, 3], [1])
+
+
+def test_without_one_every_emotion_is_held_out_in_proportion():
+    split = split_emotion(emotion_data([0] * 100 + [1] * 20), 0.1, 0)
+    assert np.bincount(split.validation.targets).tolist() == [10, 2]
+    assert sorted(numbers(split.training) + numbers(split.validation)) == list(range(120))
+
+
+def test_training_rows_alone_are_parted_and_private_ones_left_out():
+    data = emotion_data([0, 1] * 20, (["Training"] * 38) + ["PrivateTest"] * 2)
+    split = split_emotion(data, 0.25, 0)
+    assert sorted(numbers(split.training) + numbers(split.validation)) == list(range(38))
+
+
+def test_the_seed_decides_the_split():
+    data = emotion_data([0, 1] * 50)
+    assert numbers(split_emotion(data, 0.2, 1).validation) == numbers(split_emotion(data, 0.2, 1).validation)
+    assert numbers(split_emotion(data, 0.2, 1).validation) != numbers(split_emotion(data, 0.2, 2).validation)
+
+
+def test_nobody_is_on_both_sides_of_a_key_point_split():
+    people = np.arange(100) // 7
+    split = split_keypoints(keypoint_data(100), people, 0.3, 0)
+    sides = [{people[number] for number in numbers(part)} for part in (split.training, split.validation)]
+    assert sides[0] & sides[1] == set()
+    assert sides[0] | sides[1] == set(people)
+
+
+def test_what_cannot_be_parted_is_refused_in_a_sentence():
+    with pytest.raises(DataError, match="cannot be parted"):
+        split_keypoints(keypoint_data(10), np.zeros(10), 0.3, 0)
+    with pytest.raises(DataError, match="cannot be parted"):
+        split_emotion(emotion_data([0, 0, 0, 1]), 0.5, 0)
+    with pytest.raises(DataError, match="nothing to train on"):
+        split_emotion(emotion_data([0, 1], ["PublicTest", "PublicTest"]), 0.5, 0)

@@ -1,0 +1,138 @@
+"""Training: what a run leaves behind, and that an interruption costs nothing."""
+
+import csv
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mien_training import train
+from mien_training.configs import Augmentation
+from mien_training.runs import RunError, open_run
+from mien_training.train import Interrupted, Trainer
+
+SOURCE = {"file": "made up"}
+
+
+def interrupt_after(trainer, steps):
+    """Send ourselves SIGTERM once a number of steps is done."""
+    step = trainer._train_step
+
+    def counted(*arguments):
+        result = step(*arguments)
+        if trainer.step + 1 == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    trainer._train_step = counted
+
+
+def test_a_run_leaves_its_records(finished_runs):
+    folder = finished_runs["emotion"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["validation"]) == {"accuracy", "macro_f1"}
+    assert metrics["faces"] == {"training": 90, "validation": 30}
+    log = list(csv.DictReader((folder / "log.csv").open()))
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    assert float(log[-1]["learning_rate"]) == pytest.approx(0, abs=1e-5)
+    assert max(float(row["val_accuracy"]) for row in log) == metrics["validation"]["accuracy"]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_a_network_learns_what_can_be_learned(tmp_path, tiny, emotion_split):
+    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
+    config = replace(
+        tiny["emotion"], epochs=25, batch_size=8, widths=(8, 16), learning_rate=5e-3, average=0.9, augmentation=still
+    )
+    result = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32").run()
+    assert result["validation"]["accuracy"] > 0.6  # chance is 0.2
+
+
+@pytest.mark.parametrize("model", ["emotion", "keypoints"])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(
+    tmp_path, tiny, finished_runs, emotion_split, keypoint_split, model
+):
+    split = emotion_split if model == "emotion" else keypoint_split
+    arguments = (model, split, tiny[model], tmp_path / "run", SOURCE, "float32")
+    first = Trainer(*arguments)
+    assert first.total_steps == 2 * first.steps_per_epoch
+    stop = first.steps_per_epoch + 2
+    interrupt_after(first, stop)
+    with pytest.raises(Interrupted):
+        first.run()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    with pytest.raises(RunError, match="has not ended; repeat its `mien train`"):
+        open_run(tmp_path / "run")
+
+    second = Trainer(*arguments)
+    assert second.step == stop
+    second.run()
+    for ours, theirs in zip(
+        open_run(tmp_path / "run").load().weights, open_run(finished_runs[model]).load().weights, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    whole, parts = (
+        list(csv.DictReader((folder / "log.csv").open())) for folder in (finished_runs[model], tmp_path / "run")
+    )
+    for one, other in zip(whole, parts, strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path, tiny, emotion_split, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    arguments = ("emotion", emotion_split, tiny["emotion"], tmp_path / "run", SOURCE, "float32")
+    first = Trainer(*arguments)
+    step = first._train_step
+
+    def die(*values):
+        if first.step == 3:
+            raise MemoryError  # as good as a kill: nothing below catches it
+        return step(*values)
+
+    first._train_step = die
+    with pytest.raises(MemoryError):
+        first.run()
+    assert Trainer(*arguments).step == 3
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, tiny, finished_runs, emotion_split):
+    trainer = Trainer("emotion", emotion_split, tiny["emotion"], finished_runs["emotion"], SOURCE, "float32")
+    before = (finished_runs["emotion"] / "best.weights.h5").read_bytes()
+    assert trainer.step == trainer.total_steps
+    assert trainer.run() == json.loads((finished_runs["emotion"] / "metrics.json").read_text())
+    assert (finished_runs["emotion"] / "best.weights.h5").read_bytes() == before
+
+
+def test_other_arguments_do_not_continue_a_run(tiny, finished_runs, emotion_split, keypoint_split):
+    folder = finished_runs["emotion"]
+    longer = replace(tiny["emotion"], epochs=3)
+    with pytest.raises(RunError, match="holds a run with another config; repeat its arguments"):
+        Trainer("emotion", emotion_split, longer, folder, SOURCE, "float32")
+    with pytest.raises(RunError, match="another source"):
+        Trainer("emotion", emotion_split, tiny["emotion"], folder, {"file": "other"}, "float32")
+    with pytest.raises(RunError, match="another model and config"):
+        Trainer("keypoints", keypoint_split, tiny["keypoints"], folder, SOURCE, "float32")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny, emotion_split):
+    (tmp_path / "precious.txt").write_text("do not touch")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        Trainer("emotion", emotion_split, tiny["emotion"], tmp_path, SOURCE, "float32")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_every_face_is_seen_once_an_epoch_in_an_order_of_its_own(emotion_faces):
+    def order(epoch, first=0):
+        return [image.tobytes() for images, _ in train.batches(emotion_faces, 24, 0, epoch, first) for image in images]
+
+    assert sorted(order(0)) == sorted(image.tobytes() for image in emotion_faces.images)
+    assert order(0) != order(1)
+    assert order(0, first=2) == order(0)[48:]
+
+
+def test_signal_handlers_are_given_back(finished_runs, tiny, emotion_split):
+    before = signal.getsignal(signal.SIGINT)
+    Trainer("emotion", emotion_split, tiny["emotion"], finished_runs["emotion"], SOURCE, "float32").run()
+    assert signal.getsignal(signal.SIGINT) is before
