@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,18 +60,40 @@ class ServerProcess:
             for version in answer.get("model_version_status", [])
         }
 
+    def wait_for_file(self, model, file):
+        """A request to one of our own models that is in flight for as long as the file does not exist."""
+        return self.future("Predict", wait_request(model, file))
+
+    @staticmethod
+    def until(condition, timeout_s=60):
+        """Waits for something to become true."""
+        give_up = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < give_up, "it never came true"
+            time.sleep(0.02)
+
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
 
 
-def predict_request(model, x=1.0):
+def predict_request(model, x):
     request = protos.PredictRequest()
     request.model_spec.name = model
     request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
     request.inputs["x"].float_val.append(x)
     request.inputs["x"].tensor_shape.dim.add(size=1)
+    return request
+
+
+def wait_request(model, file):
+    request = protos.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = "wait_for"
+    request.inputs["file"].dtype = protos.DataType.Value("DT_STRING")
+    request.inputs["file"].string_val.append(str(file).encode())
+    request.inputs["file"].tensor_shape.dim.add(size=1)
     return request
 
 
@@ -140,6 +163,25 @@ def saved_model(tmp_path_factory):
     model = Model()
     tf.saved_model.save(model, str(path), {"serving_default": model.plus_one, "wait_for": model.wait_for})
     return path
+
+
+@pytest.fixture
+def warm_up_waits(saved_model, tmp_path):
+    """Makes that SavedModel once more, with a warm-up request that waits for a file."""
+    import tensorflow as tf
+
+    def make(file):
+        path = tmp_path / f"waits-for-{file.name}"
+        (path / "assets.extra").mkdir(parents=True)
+        for entry in saved_model.iterdir():
+            (path / entry.name).symlink_to(entry)
+        log = protos.PredictionLog()
+        log.predict_log.request.CopyFrom(wait_request("any", file))
+        with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+            writer.write(log.SerializeToString())
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -53,26 +53,6 @@ def reload(server, base_paths, timeout=30, **of_model):
     return server.call("HandleReloadConfigRequest", request, timeout=timeout)
 
 
-def until(condition, timeout_s=30):
-    """Waits for something to become true, and returns it."""
-    give_up = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.02)
-    return value
-
-
-def wait_for_file(model, file):
-    """A request that is in flight for as long as the file does not exist."""
-    request = protos.PredictRequest()
-    request.model_spec.name = model
-    request.model_spec.signature_name = "wait_for"
-    request.inputs["file"].dtype = protos.DataType.Value("DT_STRING")
-    request.inputs["file"].string_val.append(str(file).encode())
-    request.inputs["file"].tensor_shape.dim.add(size=1)
-    return request
-
-
 def test_a_new_version_takes_over_while_requests_run_and_none_of_them_fails(server, repository, publish):
     stop = threading.Event()
 
@@ -101,7 +81,7 @@ def test_a_new_version_takes_over_while_requests_run_and_none_of_them_fails(serv
         try:
             time.sleep(0.3)
             publish(repository / "swap", 2)
-            until(lambda: server.states("swap").get(1) == ("END", "OK"))
+            server.until(lambda: server.states("swap").get(1) == ("END", "OK"))
             time.sleep(0.3)
         finally:
             stop.set()
@@ -118,25 +98,25 @@ def test_a_broken_version_leaves_the_old_one_serving_and_tells_why_it_ended(serv
     broken.mkdir()
     (broken / "saved_model.pb").write_bytes(b"this is no SavedModel")
     publish(repository / "broken", 2, source=broken)
-    until(lambda: server.states("broken").get(2, ("",))[0] == "END")
+    server.until(lambda: server.states("broken").get(2, ("",))[0] == "END")
     assert server.predict("broken") == 1
     assert server.states("broken") == {2: ("END", "DATA_LOSS"), 1: ("AVAILABLE", "OK")}
     answer = requests.get(f"{server.url}/v1/models/broken/versions/2", timeout=10).json()
     message = answer["model_version_status"][0]["status"]["error_message"]
     assert message == f"Can't parse {repository}/broken/2/saved_model.pb as binary proto"
     publish(repository / "broken", 3)
-    until(lambda: server.predict("broken") == 3)
+    server.until(lambda: server.predict("broken") == 3)
 
 
 def test_deleting_the_newest_version_brings_the_one_before_back_and_deleting_the_last_unloads_the_model(
     server, repository, publish, tmp_path
 ):
     newest = publish(repository / "last", 2)
-    until(lambda: server.predict("last") == 2)
+    server.until(lambda: server.predict("last") == 2)
     newest.rename(tmp_path / "2")
-    until(lambda: server.predict("last") == 1)
+    server.until(lambda: server.predict("last") == 1)
     (repository / "last" / "1").rename(tmp_path / "1")
-    until(lambda: server.states("last") == {2: ("END", "OK"), 1: ("END", "OK")})
+    server.until(lambda: server.states("last") == {2: ("END", "OK"), 1: ("END", "OK")})
     with pytest.raises(grpc.RpcError) as error:
         server.predict("last")
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
@@ -146,31 +126,22 @@ def test_deleting_the_newest_version_brings_the_one_before_back_and_deleting_the
 
 
 def test_a_version_is_unloaded_only_when_the_requests_that_it_answers_are_done(server, repository, publish, tmp_path):
-    in_flight = server.future("Predict", wait_for_file("busy", tmp_path / "go"))
-    until((tmp_path / "go.started").exists)
+    in_flight = server.wait_for_file("busy", tmp_path / "go")
+    server.until((tmp_path / "go.started").exists)
     publish(repository / "busy", 2)
-    until(lambda: server.states("busy") == {2: ("AVAILABLE", "OK"), 1: ("UNLOADING", "OK")})
+    server.until(lambda: server.states("busy") == {2: ("AVAILABLE", "OK"), 1: ("UNLOADING", "OK")})
     assert server.predict("busy") == 2
     (tmp_path / "go").touch()
     assert in_flight.result().model_spec.version.value == 1
-    until(lambda: server.states("busy") == {2: ("AVAILABLE", "OK"), 1: ("END", "OK")})
+    server.until(lambda: server.states("busy") == {2: ("AVAILABLE", "OK"), 1: ("END", "OK")})
 
 
-def test_warm_up_requests_run_before_a_version_is_available(server, repository, publish, saved_model, tmp_path):
-    tf = pytest.importorskip("tensorflow")
-    warm = tmp_path / "model"
-    (warm / "assets.extra").mkdir(parents=True)
-    for entry in saved_model.iterdir():
-        (warm / entry.name).symlink_to(entry)
-    log = protos.PredictionLog()
-    log.predict_log.request.CopyFrom(wait_for_file("warm", tmp_path / "go"))
-    with tf.io.TFRecordWriter(str(warm / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-        writer.write(log.SerializeToString())
-    publish(repository / "warm", 2, source=warm)
-    until(lambda: server.states("warm") == {2: ("LOADING", "OK"), 1: ("AVAILABLE", "OK")})
+def test_warm_up_requests_run_before_a_version_is_available(server, repository, publish, warm_up_waits, tmp_path):
+    publish(repository / "warm", 2, source=warm_up_waits(tmp_path / "go"))
+    server.until(lambda: server.states("warm") == {2: ("LOADING", "OK"), 1: ("AVAILABLE", "OK")})
     assert server.predict("warm") == 1
     (tmp_path / "go").touch()
-    until(lambda: server.predict("warm") == 2)
+    server.until(lambda: server.predict("warm") == 2)
 
 
 def test_models_come_and_go_by_reload(server, config, repository, publish):
@@ -178,7 +149,7 @@ def test_models_come_and_go_by_reload(server, config, repository, publish):
     reload(server, {**config, "guest": repository / "guest"})
     assert server.predict("guest") == 5
     reload(server, config)
-    until(lambda: server.states("guest") == {5: ("END", "OK")})
+    server.until(lambda: server.states("guest") == {5: ("END", "OK")})
 
 
 def test_a_reload_that_cannot_succeed_is_refused_and_blocks_no_later_one(server, config, repository):
@@ -214,7 +185,7 @@ def test_a_label_moves_only_to_a_version_that_is_available(server, config, repos
     )
     assert ask_stable() == 200
     publish(repository / "labels", 2)
-    until(lambda: server.predict("labels") == 2)
+    server.until(lambda: server.predict("labels") == 2)
     label(2)
     assert ask_stable() == 200
     assert server.states("labels") == {2: ("AVAILABLE", "OK"), 1: ("AVAILABLE", "OK")}
@@ -224,7 +195,7 @@ def test_a_label_moves_only_to_a_version_that_is_available(server, config, repos
 
 def test_sigterm_answers_what_is_in_flight_and_ends_with_status_0(start_server, repository, tmp_path):
     server = start_server("--model_name=m", f"--model_base_path={repository / 'labels'}")
-    over_grpc = server.future("Predict", wait_for_file("m", tmp_path / "grpc"))
+    over_grpc = server.wait_for_file("m", tmp_path / "grpc")
     with ThreadPoolExecutor() as pool:
         over_rest = pool.submit(
             requests.post,
@@ -232,9 +203,9 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_status_0(start_server, 
             json={"signature_name": "wait_for", "inputs": [str(tmp_path / "rest")]},
             timeout=30,
         )
-        until(lambda: (tmp_path / "grpc.started").exists() and (tmp_path / "rest.started").exists())
+        server.until(lambda: (tmp_path / "grpc.started").exists() and (tmp_path / "rest.started").exists())
         server.process.terminate()
-        until(lambda: "Told to end" in server.log.read_text())
+        server.until(lambda: "Told to end" in server.log.read_text())
         assert server.process.poll() is None
         (tmp_path / "grpc").touch()
         (tmp_path / "rest").touch()
