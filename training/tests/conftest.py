@@ -1,12 +1,7 @@
 """Small Kaggle files and small runs, made once."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import csv
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,12 +108,3 @@ def keypoint_csv(tmp_path_factory, keypoint_faces):
             writer.writerow([*cells, pixels(np.kron(image, np.ones((2, 2), np.uint8)))])
     (folder / "people.csv").write_text("row,person\n" + "".join(f"{i},{i // 8}\n" for i in range(80)))
     return folder / "training.csv", folder / "people.csv"
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    """The folder of the Kaggle files."""
-    folder = os.environ.get("MIEN_DATA")
-    if not folder:
-        pytest.skip("MIEN_DATA does not name a folder with the Kaggle files")
-    return Path(folder)

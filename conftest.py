@@ -1,0 +1,17 @@
+"""What the tests of all three distributions share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of the Kaggle files, `fer2013/` and `facial_keypoints/`; tests that use it are marked real_data."""
+    folder = os.environ.get("MIEN_DATA")
+    if not folder:
+        pytest.skip("MIEN_DATA does not name a folder with the Kaggle files")
+    return Path(folder)

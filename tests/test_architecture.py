@@ -1,0 +1,68 @@
+"""The rules that hold the three distributions apart."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DISTRIBUTIONS = ("client", "serving", "training")
+
+
+def imported(distribution):
+    """Every module that a distribution's code imports anywhere."""
+    for path in (ROOT / distribution / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                yield node.module
+
+
+@pytest.mark.parametrize(
+    ("distribution", "forbidden"),
+    [
+        ("client", {"mien_serving", "mien_training", "tensorflow", "tensorflow_serving", "keras"}),
+        ("serving", {"mien_training", "tensorflow_serving", "keras"}),
+        ("training", {"mien_serving", "tensorflow_serving"}),
+    ],
+)
+def test_dependencies_point_one_way(distribution, forbidden):
+    assert {module.split(".")[0] for module in imported(distribution)} & forbidden == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["analyze", "--help"], ["train", "--help"]])
+def test_what_needs_no_tensorflow_does_not_load_it(arguments):
+    """Nor NumPy: help is there at once."""
+    code = (
+        "import sys\n"
+        "for name in ('tensorflow', 'keras', 'numpy', 'grpc', 'requests'): sys.modules[name] = None\n"
+        "from mien_client.cli import main\n"
+        "main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: mien" in done.stdout
+
+
+def test_every_package_is_pinned_with_hashes_and_no_host_is_named():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?://|--index|--find-links|file:", text)
+    requirements = re.split(r"\n(?=[a-z0-9])", text)
+    assert len(requirements) > 50
+    for requirement in requirements[1:]:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,-]+\])?==[^\s\\]+", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+
+
+def test_tensorflow_and_the_container_have_the_same_minor():
+    locked = re.findall(
+        r"^(tensorflow|tensorflow-serving-api)==(\d+\.\d+)", (ROOT / "requirements.lock").read_text(), re.M
+    )
+    image = re.search(r"tensorflow/serving:(\d+\.\d+)", (ROOT / "docker-compose.yml").read_text())
+    assert {minor for _, minor in locked} == {image[1]} == {"2.20"}
+    assert len(locked) == 2

@@ -1,0 +1,190 @@
+"""From the shipped weights to merged answers, across the three distributions."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import requests
+from mien_client import EMOTIONS, Client
+from mien_client.pictures import find_faces, read_picture
+
+ROOT = Path(__file__).parent.parent
+PORTRAIT = ROOT / "examples" / "portrait.jpg"
+
+
+@pytest.fixture(scope="module")
+def faces():
+    portrait = find_faces(read_picture(PORTRAIT))[0].image
+    noise = np.random.default_rng(0).integers(0, 256, (5, 48, 48), np.uint8)
+    return np.concatenate([portrait[None], portrait[None, :, ::-1], noise])
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def address(request, server):
+    return getattr(server, request.param)
+
+
+def test_the_portrait_is_read_as_people_read_it(address, faces):
+    with Client(address) as client:
+        face = client.analyze(faces[0])[0]
+    assert face.emotion == "Happy"
+    assert face.confidence > 0.6
+    assert face.versions == {"emotion": 1, "keypoints": 1}
+    left, right, nose, lip = (
+        face.keypoint(name) for name in ("left_eye_center", "right_eye_center", "nose_tip", "mouth_center_bottom_lip")
+    )
+    assert right[0] < nose[0] < left[0]  # the subject's left is on our right
+    assert max(left[1], right[1]) < nose[1] < lip[1]
+
+
+def test_grpc_and_rest_give_the_same_numbers(server, faces):
+    with Client(server.grpc) as over_grpc, Client(server.rest) as over_rest:
+        one, other = over_grpc.analyze(faces), over_rest.analyze(faces)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
+    np.testing.assert_allclose(one.keypoints, other.keypoints, atol=1e-4)
+    assert one.versions == other.versions
+
+
+def test_the_server_answers_as_the_networks_do(address, faces):
+    import tensorflow as tf
+    from mien_training.runs import open_pretrained
+    from mien_training.train import inference
+
+    emotion, keypoints = (inference(open_pretrained(model).load())(faces) for model in ("emotion", "keypoints"))
+    with Client(address) as client:
+        analysis = client.analyze(faces)
+    np.testing.assert_allclose(analysis.probabilities, tf.nn.softmax(emotion), atol=1e-4)
+    np.testing.assert_allclose(analysis.keypoints, keypoints, rtol=1e-4, atol=1e-3)
+
+
+def test_the_stock_client_works_unchanged(server, faces):
+    """What a user of tensorflow-serving-api writes."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "emotion"
+    request.inputs["images"].CopyFrom(tf.make_tensor_proto(faces))
+    with grpc.insecure_channel(server.grpc) as channel:
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30)
+    with Client(server.grpc) as client:
+        expected = client.analyze(faces)
+    np.testing.assert_allclose(tf.make_ndarray(response.outputs["probabilities"]), expected.probabilities, atol=1e-6)
+    labels = [label.decode() for label in tf.make_ndarray(response.outputs["label"])]
+    assert labels == [face.emotion for face in expected]
+    assert response.model_spec.version.value == 1
+
+
+def test_a_picture_can_be_posted_as_it_is(server):
+    """The third signature, for curl: any PNG or JPEG, base64-encoded."""
+    import base64
+
+    body = {
+        "signature_name": "serving_encoded",
+        "instances": [{"b64": base64.b64encode(PORTRAIT.read_bytes()).decode()}],
+    }
+    answer = requests.post(f"{server.rest}/v1/models/emotion:predict", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    [prediction] = answer.json()["predictions"]
+    assert prediction["label"] in EMOTIONS
+    assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_new_version_takes_over_without_a_failed_call(changing_server, published, faces, mien):
+    """Calls never stop; version 2 appears; each call is answered by one version and none fails."""
+    seen, failures = [], []
+    done = threading.Event()
+
+    def call(address):
+        with Client(address) as client:
+            while not done.is_set():
+                try:
+                    seen.append((address, client.analyze(faces).versions["emotion"]))
+                except Exception as error:
+                    failures.append(error)
+
+    threads = [
+        threading.Thread(target=call, args=(address,)) for address in (changing_server.grpc, changing_server.rest)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        exported = mien("export", "--pretrained", "--repository", changing_server.repository)
+        assert exported.returncode == 0, exported.stderr
+        with Client(changing_server.grpc) as client:
+            for _ in range(1200):
+                if client.analyze(faces[:1]).versions == {"emotion": 2, "keypoints": 2}:
+                    break
+                threading.Event().wait(0.05)
+        enough = len(seen) + 40
+        while len(seen) < enough and any(thread.is_alive() for thread in threads):
+            threading.Event().wait(0.05)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    for address in (changing_server.grpc, changing_server.rest):
+        versions = [version for where, version in seen if where == address]
+        assert versions[0] == 1
+        assert versions[-1] == 2
+
+
+def test_mien_analyze_reads_a_picture(address, mien, tmp_path):
+    done = mien("analyze", PORTRAIT, f"--server={address}", "--json", f"--picture={tmp_path / 'out.png'}")
+    assert done.returncode == 0, done.stderr
+    assert "Happy" in done.stdout
+    json.loads(done.stdout)
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_running_server_is_evaluated_as_its_weights_are(server, mien, tmp_path):
+    path = tmp_path / "five.csv"
+    random = np.random.default_rng(0)
+    rows = [f"{index % 5},{' '.join(map(str, random.integers(0, 256, 2304)))}\n" for index in range(10)]
+    path.write_text("emotion, pixels\n" + "".join(rows))
+    found = []
+    for which in ("--pretrained", f"--server={server.grpc}", f"--server={server.rest}"):
+        out = tmp_path / str(len(found))
+        done = mien("evaluate", "emotion", which, "--data", path, "--usage", "all", "--out", out)
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((out / "metrics.json").read_text())
+        del metrics["evaluated"]
+        found.append(metrics)
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_demo(published, tmp_path):
+    """The script behind `make demo`, on a copy of the files that it uses."""
+    import shutil
+
+    for name in ("examples", "models.config"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    shutil.copytree(published, tmp_path / "models")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "examples" / "demo.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "gRPC and REST agree" in done.stdout
+    assert done.stdout.count("$ mien analyze") == 2
+    assert (tmp_path / "demo" / "faces.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.real_data
+def test_the_shipped_networks_are_as_good_as_their_cards_say(real_data, mien, tmp_path):
+    points = real_data / "facial_keypoints"
+    for model, arguments in {
+        "emotion": ["--data", real_data / "fer2013" / "fer2013.csv.gz", "--usage", "PublicTest"],
+        "keypoints": ["--data", points / "training.csv.gz", "--groups", points / "people.csv"],
+    }.items():
+        done = mien("evaluate", model, "--pretrained", *arguments, "--out", tmp_path / model)
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / model / "metrics.json").read_text())
+        said = json.loads((ROOT / f"training/src/mien_training/pretrained/{model}/metrics.json").read_text())
+        for name, value in said["validation"].items():
+            assert found[name] == pytest.approx(value, rel=2e-3)
