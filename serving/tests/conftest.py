@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import hypothesis
 import pytest
 import requests
 from mien_client import protos
+
+# On a busy machine a slow example is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 HERE = Path(__file__).parent
 _READY = re.compile(r"mien serve is ready: gRPC on port (\d+), REST on port (\d+)\.\n")
@@ -60,9 +65,9 @@ class ServerProcess:
             for version in answer.get("model_version_status", [])
         }
 
-    def wait_for_file(self, model, file):
+    def wait_for_file(self, model, file, timeout=60):
         """A request to one of our own models that is in flight for as long as the file does not exist."""
-        return self.future("Predict", wait_request(model, file))
+        return self.future("Predict", wait_request(model, file), timeout)
 
     @staticmethod
     def until(condition, timeout_s=60):
@@ -129,12 +134,18 @@ def conformance_models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(start_server, conformance_models):
-    """A server of the conformance models that every test may ask and none may change."""
+def server(start_server, conformance_models, publish):
+    """A server that every test may ask and none may change: of the conformance models, and `ours`."""
+    base_path = conformance_models / "ours"
+    publish(base_path, 1)
+    config = conformance_models / "more.config"
+    models = (conformance_models / "models.config").read_text().rstrip().removesuffix("}")
+    config.write_text(f'{models}config {{ name: "ours" base_path: "{base_path}" model_platform: "tensorflow" }} }}')
     return start_server(
-        f"--model_config_file={conformance_models / 'models.config'}",
+        f"--model_config_file={config}",
         "--allow_version_labels_for_unavailable_models=true",
         "--grpc_max_threads=4",
+        "--rest_api_num_threads=4",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from mien_client import protos
 
 from mien_serving._servable import NO_DEADLINE
@@ -89,7 +90,7 @@ class GrpcFront:
             def compute() -> bytes:
                 try:
                     request = parse(body)
-                except ValueError as error:  # Protobuf's DecodeError.
+                except DecodeError as error:
                     raise StatusError(Code.INTERNAL, f"The request is not a {descriptor.input_type.name}") from error
                 response: bytes = method(request, deadline).SerializeToString()
                 return response

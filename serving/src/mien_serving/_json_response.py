@@ -111,6 +111,8 @@ def _nested(tokens: Sequence[str], shape: tuple[int, ...]) -> str:
 
 def _elements(tokens: Sequence[str], shape: tuple[int, ...]) -> Sequence[str]:
     """The elements of a tensor's first dimension, each as nested JSON lists."""
+    if not shape[0]:
+        return []
     if 0 in shape:
         return [_nested((), shape[1:])] * shape[0]
     for size in reversed(shape[1:]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from mien_client.protos import PredictionLog
 
 from mien_serving._inference import classify, multi_inference, regress
@@ -51,7 +52,7 @@ def warm_up(servable: Servable, path: Path, iterations: int = 1) -> None:
 def _replay(servable: Servable, record: bytes, file: Path) -> None:
     try:
         log = PredictionLog.FromString(record)
-    except ValueError as error:  # Protobuf's DecodeError.
+    except DecodeError as error:
         raise invalid_argument(f"Failed to parse warmup record from {file}") from error
     kind = log.WhichOneof("log_type")
     request: Any = getattr(log, kind).request if kind else None

@@ -1,0 +1,109 @@
+"""The model configuration: read, checked, and found on this machine's disk."""
+
+from pathlib import Path
+
+import pytest
+from mien_client.protos import ModelServerConfig
+from mien_serving._config import check_config, models_on_disk, read_config, single_model_config
+from mien_serving._status import Code, StatusError
+
+
+def config_of(*models):
+    config = ModelServerConfig()
+    for model in models:
+        config.model_config_list.config.add(**{"model_platform": "tensorflow", **model})
+    return config
+
+
+def test_a_configuration_in_text_form_is_read(tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text(
+        """# Comments are fine.
+        model_config_list { config {
+            name: "m" base_path: "/models/m" model_platform: "tensorflow"
+            model_version_policy { specific { versions: 1 versions: 2 } }
+            version_labels { key: "stable" value: 1 }
+        } }"""
+    )
+    (model,) = read_config(file).model_config_list.config
+    assert (model.name, list(model.model_version_policy.specific.versions)) == ("m", [1, 2])
+    assert dict(model.version_labels) == {"stable": 1}
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StatusError, match=r"NOT_FOUND: .*/models\.config; No such file or directory"):
+        read_config(tmp_path / "models.config")
+
+
+def test_a_malformed_file_is_named_with_the_line(tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text("model_config_list {\n  config { nmae: 'm' }\n}")
+    with pytest.raises(
+        StatusError, match=r"INVALID_ARGUMENT: Invalid protobuf file: '.*/models.config' \(line 2:"
+    ) as error:
+        read_config(file)
+    assert 'no field named "nmae"' in error.value.message
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "models.config"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StatusError, match="not UTF-8 text"):
+        read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            [{"name": "m", "base_path": "/a"}, {"name": "m", "base_path": "/b"}],
+            "Illegal to list model m multiple times in config list",
+        ),
+        (
+            [{"name": "m", "base_path": "rel/a"}],
+            "Expected model m to have an absolute path or URI; got base_path()=rel/a",
+        ),
+        (
+            [{"name": "m", "base_path": "/a", "model_platform": "pytorch"}],
+            "Model m requests unsupported platform pytorch",
+        ),
+        (
+            [{"name": "m", "base_path": "/a", "model_platform": ""}],
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform.",
+        ),
+        (
+            [{"name": "m", "base_path": "/a", "model_type": "TENSORFLOW"}],
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform.",
+        ),
+    ],
+)
+def test_a_configuration_that_tensorflow_serving_refuses_is_refused_in_its_words(models, message):
+    with pytest.raises(StatusError) as error:
+        check_config(config_of(*models))
+    assert (error.value.code, error.value.message) == (Code.INVALID_ARGUMENT, message)
+
+
+def test_the_deprecated_model_type_is_understood():
+    check_config(config_of({"name": "m", "base_path": "/a", "model_platform": "", "model_type": "TENSORFLOW"}))
+
+
+@pytest.mark.parametrize(
+    ("base_path", "on_disk"),
+    [
+        ("/models/m", "/home/me/models/m"),
+        ("/models/deep/er/m", "/home/me/models/deep/er/m"),
+        ("/models", "/home/me/models"),
+        ("/modelsandmore/m", "/modelsandmore/m"),
+        ("/elsewhere/m", "/elsewhere/m"),
+    ],
+)
+def test_the_repository_stands_for_models_in_base_paths(base_path, on_disk):
+    config = single_model_config("m", base_path)
+    assert Path(models_on_disk(config, Path("/home/me/models"))["m"].base_path) == Path(on_disk)
+    assert models_on_disk(config, None)["m"].base_path == base_path
+
+
+def test_a_relative_repository_is_relative_to_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    models = models_on_disk(single_model_config("m", "/models/m"), Path("repository"))
+    assert models["m"].base_path == str(tmp_path / "repository" / "m")

@@ -1,0 +1,215 @@
+"""The manager: available is what is aspired, and nothing goes away before its successor is there."""
+
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mien_serving._manager import Action, Manager, ServableId, Snapshot, State, next_action
+from mien_serving._options import ManagerOptions
+from mien_serving._status import Code, StatusError
+
+AVAILABLE, LOADING, START, END = State.AVAILABLE, State.LOADING, State.START, State.END
+
+
+class Loaded:
+    """Stands for a loaded SavedModel: the manager only ever closes it."""
+
+    def __init__(self, version, on_close=lambda version: None):
+        self.version = version
+        self.closed = False
+        self._on_close = on_close
+
+    def close(self):
+        self._on_close(self.version)
+        self.closed = True
+
+
+def manager_of(load=lambda servable_id, path: Loaded(servable_id.version), **options):
+    return Manager(load, ManagerOptions(**{"max_num_load_retries": 0, "load_retry_interval_s": 0.001, **options}))
+
+
+def states(manager, name="m"):
+    return {version: state.state for version, state in manager.states(name).items()}
+
+
+def aspire(manager, *versions):
+    manager.set_aspired_versions("m", dict.fromkeys(versions))
+
+
+def until(condition):
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.001)
+
+
+class TestPolicy:
+    """The availability-preserving policy, as TensorFlow Serving's tests for it have it."""
+
+    @pytest.mark.parametrize(
+        ("versions", "action"),
+        [
+            ([], None),
+            ([(1, True, START)], (Action.LOAD, 1)),
+            ([(1, True, START), (2, True, START)], (Action.LOAD, 2)),
+            ([(1, False, AVAILABLE), (2, True, START)], (Action.LOAD, 2)),
+            ([(1, False, AVAILABLE), (2, True, LOADING)], None),
+            ([(1, False, AVAILABLE), (2, True, AVAILABLE)], (Action.UNLOAD, 1)),
+            ([(1, False, AVAILABLE), (2, True, END)], None),
+            ([(1, False, AVAILABLE), (2, False, AVAILABLE), (3, True, LOADING)], (Action.UNLOAD, 1)),
+            ([(1, False, AVAILABLE)], (Action.UNLOAD, 1)),
+            ([(1, True, AVAILABLE), (2, True, AVAILABLE)], None),
+            ([(1, False, AVAILABLE), (2, True, AVAILABLE), (3, True, START)], (Action.UNLOAD, 1)),
+        ],
+    )
+    def test_next_action(self, versions, action):
+        assert next_action([Snapshot(*version) for version in versions]) == action
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sets(st.integers(1, 5)), min_size=1, max_size=6))
+def test_available_becomes_what_is_aspired_and_the_model_never_goes_away_in_between(steps):
+    unavailable_at_close = []
+    aspired = set()
+
+    def on_close(version):
+        if aspired and AVAILABLE not in states(manager).values():
+            unavailable_at_close.append(version)
+
+    manager = manager_of(lambda servable_id, path: Loaded(servable_id.version, on_close))
+    for aspired in steps:
+        aspire(manager, *aspired)
+        until(lambda: {v for v, s in states(manager).items() if s is not END} == aspired)  # noqa: B023
+        until(lambda: all(states(manager)[v] is AVAILABLE for v in aspired))  # noqa: B023
+    assert not unavailable_at_close
+
+
+def test_a_request_gets_the_latest_version_or_the_one_it_names():
+    manager = manager_of()
+    aspire(manager, 1, 2)
+    manager.wait_until_available(["m"], "servable(s)")
+    until(lambda: states(manager) == {2: AVAILABLE, 1: AVAILABLE})
+    with manager.handle("m") as (servable_id, servable):
+        assert (servable_id, servable.version) == (ServableId("m", 2), 2)
+    with manager.handle("m", 1) as (servable_id, _):
+        assert servable_id.version == 1
+
+
+@pytest.mark.parametrize(("version", "request_text"), [(None, "Latest(m)"), (9, "Specific(m, 9)")])
+def test_a_request_for_what_is_not_available_is_told_so(version, request_text):
+    with pytest.raises(StatusError) as error, manager_of().handle("m", version):
+        pass
+    assert error.value.code is Code.NOT_FOUND
+    assert error.value.message == f"Servable not found for request: {request_text}"
+
+
+def test_a_version_is_closed_when_the_last_request_that_holds_it_lets_go():
+    manager = manager_of()
+    aspire(manager, 1)
+    manager.wait_until_available(["m"], "servable(s)")
+    with manager.handle("m") as (_, first), manager.handle("m"):
+        aspire(manager, 2)
+        until(lambda: states(manager) == {2: AVAILABLE, 1: State.UNLOADING})
+        with manager.handle("m") as (servable_id, _):
+            assert servable_id.version == 2
+        assert not first.closed
+    until(lambda: states(manager) == {2: AVAILABLE, 1: END})
+    assert first.closed
+
+
+def test_a_failed_load_is_tried_again():
+    attempts = []
+
+    def load(servable_id, path):
+        attempts.append(servable_id)
+        if len(attempts) < 3:
+            raise StatusError(Code.UNAVAILABLE, "not yet")
+        return Loaded(servable_id.version)
+
+    manager = manager_of(load, max_num_load_retries=2)
+    aspire(manager, 1)
+    manager.wait_until_available(["m"], "servable(s)")
+    assert len(attempts) == 3
+
+
+def test_a_version_that_cannot_be_loaded_ends_with_the_error_and_the_old_one_stays():
+    def load(servable_id, path):
+        if servable_id.version == 2:
+            raise StatusError(Code.DATA_LOSS, "torn")
+        return Loaded(servable_id.version)
+
+    manager = manager_of(load, max_num_load_retries=1)
+    aspire(manager, 1)
+    manager.wait_until_available(["m"], "servable(s)")
+    aspire(manager, 2)
+    until(lambda: states(manager) == {2: END, 1: AVAILABLE})
+    assert manager.states("m")[2].error.code is Code.DATA_LOSS
+    aspire(manager, 3)
+    until(lambda: states(manager) == {3: AVAILABLE, 2: END, 1: END})
+
+
+def test_a_loader_that_fails_in_an_unforeseen_way_ends_the_version_too():
+    def load(servable_id, path):
+        raise ZeroDivisionError("oops")
+
+    manager = manager_of(load)
+    aspire(manager, 1)
+    until(lambda: states(manager) == {1: END})
+    assert str(manager.states("m")[1].error) == "INTERNAL: ZeroDivisionError: oops"
+
+
+def test_nobody_waits_for_the_retries_of_a_version_that_is_no_longer_wanted():
+    def load(servable_id, path):
+        raise StatusError(Code.DATA_LOSS, "torn")
+
+    manager = manager_of(load, max_num_load_retries=1, load_retry_interval_s=3600)
+    aspire(manager, 1)
+    until(lambda: states(manager) == {1: LOADING})
+    aspire(manager)
+    until(lambda: states(manager) == {1: END})
+
+
+def test_waiting_for_models_tells_which_of_them_failed_and_why():
+    def load(servable_id, path):
+        raise StatusError(Code.NOT_FOUND, "no such model")
+
+    manager = manager_of(load)
+    aspire(manager, 3)
+    with pytest.raises(StatusError) as error:
+        manager.wait_until_available(["m"], "servable(s)")
+    assert str(error.value) == (
+        "UNKNOWN: 1 servable(s) did not become available: "
+        "{{{name: m version: 3} due to error: NOT_FOUND: no such model}, }"
+    )
+
+
+def test_versions_load_one_after_the_other_unless_told_otherwise():
+    loading, most = set(), []
+
+    def load(servable_id, path):
+        loading.add(servable_id)
+        most.append(len(loading))
+        time.sleep(0.01)
+        loading.remove(servable_id)
+        return Loaded(servable_id.version)
+
+    manager = manager_of(load)
+    aspire(manager, 1, 2, 3)
+    until(lambda: set(states(manager).values()) == {AVAILABLE})
+    assert max(most) == 1
+
+
+def test_stopping_unloads_everything_after_the_requests_in_flight():
+    manager = manager_of()
+    aspire(manager, 1)
+    manager.wait_until_available(["m"], "servable(s)")
+    stopping = threading.Thread(target=manager.stop)
+    with manager.handle("m") as (_, servable):
+        stopping.start()
+        until(lambda: states(manager) == {1: State.UNLOADING})
+        assert not servable.closed
+    stopping.join(timeout=20)
+    assert servable.closed
+    assert states(manager) == {1: END}

@@ -1,0 +1,35 @@
+"""The REST API without HTTP: deadlines, and failures that no request should cause."""
+
+import json
+import time
+
+import pytest
+from mien_client.protos import ModelServerConfig
+from mien_serving._options import CoreOptions, SessionOptions
+from mien_serving._rest_api import HttpRequest, RestApi
+from mien_serving._servable import Servable
+from mien_serving._server_core import ServerCore
+from mien_serving._services import Services
+
+
+@pytest.fixture(scope="module")
+def api(saved_model, publish, tmp_path_factory):
+    base_path = tmp_path_factory.mktemp("rest") / "m"
+    publish(base_path, 1)
+    config = ModelServerConfig()
+    config.model_config_list.config.add(name="m", base_path=str(base_path), model_platform="tensorflow")
+    core = ServerCore(lambda _, path: Servable(path, SessionOptions()), CoreOptions())
+    core.start(config)
+    yield RestApi(Services(core))
+    core.stop()
+
+
+def test_a_request_that_takes_too_long_is_answered_504(api, tmp_path):
+    body = json.dumps({"signature_name": "wait_for", "inputs": [str(tmp_path / "never")]}).encode()
+    answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", body, deadline=time.monotonic() + 0.3))
+    assert (answer.status, json.loads(answer.body)) == (504, {"error": "Timed out waiting for notification"})
+
+
+def test_the_model_is_asked_once_per_request(api):
+    answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", b'{"instances": [1, 2]}'))
+    assert (answer.status, json.loads(answer.body)) == (200, {"predictions": [2.0, 3.0]})

@@ -1,0 +1,109 @@
+"""The servable: a SavedModel that is loaded, run, and freed."""
+
+import gc
+import shutil
+import time
+import weakref
+
+import numpy as np
+import pytest
+from mien_serving._options import SessionOptions
+from mien_serving._servable import Servable
+from mien_serving._status import Code, StatusError
+
+
+@pytest.fixture(scope="module")
+def servable(saved_model):
+    return Servable(saved_model, SessionOptions(intra_op_parallelism=1, inter_op_parallelism=1))
+
+
+def names(servable, signature):
+    signature = servable.signatures[signature]
+    return [info.name for info in signature.inputs.values()], [info.name for info in signature.outputs.values()]
+
+
+def test_a_signature_is_run_by_the_names_of_its_tensors(servable):
+    (x,), outputs = names(servable, "serving_default")
+    (y,) = servable.run({x: np.float32([1, 2])}, outputs)
+    assert y.tolist() == [2, 3]
+
+
+def test_the_graph_decides_which_shapes_it_takes(servable):
+    (x,), outputs = names(servable, "serving_default")
+    (y,) = servable.run({x: np.float32([[1, 2], [3, 4]])}, outputs)
+    assert y.tolist() == [[2, 3], [4, 5]]
+
+
+def test_a_wrong_type_is_refused_by_tensorflow(servable):
+    (x,), outputs = names(servable, "serving_default")
+    with pytest.raises(StatusError, match=r"INVALID_ARGUMENT: Expects arg\[0\] to be float but double is provided"):
+        servable.run({x: np.float64([1])}, outputs)
+
+
+def test_a_run_ends_at_its_deadline(servable, tmp_path):
+    (file,), outputs = names(servable, "wait_for")
+    never = np.array([str(tmp_path / "never").encode()], object)
+    with pytest.raises(StatusError) as error:
+        servable.run({file: never}, outputs, deadline=time.monotonic() + 0.3)
+    assert error.value.code is Code.DEADLINE_EXCEEDED
+    assert (tmp_path / "never.started").exists()
+
+
+def test_expired_work_is_not_begun(servable, tmp_path):
+    (file,), outputs = names(servable, "wait_for")
+    with pytest.raises(StatusError) as error:
+        servable.run({file: np.array([str(tmp_path / "f").encode()], object)}, outputs, deadline=time.monotonic() - 1)
+    assert error.value.code is Code.DEADLINE_EXCEEDED
+    assert not (tmp_path / "f.started").exists()
+
+
+def test_closing_frees_the_graph(saved_model):
+    servable = Servable(saved_model, SessionOptions())
+    graph = weakref.ref(servable._session.graph)
+    servable.close()
+    gc.collect()
+    assert graph() is None
+
+
+def load_error(path):
+    with pytest.raises(StatusError) as error:
+        Servable(path, SessionOptions())
+    return error.value
+
+
+def test_a_folder_without_a_saved_model_is_told_as_tensorflow_tells_it(tmp_path):
+    error = load_error(tmp_path)
+    assert error.code is Code.NOT_FOUND
+    assert error.message == (
+        f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {tmp_path}. Check that the "
+        "directory exists and that you have the right permissions for accessing it."
+    )
+
+
+def test_a_torn_saved_model_is_told_as_tensorflow_tells_it(saved_model, tmp_path):
+    shutil.copytree(saved_model, tmp_path / "m")
+    (tmp_path / "m" / "saved_model.pb").write_bytes((saved_model / "saved_model.pb").read_bytes()[:-100])
+    error = load_error(tmp_path / "m")
+    assert (error.code, error.message) == (
+        Code.DATA_LOSS,
+        f"Can't parse {tmp_path / 'm' / 'saved_model.pb'} as binary proto",
+    )
+
+
+def test_a_saved_model_that_is_not_for_serving_is_told_as_tensorflow_tells_it(saved_model, tmp_path):
+    saved_model_pb2 = pytest.importorskip("tensorflow.core.protobuf.saved_model_pb2")
+    shutil.copytree(saved_model, tmp_path / "m")
+    file = tmp_path / "m" / "saved_model.pb"
+    message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    message.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+    file.write_bytes(message.SerializeToString())
+    error = load_error(tmp_path / "m")
+    assert error.code is Code.NOT_FOUND
+    assert error.message.startswith("Could not find meta graph def matching supplied tags: { serve }")
+
+
+def test_missing_variables_are_an_error_at_load_time(conformance_models, tmp_path):
+    shutil.copytree(conformance_models / "tiny" / "1", tmp_path / "m")
+    for file in (tmp_path / "m" / "variables").iterdir():
+        file.unlink()
+    assert load_error(tmp_path / "m").code is not Code.OK

@@ -1,0 +1,130 @@
+"""`mien serve` on the command line: flags as tensorflow_model_server has them, errors in one sentence."""
+
+import argparse
+import socket
+import subprocess
+import sys
+
+import pytest
+from mien_client.cli import main
+from mien_serving._flags import add_flags
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--port=1234"], ["--port", "1234"]])
+def test_a_value_follows_its_flag_after_an_equals_sign_or_a_space(arguments):
+    assert parse(*arguments).port == 1234
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], True),
+        (["--enable_model_warmup"], True),
+        (["--enable_model_warmup=true"], True),
+        (["--enable_model_warmup=false"], False),
+        (["--enable_model_warmup=0"], False),
+        (["--enable_model_warmup", "False"], False),
+    ],
+)
+def test_a_switch_may_be_given_a_value(arguments, value):
+    assert parse(*arguments).enable_model_warmup is value
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--no_such_flag"],
+        ["--no_such_flag=1"],
+        ["--model_config=x"],  # Not even what a flag begins with.
+        ["models.config"],
+        ["--port=abc"],
+        ["--port=70000"],
+        ["--enable_model_warmup=maybe"],
+        ["--grpc_max_threads=0"],
+    ],
+)
+def test_an_unknown_flag_or_value_is_an_error_that_names_it(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["serve", *arguments])
+    assert error.value.code == 2
+    assert arguments[0].removeprefix("--").partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def complaint(capsys, *arguments):
+    """What a start that fails prints: one line."""
+    assert main(["serve", *map(str, arguments)]) == 255
+    captured = capsys.readouterr()
+    assert not captured.out
+    (line,) = captured.err.splitlines()
+    return line.removeprefix("Failed to start server. Error: ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--model_repository=models"], ["--model_name=emotion"]])
+def test_what_to_serve_has_to_be_said(capsys, arguments):
+    assert complaint(capsys, *arguments) == (
+        "INVALID_ARGUMENT: Both model_base_path and model_config_file are empty! Say what to serve: "
+        "--model_config_file=FILE, or --model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
+    )
+
+
+def test_a_missing_configuration_is_named(capsys, tmp_path):
+    file = tmp_path / "models.config"
+    assert complaint(capsys, f"--model_config_file={file}") == f"NOT_FOUND: {file}; No such file or directory"
+
+
+def test_a_malformed_configuration_is_named(capsys, tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text("models {}")
+    assert complaint(capsys, f"--model_config_file={file}").startswith(
+        f"INVALID_ARGUMENT: Invalid protobuf file: '{file}' (line 1:"
+    )
+
+
+def test_a_relative_base_path_is_refused_as_tensorflow_serving_refuses_it(capsys):
+    assert complaint(capsys, "--model_base_path=rel/m") == (
+        "INVALID_ARGUMENT: Expected model default to have an absolute path or URI; got base_path()=rel/m"
+    )
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_a_port_in_use_is_named_before_anything_is_loaded(capsys, tmp_path, flag):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        other = "--rest_api_port=0" if flag == "--port" else "--port=0"
+        assert complaint(capsys, f"--model_base_path={tmp_path}", f"{flag}={port}", other) == (
+            f"UNAVAILABLE: port {port} cannot be used (address already in use); choose another with {flag}, or 0 for "
+            "any free one"
+        )
+
+
+def test_both_ports_must_differ(capsys, tmp_path):
+    assert complaint(capsys, f"--model_base_path={tmp_path}", "--port=8765", "--rest_api_port=8765") == (
+        "INVALID_ARGUMENT: --rest_api_port cannot be same as --port (8765). Please use a different port for HTTP/REST "
+        "API."
+    )
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start(capsys, tmp_path):
+    (tmp_path / "1").mkdir()
+    line = complaint(
+        capsys, "--port=0", "--rest_api_port=0", f"--model_base_path={tmp_path}", "--max_num_load_retries=0"
+    )
+    assert line.startswith(
+        "UNKNOWN: 1 servable(s) did not become available: {{{name: default version: 1} due to error:"
+    )
+
+
+def test_explaining_itself_needs_no_tensorflow():
+    blocked = (
+        "import sys; sys.modules['tensorflow'] = None; from mien_client.cli import main; main(['serve', '--help'])"
+    )
+    result = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    for flag in ("--model_config_file", "--rest_api_port", "--model_repository"):
+        assert flag in result.stdout

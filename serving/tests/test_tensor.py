@@ -1,0 +1,103 @@
+"""Tensors on the wire: what TensorFlow writes is read, and what is written TensorFlow reads."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as np_st
+from mien_client.protos import DataType, TensorProto
+from mien_serving._tensor import NUMPY_TYPES, array_from_proto, type_name, write_proto
+
+tf = pytest.importorskip("tensorflow")
+tensor_pb2 = pytest.importorskip("tensorflow.core.framework.tensor_pb2")
+
+SHAPES = np_st.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+
+
+def arrays(numpy_type):
+    if numpy_type == np.object_:
+        return np_st.arrays(object, SHAPES, elements=st.binary(max_size=8), fill=st.nothing())
+    if numpy_type == ml_dtypes.bfloat16:
+        return np_st.arrays(np.uint16, SHAPES).map(lambda bits: bits.view(ml_dtypes.bfloat16))
+    return np_st.arrays(numpy_type, SHAPES)
+
+
+def same(left, right):
+    if left.dtype == np.object_:
+        return left.shape == right.shape and left.tolist() == right.tolist()
+    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize("data_type", NUMPY_TYPES, ids=type_name)
+@settings(max_examples=30)
+@given(st.data())
+def test_every_type_is_written_as_tensorflow_reads_it_and_read_as_tensorflow_writes_it(data_type, data):
+    array = data.draw(arrays(NUMPY_TYPES[data_type]))
+    written = TensorProto()
+    write_proto(array, written)
+    assert not written.tensor_content
+    assert same(array_from_proto(written), array)
+    official = tensor_pb2.TensorProto.FromString(written.SerializeToString())
+    assert same(tf.make_ndarray(official) if array.size else array, array)
+    by_tensorflow = tf.make_tensor_proto(array, dtype=data_type, shape=array.shape)
+    assert same(array_from_proto(TensorProto.FromString(by_tensorflow.SerializeToString())), array)
+
+
+def tensor(shape, data_type="DT_FLOAT", **fields):
+    proto = TensorProto(dtype=data_type, **fields)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("values", "read"), [([], [0, 0, 0]), ([7], [7, 7, 7]), ([1, 2], [1, 2, 2]), ([1, 2, 3, 4], [1, 2, 3])]
+)
+def test_the_last_value_stands_for_those_that_are_missing(values, read):
+    assert array_from_proto(tensor([3], float_val=values)).tolist() == read
+
+
+def test_missing_strings_are_empty():
+    assert array_from_proto(tensor([2], "DT_STRING")).tolist() == [b"", b""]
+
+
+def test_integers_wrap_around_in_small_types():
+    assert array_from_proto(tensor([2], "DT_UINT8", int_val=[256, -1])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        tensor([3], tensor_content=b"ab"),
+        tensor([3], tensor_content=b"1234" * 4),
+        tensor([-1]),
+        tensor([2], "DT_INVALID"),
+        tensor([2], "DT_RESOURCE"),
+        tensor([1], "DT_STRING", tensor_content=b"abc"),
+        tensor([2**62, 2**62]),
+    ],
+)
+def test_what_is_no_tensor_is_refused(proto):
+    with pytest.raises(ValueError):
+        array_from_proto(proto)
+
+
+def test_a_tensor_of_unknown_rank_is_refused():
+    proto = tensor([])
+    proto.tensor_shape.unknown_rank = True
+    with pytest.raises(ValueError):
+        array_from_proto(proto)
+
+
+def test_content_is_not_copied():
+    pixels = array_from_proto(tensor([2, 2], "DT_UINT8", tensor_content=b"\x00\x01\x02\xff"))
+    assert pixels.tolist() == [[0, 1], [2, 255]]
+    assert not pixels.flags.owndata
+
+
+@pytest.mark.parametrize(
+    ("data_type", "name"), [("DT_FLOAT", "float"), ("DT_UINT8", "uint8"), ("DT_STRING", "string"), ("DT_HALF", "half")]
+)
+def test_types_are_called_what_tensorflow_calls_them(data_type, name):
+    assert type_name(DataType.Value(data_type)) == name
