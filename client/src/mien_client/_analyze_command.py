@@ -3,16 +3,143 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mien_client._exceptions import PictureError
 from mien_client.cli import Command, CommandError
+from mien_client.contract import IMAGE_SIZE, KEYPOINTS
+
+if TYPE_CHECKING:
+    from mien_client._analysis import Face
+    from mien_client.pictures import FaceCrop
+
+
+class Result(NamedTuple):
+    """One face: which file it is in, the how manieth there, the piece of the picture, and what the models say."""
+
+    file: str
+    number: int
+    crop: FaceCrop
+    face: Face
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", help="PNG or JPEG file")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="PNG or JPEG file; one of 48x48 pixels is taken as it is, in others the faces are looked for",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="ADDRESS",
+        default="localhost:8500",
+        help="host:port for gRPC, http://host:port for REST (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=30.0,
+        help="how long an answer may take (default: %(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument(
+        "--picture",
+        metavar="OUT.png",
+        type=Path,
+        help="write a picture of the faces with their key points and probabilities",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    raise CommandError(f"cannot analyze {arguments.files[0]} yet")
+    try:
+        import numpy as np
+
+        from mien_client._client import Client
+        from mien_client.pictures import find_faces, read_picture
+
+        if arguments.picture:
+            from mien_client import _drawing
+    except ImportError as error:
+        hint = "" if "pip install" in str(error) else ": pip install 'mien-client[pictures]'"
+        raise CommandError(f"{error}{hint}") from None
+    if arguments.picture and not arguments.picture.parent.is_dir():
+        raise CommandError(f"{arguments.picture} cannot be written: there is no folder {arguments.picture.parent}")
+
+    crops: list[tuple[str, int, FaceCrop]] = []
+    errors: list[tuple[str, str]] = []
+    for file in arguments.files:
+        try:
+            found = find_faces(read_picture(file))
+            crops += [(file, number, crop) for number, crop in enumerate(found, start=1)]
+            if not found:
+                errors.append((file, f"no face was found in {file}"))
+        except PictureError as error:
+            errors.append((file, str(error)))
+    for _, sentence in errors:
+        sys.stderr.write(f"mien analyze: {sentence}\n")
+
+    images = np.array([crop.image for _, _, crop in crops], np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+    with Client(arguments.server, timeout=arguments.timeout) as client:
+        started = time.perf_counter()
+        analysis = client.analyze(images)
+        seconds = time.perf_counter() - started
+    results = [Result(*where, face) for where, face in zip(crops, analysis, strict=True)]
+
+    facts = {"server": arguments.server, "versions": dict(analysis.versions), "seconds": round(seconds, 6)}
+    if arguments.json:
+        told = facts | {
+            "faces": [_document(result) for result in results],
+            "errors": [{"file": file, "error": sentence} for file, sentence in errors],
+        }
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+    elif results:
+        sys.stdout.write(_table(results, facts))
+    if arguments.picture and results:
+        try:
+            _drawing.draw_faces(
+                [(f"{Path(r.file).name}  ·  face {r.number}", r.crop, r.face) for r in results], arguments.picture
+            )
+        except OSError as error:
+            raise CommandError(f"{arguments.picture} cannot be written: {error.strerror}") from None
+        if len(results) > _drawing.MOST_FACES:
+            sys.stderr.write(f"mien analyze: {arguments.picture} shows the first {_drawing.MOST_FACES} faces only\n")
+    return 1 if errors else 0
+
+
+def _table(results: list[Result], facts: dict[str, Any]) -> str:
+    rows = [("FILE", "FACE", "EMOTION", "CONFIDENCE")]
+    rows += [(r.file, str(r.number), r.face.emotion, f"{r.face.confidence:.1%}") for r in results]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{file:<{widths[0]}}  {number:>{widths[1]}}  {emotion:<{widths[2]}}  {confidence:>{widths[3]}}\n"
+        for file, number, emotion, confidence in rows
+    ]
+    versions = " and ".join(f"{model} version {version}" for model, version in facts["versions"].items())
+    count = "1 face" if len(results) == 1 else f"{len(results)} faces"
+    return f"{''.join(lines)}\n{count} read by {versions} at {facts['server']} in {facts['seconds'] * 1000:.1f} ms\n"
+
+
+def _document(result: Result) -> dict[str, Any]:
+    in_crop = result.face.keypoints.tolist()
+    in_picture = result.crop.to_picture(result.face.keypoints).tolist()
+    return {
+        "file": result.file,
+        "face": result.number,
+        "crop": {"left": result.crop.left, "top": result.crop.top, "side": result.crop.side},
+        "emotion": result.face.emotion,
+        "confidence": result.face.confidence,
+        "probabilities": result.face.probabilities,
+        "keypoints": {
+            name: {"crop": crop, "picture": picture}
+            for name, crop, picture in zip(KEYPOINTS, in_crop, in_picture, strict=True)
+        },
+    }
 
 
 COMMAND = Command("name the emotion and place the key points of the faces in picture files", _add_arguments, _run)

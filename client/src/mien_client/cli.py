@@ -7,6 +7,7 @@ imported, and its module imports anything heavy inside ``run``, so that every ve
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: By argparse, after ``--help`` (0) and for wrong arguments (2).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # The name of a file can hold anything.
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbs = {entry.name: entry for entry in metadata.entry_points(group="mien.commands")}
     verb = arguments[0] if arguments and arguments[0] in verbs else ""
@@ -83,9 +86,17 @@ def _explain(arguments: list[str], verbs: dict[str, metadata.EntryPoint]) -> int
     subparsers = parser.add_subparsers(metavar="VERB", title="verbs", required=True)
     asked_for_help = not arguments or {"-h", "--help"} & set(arguments)
     for name in sorted(verbs):
-        subparsers.add_parser(name, help=verbs[name].load().help if asked_for_help else None)
+        subparsers.add_parser(name, help=_help(verbs[name]) if asked_for_help else None)
     if not arguments:
         parser.print_help()
         return 2
     parser.parse_args(arguments)  # An unknown verb or option: prints the usage and exits.
     return 0
+
+
+def _help(entry: metadata.EntryPoint) -> str:
+    try:
+        command: Command = entry.load()
+    except ImportError as error:  # One broken verb leaves the others usable.
+        return f"cannot be loaded: {error}"
+    return command.help

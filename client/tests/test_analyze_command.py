@@ -1,0 +1,151 @@
+"""`mien analyze`: files in; a table, a JSON document or a picture out."""
+
+import json
+import re
+import subprocess
+import sys
+
+import matplotlib.cbook
+import numpy as np
+import pytest
+from mien_client import EMOTIONS, KEYPOINTS, _drawing
+from mien_client.cli import main
+from PIL import Image
+
+PORTRAIT = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+
+
+@pytest.fixture
+def face(backend, tmp_path):
+    """A file of 48x48 pixels that is Happy by far."""
+    image = backend.faces(1)[0]
+    image[0, :5] = [0, 0, 0, 255, 0]
+    Image.fromarray(image).save(tmp_path / "face.png")
+    return tmp_path / "face.png"
+
+
+def test_table(face, address, capsys):
+    assert main(["analyze", str(face), PORTRAIT, "--server", address]) == 0
+    told, errors = capsys.readouterr()
+    header, first, second, empty, summary = told.splitlines()
+    assert header.split() == ["FILE", "FACE", "EMOTION", "CONFIDENCE"]
+    assert first.split() == [str(face), "1", "Happy", "98.5%"]
+    assert second.split()[:2] == [PORTRAIT, "1"]
+    assert empty == ""
+    assert re.fullmatch(
+        rf"2 faces read by emotion version 1 and keypoints version 1 at {address} in \d+\.\d ms", summary
+    )
+    assert errors == ""
+
+
+def test_json(face, address, backend, capsys):
+    assert main(["analyze", str(face), PORTRAIT, "--server", address, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["server"] == address
+    assert document["versions"] == {"emotion": 1, "keypoints": 1}
+    assert document["seconds"] > 0
+    assert document["errors"] == []
+    first, second = document["faces"]
+    assert (first["file"], first["face"], first["emotion"]) == (str(face), 1, "Happy")
+    assert first["crop"] == {"left": 0, "top": 0, "side": 48}
+    assert list(first["probabilities"]) == list(EMOTIONS)
+    assert first["confidence"] == first["probabilities"]["Happy"]
+    expected = backend.values("keypoints", 1, np.asarray(Image.open(face))[None])[0]
+    assert list(first["keypoints"]) == list(KEYPOINTS)
+    np.testing.assert_allclose([point["crop"] for point in first["keypoints"].values()], expected, atol=1e-4)
+    np.testing.assert_allclose([point["picture"] for point in first["keypoints"].values()], expected, atol=1e-4)
+    crop, nose = second["crop"], second["keypoints"]["nose_tip"]
+    scale = crop["side"] / 48
+    assert nose["picture"][0] == pytest.approx((nose["crop"][0] + 0.5) * scale - 0.5 + crop["left"])
+    assert nose["picture"][1] == pytest.approx((nose["crop"][1] + 0.5) * scale - 0.5 + crop["top"])
+
+
+@pytest.mark.parametrize("faces", [1, 5])
+def test_picture(face, grpc_address, tmp_path, capsys, monkeypatch, faces):
+    monkeypatch.setattr(_drawing, "MOST_FACES", 4)
+    out = tmp_path / "out.png"
+    assert main(["analyze", *[str(face)] * faces, "--server", grpc_address, "--picture", str(out)]) == 0
+    picture = np.asarray(Image.open(out).convert("RGB")).astype(int)
+    bars = (np.abs(picture - [0xE4, 0x57, 0x2E]).max(axis=2) < 8).sum()
+    one_bar = bars / min(faces, 4)
+    assert 10_000 < one_bar < 30_000  # pixels, for a probability of nearly 1
+    assert ("shows the first 4 faces only" in capsys.readouterr().err) == (faces > 4)
+
+
+def test_a_name_that_is_no_formula_and_no_text(grpc_address, backend, tmp_path, capfdbinary):
+    name = str(tmp_path / "cost $x_{$ 顔 \udcff.png")
+    Image.fromarray(backend.faces(1)[0]).save(name)
+    assert main(["analyze", name, "--server", grpc_address, "--picture", str(tmp_path / "out.png")]) == 0
+    assert "cost $x_{$ 顔".encode() in capfdbinary.readouterr().out
+
+
+def test_one_bad_file_among_good_ones(face, address, tmp_path, capsys):
+    Image.new("L", (100, 100)).save(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("hello")
+    files = [tmp_path / "empty.png", face, tmp_path / "text.png", tmp_path / "nowhere.png"]
+    assert main(["analyze", *map(str, files), "--server", address]) == 1
+    told, errors = capsys.readouterr()
+    assert "1 face read" in told
+    assert errors.splitlines() == [
+        f"mien analyze: no face was found in {tmp_path / 'empty.png'}",
+        f"mien analyze: {tmp_path / 'text.png'} is no PNG or JPEG picture",
+        f"mien analyze: {tmp_path / 'nowhere.png'} cannot be read: No such file or directory",
+    ]
+
+
+def test_errors_are_in_the_json_too(face, address, tmp_path, capsys):
+    missing = str(tmp_path / "nowhere.png")
+    assert main(["analyze", missing, str(face), "--server", address, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["faces"]) == 1
+    assert document["errors"] == [{"file": missing, "error": f"{missing} cannot be read: No such file or directory"}]
+
+
+def test_nothing_to_ask_about(address, backend, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    missing = str(tmp_path / "nowhere.png")
+    assert main(["analyze", missing, "--server", address, "--picture", str(out)]) == 1
+    assert capsys.readouterr().out == ""
+    assert main(["analyze", missing, "--server", address, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["faces"] == []
+    assert backend.asked == []
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("server", ["localhost:1", "http://localhost:1"])
+def test_nobody_there(face, server, capsys):
+    assert main(["analyze", str(face), "--server", server]) == 1
+    told, errors = capsys.readouterr()
+    assert told == ""
+    assert errors.startswith(f"mien analyze: {server} is not available: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--server", "localhost"], "names no port"),
+        (["--timeout", "-1"], "is no timeout"),
+        (["--picture", "/no/such/folder/out.png"], "there is no folder /no/such/folder"),
+        (["--picture", "."], "cannot be written: Is a directory"),
+    ],
+)
+def test_options_that_cannot_be_meant(face, grpc_address, capsys, options, told):
+    assert main(["analyze", str(face), "--server", grpc_address, *options]) == 1
+    errors = capsys.readouterr().err
+    assert told in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", ["PIL", "cv2", "matplotlib"])
+def test_missing_packages_are_named_in_one_sentence(face, missing):
+    code = (
+        f"import sys\nsys.modules[{missing!r}] = None\n"
+        "from mien_client.cli import main\n"
+        f"raise SystemExit(main(['analyze', {str(face)!r}, '--picture', 'out.png']))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("mien analyze: ")
+    assert "pip install 'mien-client[pictures]'" in result.stderr
+    assert result.stderr.count("\n") == 1
