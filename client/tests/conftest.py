@@ -227,6 +227,10 @@ class RestFrontEnd(BaseHTTPRequestHandler):
         pass
 
 
+class RestServer(ThreadingHTTPServer):
+    request_queue_size = 128  # By default five, and the connections of many threads at once are reset.
+
+
 @pytest.fixture
 def failure():
     return Failure
@@ -248,9 +252,8 @@ def grpc_address(backend):
 
 @pytest.fixture
 def rest_address(backend):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), RestFrontEnd)
+    server = RestServer(("127.0.0.1", 0), RestFrontEnd)
     server.backend = backend
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"

@@ -152,7 +152,7 @@ class Client:
             time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
-        """Gives the connections back. Calls that are still running end with an `UnavailableError`."""
+        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer."""
         if not self._closed:
             self._closed = True
             self._transport.close()

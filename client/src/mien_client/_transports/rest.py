@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from concurrent import futures
+from concurrent.futures import Future
 from http import HTTPStatus, cookiejar
+from threading import Thread
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
@@ -24,10 +25,10 @@ from mien_client._transports import Answer, Deadline, Target, VersionStatus
 from mien_client._transports.failures import failure, unexpected
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
 
-# Two requests for each of sixteen callers that share a client. Threads and connections are made as they are needed.
+# Kept open, that is: two for each of sixteen callers that share a client. Beyond that they are made and closed again.
 _MAX_CONNECTIONS = 32
 _VERSION_KEPT_SECONDS = 1.0
-# A worker gives up by itself at the deadline unless the server sends a byte now and then; its caller does not wait.
+# A thread gives up by itself at the deadline, unless the server sends a byte now and then. Nobody waits for it then.
 _GRACE_SECONDS = 0.25
 
 _CODES: dict[int, str] = {
@@ -45,7 +46,7 @@ _CODES: dict[int, str] = {
 
 
 class RestTransport:
-    """A pool of connections, and of threads that wait on them, to one server."""
+    """A pool of connections to one server, and a thread for each answer that is waited for."""
 
     def __init__(self, address: str) -> None:
         if not _is_server(address):
@@ -55,24 +56,23 @@ class RestTransport:
         self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
         # A session that never stores a cookie has nothing that its threads could change under each other.
         self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
-        self._threads = futures.ThreadPoolExecutor(_MAX_CONNECTIONS, thread_name_prefix="mien-rest")
         self._versions: dict[Target, tuple[int, Deadline]] = {}
+        self._closed = False
 
     def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Callable[[], Answer]:
         """See `Transport.predict`."""
         deadline = Deadline(timeout)
-        try:
-            worker = self._threads.submit(self._predict, target, images, output, deadline)
-        except RuntimeError:  # The threads are shut down.
-            raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
+        if self._closed:
+            raise self._failure("CANCELLED", "the client was closed", target, deadline)
+        answer: Future[Answer] = Future()
+        # Not a pool's threads: those would keep a program that wants to end, on Ctrl-C say, until the server answers.
+        Thread(target=_fulfil, args=(answer, self._predict, target, images, output, deadline), daemon=True).start()
 
         def wait() -> Answer:
             try:
-                return worker.result(deadline.remaining() + _GRACE_SECONDS)
+                return answer.result(deadline.remaining() + _GRACE_SECONDS)
             except TimeoutError:
                 raise self._failure("DEADLINE_EXCEEDED", "", target, deadline) from None
-            except futures.CancelledError:
-                raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
 
         return wait
 
@@ -94,7 +94,7 @@ class RestTransport:
 
     def close(self) -> None:
         """See `Transport.close`."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
         self._session.close()
 
     def _predict(self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline) -> Answer:
@@ -153,6 +153,13 @@ class RestTransport:
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
+
+
+def _fulfil(future: Future[Answer], function: Callable[..., Answer], *arguments: Any) -> None:
+    try:
+        future.set_result(function(*arguments))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def predict_body(images: NDArray[np.uint8]) -> bytes:
