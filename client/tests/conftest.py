@@ -125,7 +125,8 @@ class GrpcFrontEnd(grpc.GenericRpcHandler):
         version, values = self.backend.predict(*self.selection(request.model_spec), images)
         response = protos.PredictResponse()
         response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = version
+        if version is not None:
+            response.model_spec.version.value = version
         response.model_spec.signature_name = "serving_default"
         if values is None:
             return response

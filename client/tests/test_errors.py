@@ -227,6 +227,16 @@ def test_grpc_numbers_of_another_type(grpc_address, backend):
         assert "of type DT_DOUBLE, not DT_FLOAT" in str(error_of(client, backend.faces(1)))
 
 
+@pytest.mark.parametrize(("version", "told"), [(5, "comes from version 5"), (None, "does not name its version")])
+def test_an_answer_of_a_version_that_was_not_asked(grpc_address, backend, monkeypatch, version, told):
+    monkeypatch.setattr(backend, "find", lambda *selection: 1)
+    monkeypatch.setattr(backend, "predict", lambda *request: (version, backend.values(request[0], 1, request[3])))
+    with Client(grpc_address, emotion_version=1, keypoint_version=1) as client:
+        error = error_of(client, backend.faces(1))
+    assert type(error) is UnexpectedResponseError
+    assert told in str(error)
+
+
 def test_when_one_model_fails_the_call_raises_after_the_other_has_ended(client, backend, failure):
     backend.failures["emotion"] = failure("INTERNAL", "broken")
     backend.delays["keypoints"] = 0.3
