@@ -229,7 +229,6 @@ def test_grpc_numbers_of_another_type(grpc_address, backend):
 
 @pytest.mark.parametrize(("version", "told"), [(5, "comes from version 5"), (None, "does not name its version")])
 def test_an_answer_of_a_version_that_was_not_asked(grpc_address, backend, monkeypatch, version, told):
-    monkeypatch.setattr(backend, "find", lambda *selection: 1)
     monkeypatch.setattr(backend, "predict", lambda *request: (version, backend.values(request[0], 1, request[3])))
     with Client(grpc_address, emotion_version=1, keypoint_version=1) as client:
         error = error_of(client, backend.faces(1))
