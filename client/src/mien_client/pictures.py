@@ -35,10 +35,12 @@ except (ImportError, AttributeError) as error:
         "pip install 'mien-client[pictures]'"
     ) from error
 
-# How much of a picture the models expect around a face. The cascade's box is a square; the crop is the square whose
-# side is FACE_CROP_SCALE times the box's and whose centre lies FACE_CROP_DOWN of the box's sides below the box's.
-FACE_CROP_SCALE = 1.0
-FACE_CROP_DOWN = 0.0
+# How much of a picture the models expect around a face: the square whose side is FACE_CROP_SCALE times that of the
+# cascade's box, and whose centre lies FACE_CROP_DOWN of the box's sides below the box's. Measured with this cascade on
+# the pictures that the models were trained on: in the middle one of 557 emotion faces the box's side is 0.99 of the
+# picture's and its centre that of the picture; in the middle one of 559 key point faces, 0.94, and 0.02 above it.
+FACE_CROP_SCALE = 1.03
+FACE_CROP_DOWN = 0.01
 
 # The cascade sees a face only with some room around it. In pictures cut close, repeating the border gives it that.
 _DETECTION_MARGIN = 0.15
