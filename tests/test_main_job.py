@@ -1,6 +1,9 @@
 """From the shipped weights to merged answers, across the three distributions."""
 
+import base64
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +17,8 @@ from mien_client import EMOTIONS, Client
 from mien_client.pictures import find_faces, read_picture
 
 ROOT = Path(__file__).parent.parent
-PORTRAIT = ROOT / "examples" / "portrait.jpg"
+README = ROOT / "README.md"
+PORTRAIT = ROOT / "examples" / "astronaut.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +84,28 @@ def test_the_stock_client_works_unchanged(server, faces):
     assert response.model_spec.version.value == 1
 
 
-def test_a_picture_can_be_posted_as_it_is(server):
-    """The third signature, for curl: any PNG or JPEG, base64-encoded."""
-    import base64
+def readme_block(start):
+    """The code block of README.md that begins with some text."""
+    [block] = [block for block in re.findall(r"```\w*\n(.*?)```", README.read_text(), re.S) if block.startswith(start)]
+    return block
 
+
+def test_the_readmes_client_example_runs(server, faces, capsys):
+    code = readme_block("from mien_client").replace("localhost:8500", server.grpc)
+    exec(code, {"images": faces})
+    assert capsys.readouterr().out.splitlines()[0].startswith("Happy 0.")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_readmes_curl_example_runs(server):
+    code = readme_block("face=$(base64").replace("http://localhost:8501", server.rest)
+    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    [prediction] = json.loads(done.stdout)["predictions"]
+    assert prediction["label"] == "Happy"
+
+
+def test_a_picture_can_be_posted_as_it_is(server):
+    """The third signature: any PNG or JPEG, base64-encoded."""
     body = {
         "signature_name": "serving_encoded",
         "instances": [{"b64": base64.b64encode(PORTRAIT.read_bytes()).decode()}],
@@ -161,8 +183,6 @@ def test_a_running_server_is_evaluated_as_its_weights_are(server, mien, tmp_path
 
 def test_the_demo(published, tmp_path):
     """The script behind `make demo`, on a copy of the files that it uses."""
-    import shutil
-
     for name in ("examples", "models.config"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     shutil.copytree(published, tmp_path / "models")
