@@ -122,6 +122,12 @@ class TestMistakesAreOneSentence:
             (["train", "emotion", "--data", "nothing.csv", "--out", "x"], "nothing.csv: cannot be read: No such file"),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--epochs", "0"], "must be above zero"),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--groups", "y"], "--groups is for key points"),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--learning-rate", "nan"], "must be above zero"),
+            (["train", "emotion", "--data", "{data}", "--out", "{data}/x"], "cannot be written: Not a directory"),
+            (
+                ["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--out", "{data}/x"],
+                "cannot be written: Not a directory",
+            ),
             (["evaluate", "emotion", "--run", "x", "--data", "{data}"], "x is no run"),
             (["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--limit", "0"], "--limit must be"),
             (
@@ -134,8 +140,8 @@ class TestMistakesAreOneSentence:
         ],
     )
     def test_on_standard_error(self, mien, emotion_csv, finished_runs, arguments, sentence):
-        values = {"{data}": emotion_csv, "{run}": finished_runs["emotion"]}
-        status, _, err = mien(*[values.get(argument, argument) for argument in arguments])
+        run = finished_runs["emotion"]
+        status, _, err = mien(*[argument.format(data=emotion_csv, run=run) for argument in arguments])
         assert status == 1
         last = err.strip().splitlines()[-1]
         assert last.startswith(f"mien {arguments[0]}: ")

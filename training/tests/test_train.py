@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -114,6 +115,14 @@ def test_other_arguments_do_not_continue_a_run(tiny, finished_runs, emotion_spli
         Trainer("emotion", emotion_split, tiny["emotion"], folder, {"file": "other"}, "float32")
     with pytest.raises(RunError, match="another model and config"):
         Trainer("keypoints", keypoint_split, tiny["keypoints"], folder, SOURCE, "float32")
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.npz"])
+def test_a_damaged_run_is_named(tmp_path, tiny, finished_runs, emotion_split, name):
+    folder = shutil.copytree(finished_runs["emotion"], tmp_path / "run")
+    (folder / name).write_bytes(b"PK nonsense")
+    with pytest.raises(RunError, match=f"{name} is damaged"):
+        Trainer("emotion", emotion_split, tiny["emotion"], folder, SOURCE, "float32")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny, emotion_split):

@@ -1,6 +1,7 @@
 """The verbs ``train``, ``evaluate`` and ``export``: their arguments, and what they print."""
 
 import argparse
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config = CONFIGS[arguments.model]
     config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
-    if min(config.epochs, config.batch_size, config.learning_rate) <= 0 or config.seed < 0:
+    positive = (config.epochs, config.batch_size, config.learning_rate)
+    if not all(0 < value < math.inf for value in positive) or config.seed < 0:
         raise CommandError("--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it.")
     try:
         split = _read_split(arguments, config)
@@ -65,6 +67,8 @@ def _train(arguments: argparse.Namespace) -> int:
         trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision)
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
+    except OSError as error:
+        raise _unwritable(arguments.out, error) from None
     if trainer.step:
         print(f"Continuing {arguments.out} after step {trainer.step:,} of {trainer.total_steps:,}.")
     print(
@@ -76,6 +80,8 @@ def _train(arguments: argparse.Namespace) -> int:
     except train.Interrupted:
         print(f"Interrupted after step {trainer.step:,} of {trainer.total_steps:,}; the same command continues.")
         return INTERRUPTED
+    except OSError as error:
+        raise _unwritable(arguments.out, error) from None
     measured = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
     print(f"Kept epoch {result['best_epoch']}: {measured}. See {arguments.out}/metrics.json and curves.png.")
     return 0
@@ -113,6 +119,10 @@ def _read_keypoints(arguments: argparse.Namespace) -> tuple[Any, Any]:
     data = kaggle.read_keypoints(arguments.data, skip_bad_rows=arguments.skip_bad_rows)
     _list_skipped(data.skipped)
     return data, kaggle.read_groups(arguments.groups, data.rows) if arguments.groups else None
+
+
+def _unwritable(folder: Path, error: OSError) -> CommandError:
+    return CommandError(f"{folder} cannot be written: {error.strerror or error}")
 
 
 def _list_skipped(skipped: list[str]) -> None:
@@ -162,10 +172,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if run:
             from mien_training.train import inference, predict
 
-            answers, name = (
-                predict(inference(run.load()), faces.images),
-                "shipped weights" if arguments.pretrained else str(run.folder),
-            )
+            answers = predict(inference(run.load()), faces.images)
+            name = "shipped weights" if arguments.pretrained else str(run.folder)
         else:
             with Progress(console=Console(stderr=True)) as progress:
                 bar = progress.add_task("Asking the server", total=len(faces))
@@ -180,7 +188,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for table in evaluation.tables:
         _print_table(table)
     if arguments.out:
-        evaluation.write(arguments.out, f"Mien {arguments.model}: {name}", facts)
+        try:
+            evaluation.write(arguments.out, f"Mien {arguments.model}: {name}", facts)
+        except OSError as error:
+            raise _unwritable(arguments.out, error) from None
         print(f"Wrote {arguments.out}/report.html, metrics.json and pictures.")
     return 0
 
@@ -233,12 +244,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from mien_training import export, runs
 
     try:
-        chosen = (
-            [runs.open_pretrained(model) for model in MODELS]
-            if arguments.pretrained
-            else [runs.open_run(arguments.run)]
-        )
-        for run in chosen:
+        for run in map(runs.open_pretrained, MODELS) if arguments.pretrained else [runs.open_run(arguments.run)]:
             version = export.export(run, arguments.repository, print)
             print(f"{run.model}: published {version}")
     except (runs.RunError, export.ExportError) as error:

@@ -14,6 +14,7 @@ import io
 import json
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -189,7 +190,10 @@ class Trainer:
     def _open_run(self, run: dict[str, Any]) -> None:
         path, checkpoint = self.out / "run.json", self.out / "checkpoint.npz"
         if path.exists():
-            before = json.loads(path.read_text())
+            try:
+                before = json.loads(path.read_text())
+            except ValueError as error:
+                raise RunError(f"{path} is damaged ({error}); name another folder with --out.") from None
             changed = [key for key in run if json.loads(json.dumps(run[key])) != before.get(key)]
             if changed:
                 raise RunError(
@@ -199,10 +203,16 @@ class Trainer:
         elif self.out.exists() and any(self.out.iterdir()):
             raise RunError(f"{self.out} is not empty and holds no run; name another folder with --out.")
         if checkpoint.exists():
-            with np.load(checkpoint) as arrays:
-                state = json.loads(str(arrays["state"]))
-                for index, variable in enumerate(self._variables()):
-                    variable.assign(arrays[str(index)])
+            try:
+                with np.load(checkpoint) as arrays:
+                    state = json.loads(str(arrays["state"]))
+                    for index, variable in enumerate(self._variables()):
+                        variable.assign(arrays[str(index)])
+            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise RunError(
+                    f"{checkpoint} is damaged, or from another version of Mien ({error}); "
+                    "name another folder with --out to start anew."
+                ) from None
             self.step, self.seconds = state["step"], state["seconds"]
             self.losses, self.history = state["losses"], state["history"]
         self.out.mkdir(parents=True, exist_ok=True)
