@@ -31,6 +31,7 @@ class Backend:
         self.labels = {}
         self.states = {}  # (model, version) -> (state, error message), for versions that are not AVAILABLE
         self.failures = {}  # model -> Failure
+        self.hiccups = {}  # model -> the Failures of its next requests, each once
         self.delays = {}  # model -> seconds before the answer
         self.distortions = {}  # model -> what becomes of its output
         self.before_answer = lambda model, version: None
@@ -71,6 +72,8 @@ class Backend:
         self.asked.append((model, version, len(images)))
         version = self.find(model, version, label)
         time.sleep(self.delays.get(model, 0))
+        if self.hiccups.get(model):
+            raise self.hiccups[model].pop(0)
         if model in self.failures:
             raise self.failures[model]
         values = self.values(model, version, images)

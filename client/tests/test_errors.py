@@ -173,6 +173,9 @@ def test_another_web_server(reply, raw_server, backend):
     def serve(connection):
         connection.recv(65536)
         connection.sendall(reply)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):  # What is unread when it is closed makes a reset of the answer.
+            pass
         connection.close()
 
     with Client(f"http://127.0.0.1:{raw_server(serve)}", timeout=5) as client:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections import deque
 from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis
+from mien_client._calls import Call
 from mien_client._exceptions import (
     ConfigurationError,
     DeadlineExceededError,
@@ -23,13 +25,16 @@ from mien_client._exceptions import (
 )
 from mien_client._images import as_images
 from mien_client._merging import Half, Request, merge, nothing
-from mien_client._transports import Answer, Deadline, Target, Transport, VersionStatus, open_transport
+from mien_client._retries import MAX_ATTEMPTS, Retries
+from mien_client._transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
 
 DEFAULT_TIMEOUT = 30.0
-"""Seconds that a request may take."""
+"""Seconds that a call may take."""
 
 _POLL_SECONDS = 0.1
+
+_T = TypeVar("_T")
 
 
 class Client:
@@ -39,7 +44,9 @@ class Client:
 
     Args:
         address: ``"localhost:8500"`` for gRPC, ``"http://localhost:8501"`` for REST.
-        timeout: Seconds a request may take. A call with more than 256 faces makes one request for every 256.
+        timeout: Seconds a call may take, with all its requests and whatever of them is sent again.
+        max_attempts: How often a request is sent at most. It is sent again, after a pause, if the server could not be
+            reached, was too busy, or went away while it answered; 1 is for callers who would rather do that themselves.
         emotion_model: The served name of the emotion model.
         keypoint_model: The served name of the key point model.
         emotion_version: Which version of it: a number, a label such as ``"stable"``, or None for the latest.
@@ -59,6 +66,7 @@ class Client:
         address: str,
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        max_attempts: int = MAX_ATTEMPTS,
         emotion_model: str = EMOTION_MODEL,
         keypoint_model: str = KEYPOINT_MODEL,
         emotion_version: int | str | None = None,
@@ -67,6 +75,7 @@ class Client:
         self._timeout = _checked_timeout(timeout)
         self._emotion = _target(emotion_model, emotion_version)
         self._keypoint = _target(keypoint_model, keypoint_version)
+        self._retries = Retries(_checked_attempts(max_attempts))
         self._transport: Transport = open_transport(address)
         self._closed = False
 
@@ -84,7 +93,7 @@ class Client:
             images: uint8, (48, 48) for one face or (N, 48, 48) or (N, 48, 48, 1) for many; 0 is black, 255 white.
             emotion_version: A version number or label for this call, instead of the client's.
             keypoint_version: The same for the key point model.
-            timeout: Seconds that a request of this call may take, instead of the client's.
+            timeout: Seconds that this call may take, instead of the client's.
 
         Returns:
             One `Face` for each image, in their order; a sequence for one image too. All faces of a call are answered
@@ -96,7 +105,7 @@ class Client:
         """
         transport = self._open()
         faces = as_images(images)
-        seconds = self._timeout if timeout is None else _checked_timeout(timeout)
+        deadline = Deadline(self._timeout if timeout is None else _checked_timeout(timeout))
         emotion = self._emotion if emotion_version is None else _target(self._emotion.model, emotion_version)
         keypoint = self._keypoint if keypoint_version is None else _target(self._keypoint.model, keypoint_version)
         if not len(faces):
@@ -105,7 +114,7 @@ class Client:
             Half(emotion, PROBABILITIES_OUTPUT, len(faces), transport.endpoint),
             Half(keypoint, KEYPOINTS_OUTPUT, len(faces), transport.endpoint),
         ]
-        _ask(transport, halves, faces, seconds)
+        _run(Call(halves, transport.endpoint, deadline, self._retries), transport, faces)
         return merge(halves)
 
     def status(self) -> dict[str, tuple[VersionStatus, ...]]:
@@ -120,7 +129,8 @@ class Client:
         """
         transport = self._open()
         models = (self._emotion.model, self._keypoint.model)
-        return {model: transport.status(model, self._timeout) for model in models}
+        deadline = Deadline(self._timeout)
+        return {model: self._again(partial(transport.status, model, deadline), deadline) for model in models}
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Waits until the server answers for both models, in the versions that this client asks for.
@@ -155,6 +165,7 @@ class Client:
         """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer."""
         if not self._closed:
             self._closed = True
+            self._retries.close()
             self._transport.close()
 
     def __enter__(self) -> Self:
@@ -173,14 +184,27 @@ class Client:
             raise RuntimeError("this client is closed: make a new one")
         return self._transport
 
+    def _again(self, ask: Callable[[], _T], deadline: Deadline) -> _T:
+        """Asks until there is an answer, or a failure that is no reason to ask again."""
+        attempts = 0
+        while True:
+            try:
+                return ask()
+            except MienError as error:
+                error.attempts = attempts = attempts + 1
+                pause = self._retries.pause(attempts, error, deadline.remaining())
+                if pause is None:
+                    raise
+            time.sleep(pause)
+
     def _missing(self, transport: Transport, target: Target, deadline: Deadline) -> str:
         """Returns why ``target`` cannot be asked now, or an empty text if it can."""
         seconds = max(_POLL_SECONDS, min(self._timeout, deadline.remaining()))
         try:
-            transport.resolve(target, seconds)
+            transport.resolve(target, Deadline(seconds))
         except NotServedError as error:
             try:
-                versions = transport.status(target.model, seconds)
+                versions = transport.status(target.model, Deadline(seconds))
             except MienError:
                 return str(error)
             states = (f"version {v.version} is {v.state}{v.error and f' ({v.error})'}" for v in versions)
@@ -190,25 +214,29 @@ class Client:
         return ""
 
 
-def _ask(transport: Transport, halves: list[Half], faces: NDArray[np.uint8], timeout: float) -> None:
-    """Sends what the halves want to know until both have ended."""
-    in_flight: deque[tuple[Request, Callable[[], Answer]]] = deque()
-    while True:
-        for half in halves:
-            # When one half has failed the call will, so the other only waits for the answers that are on their way.
-            while not any(half.error for half in halves) and (request := half.next_request()):
+def _run(call: Call, transport: Transport, faces: NDArray[np.uint8]) -> None:
+    """Sends what a call asks for until it has ended."""
+    ended: SimpleQueue[Request] = SimpleQueue()
+    pending: dict[Request, Pending] = {}
+    try:
+        while not call.ended:
+            for request in call.due():
+                images, notify = faces[request.faces], partial(ended.put, request)
                 try:
-                    wait = transport.predict(request.target, faces[request.faces], request.output, timeout)
-                    in_flight.append((request, wait))
+                    pending[request] = transport.predict(request.target, images, request.output, call.deadline, notify)
                 except MienError as error:
-                    half.failed(request, error)
-        if not in_flight:
-            return
-        request, wait = in_flight.popleft()
-        try:
-            request.half.answered(request, wait())
-        except MienError as error:
-            request.half.failed(request, error)
+                    call.failed(request, error)
+            try:
+                request = ended.get(timeout=call.pause())
+            except Empty:
+                continue
+            try:
+                call.answered(request, pending.pop(request).result())
+            except MienError as error:
+                call.failed(request, error)
+    finally:
+        for unanswered in pending.values():
+            unanswered.cancel()
 
 
 def _target(model: str, version: int | str | None) -> Target:
@@ -231,3 +259,9 @@ def _checked_timeout(timeout: float) -> float:
     if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
         raise ConfigurationError(f"{timeout!r} is no timeout: say a number of seconds above 0")
     return float(timeout)
+
+
+def _checked_attempts(attempts: int) -> int:
+    if not isinstance(attempts, int) or attempts < 1:
+        raise ConfigurationError(f"{attempts!r} is no number of attempts: say a whole number above 0")
+    return attempts

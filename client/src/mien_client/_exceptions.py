@@ -32,6 +32,7 @@ class MienError(Exception):
         model: The name of the model that was asked.
         version: The version that was asked for, if one was.
         label: The version label that was asked for, if one was.
+        attempts: How often the request that failed was sent; 0 if none was.
         retryable: Whether the same call may well succeed a moment later.
     """
 
@@ -51,6 +52,7 @@ class MienError(Exception):
         self.model = model
         self.version = version
         self.label = label
+        self.attempts = 0
 
 
 class InvalidImageError(MienError, ValueError):

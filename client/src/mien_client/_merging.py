@@ -27,15 +27,16 @@ _MAX_RESTARTS = 5
 _SHAPES = {PROBABILITIES_OUTPUT: (len(EMOTIONS),), KEYPOINTS_OUTPUT: (len(KEYPOINTS), 2)}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Request:
-    """One request to one model: the faces of one chunk."""
+    """One request to one model: the faces of one chunk. ``attempts`` counts how often it was sent."""
 
     half: Half
     target: Target
     output: str
     faces: slice
-    attempt: int
+    start: int
+    attempts: int = 0
 
 
 class Half:
@@ -58,7 +59,7 @@ class Half:
         self._output = output
         self._chunks = [slice(start, min(start + CHUNK_FACES, faces)) for start in range(0, faces, CHUNK_FACES)]
         self._endpoint = endpoint
-        self._attempt = 0
+        self._restarts = 0
         self._in_flight = 0
         self._start()
 
@@ -78,20 +79,26 @@ class Half:
         """The answers to all requests, in the order of the faces."""
         return np.concatenate([self._values[chunk.start] for chunk in self._chunks])
 
-    def next_request(self) -> Request | None:
-        """Returns a request to send now, or None if there is none before another answer has come."""
+    def has_next(self) -> bool:
+        """Whether there is a request to send now. If not, there may be one after another answer has come."""
         settled = self._next == 0 or self._pinned.version is not None
-        if self.error or not settled or self._next == len(self._chunks) or self._in_flight == CHUNKS_IN_FLIGHT:
-            return None
-        request = Request(self, self._pinned, self._output, self._chunks[self._next], self._attempt)
+        return not self.error and settled and self._next < len(self._chunks) and self._in_flight < CHUNKS_IN_FLIGHT
+
+    def next_request(self) -> Request:
+        """Returns the request to send now."""
+        request = Request(self, self._pinned, self._output, self._chunks[self._next], self._restarts)
         self._next += 1
         self._in_flight += 1
         return request
 
+    def wants(self, request: Request) -> bool:
+        """Whether an answer to ``request`` is still of use: the half has not started again since, nor failed."""
+        return request.start == self._restarts and not self.error
+
     def answered(self, request: Request, answer: Answer) -> None:
         """Takes the answer to one of the requests."""
         self._in_flight -= 1
-        if request.attempt != self._attempt:
+        if not self.wants(request):
             return
         if problem := self._problem(request, answer):
             self.error = UnexpectedResponseError(
@@ -108,11 +115,11 @@ class Half:
     def failed(self, request: Request, error: MienError) -> None:
         """Takes the failure of one of the requests."""
         self._in_flight -= 1
-        if request.attempt != self._attempt:
+        if not self.wants(request):
             return
         vanished = isinstance(error, VersionNotFoundError) and error.version is not None and self.target.version is None
-        if vanished and self._attempt < _MAX_RESTARTS:
-            self._attempt += 1
+        if vanished and self._restarts < _MAX_RESTARTS:
+            self._restarts += 1
             self._start()
         else:
             self.error = error

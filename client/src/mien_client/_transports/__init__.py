@@ -61,39 +61,51 @@ class VersionStatus:
 
 
 class Deadline:
-    """A moment ``timeout`` seconds from now."""
+    """A ``moment``, by the monotonic clock, ``timeout`` seconds from now."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self._moment = time.monotonic() + timeout
+        self.moment = time.monotonic() + timeout
 
     def remaining(self) -> float:
         """Returns the seconds until then, at least 0."""
-        return max(0.0, self._moment - time.monotonic())
+        return max(0.0, self.moment - time.monotonic())
+
+
+class Pending(Protocol):
+    """A predict request that was sent."""
+
+    def result(self) -> Answer:
+        """Returns the answer. To be called once the request has ended.
+
+        Raises:
+            MienError: If it failed. A `VersionNotFoundError` with a version that the request did not name says that
+                this version has gone since the transport found out that it is the right one.
+        """
+
+    def cancel(self) -> object:
+        """Ends the request if that is possible; nobody wants its answer any more."""
 
 
 class Transport(Protocol):
-    """Asks one server. Any thread may use it."""
+    """Asks one server. Any thread may use it. Requests end at their deadline, or soon after."""
 
     @property
     def endpoint(self) -> str:
         """The server's address, fit to be shown."""
 
-    def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Callable[[], Answer]:
-        """Sends ``images``, uint8 [n, 48, 48], to a model.
+    def predict(
+        self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
+    ) -> Pending:
+        """Sends ``images``, uint8 [n, 48, 48], to a model, and calls ``ended``, from any thread, when that is over.
 
-        Returns:
-            A function that waits for the answer. Its numbers can be any, in any shape.
-
-        Raises:
-            MienError: At once or by that function. If it is a `VersionNotFoundError` with a version that ``target``
-                did not name, that version has gone since the transport found out that it is the right one: ask again.
+        The numbers of the answer can be any, in any shape.
         """
 
-    def resolve(self, target: Target, timeout: float) -> int:
+    def resolve(self, target: Target, deadline: Deadline) -> int:
         """Returns the version that would answer ``target`` now."""
 
-    def status(self, model: str, timeout: float) -> tuple[VersionStatus, ...]:
+    def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
         """Returns the states of all versions of a model, the highest version first."""
 
     def close(self) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client import protos
 from mien_client._exceptions import ConfigurationError, MienError
-from mien_client._transports import Answer, Target, VersionStatus
-from mien_client._transports.failures import failure, unexpected
-from mien_client.contract import IMAGES_INPUT, SIGNATURE_DEFAULT
+from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
+from mien_client._transports.failures import failure
+from mien_client._transports.grpc_messages import (
+    answering_version,
+    metadata_request,
+    predict_request,
+    read_answer,
+    signature,
+    status_request,
+    version_statuses,
+)
 
 _MESSAGE_LIMIT = 64 * 2**20
 _OPTIONS = [
@@ -38,113 +45,62 @@ class GrpcTransport:
         self._metadata = self._method("PredictionService", "GetModelMetadata")
         self._status = self._method("ModelService", "GetModelStatus")
 
-    def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Callable[[], Answer]:
+    def predict(
+        self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
+    ) -> Pending:
         """See `Transport.predict`."""
-        call = self._send(self._predict, predict_request(target, images, output), target, timeout)
+        call = self._send(self._predict, predict_request(target, images, output), target, deadline)
+        call.add_done_callback(lambda _: ended())
+        return _Pending(self, call, target, output, deadline)
 
-        def wait() -> Answer:
-            response = self._result(call, target, timeout)
-            if output not in response.outputs:
-                raise unexpected(f"lacks the output {output!r}", endpoint=self.endpoint, target=target)
-            try:
-                values = to_array(response.outputs[output])
-            except ValueError as error:
-                raise unexpected(f"has an output {output!r} {error}", endpoint=self.endpoint, target=target) from None
-            return Answer(values, self._version(response, target))
-
-        return wait
-
-    def resolve(self, target: Target, timeout: float) -> int:
+    def resolve(self, target: Target, deadline: Deadline) -> int:
         """See `Transport.resolve`."""
-        request = protos.GetModelMetadataRequest(model_spec=_model_spec(target), metadata_field=["signature_def"])
-        return self._version(self._ask(self._metadata, request, target, timeout), target)
+        request = metadata_request(target)
+        return answering_version(self._ask(self._metadata, request, target, deadline), self.endpoint, target)
 
-    def status(self, model: str, timeout: float) -> tuple[VersionStatus, ...]:
+    def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
         """See `Transport.status`."""
         target = Target(model)
-        request = protos.GetModelStatusRequest(model_spec=_model_spec(target))
-        response = self._ask(self._status, request, target, timeout)
-        return tuple(
-            VersionStatus(entry.version, protos.ModelVersionStatus.State.Name(entry.state), entry.status.error_message)
-            for entry in response.model_version_status
-        )
+        return version_statuses(self._ask(self._status, status_request(model), target, deadline))
 
     def close(self) -> None:
         """See `Transport.close`."""
         self._channel.close()
 
-    def _method(self, service: str, name: str) -> Any:
-        method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").methods_by_name[name]
-        return self._channel.unary_unary(
-            f"/{method.containing_service.full_name}/{name}",
-            request_serializer=getattr(protos, method.input_type.name).SerializeToString,
-            response_deserializer=getattr(protos, method.output_type.name).FromString,
-        )
-
-    def _send(self, method: Any, request: Any, target: Target, timeout: float) -> Any:
-        try:
-            return method.future(request, timeout=timeout)
-        except ValueError:  # The channel is closed.
-            raise self._failure(grpc.StatusCode.CANCELLED, "the client was closed", target, timeout) from None
-
-    def _result(self, call: Any, target: Target, timeout: float) -> Any:
+    def result(self, call: Any, target: Target, deadline: Deadline) -> Any:
+        """Waits for the response of a call."""
         try:
             return call.result()
         except (grpc.RpcError, grpc.FutureCancelledError):
-            raise self._failure(call.code(), call.details(), target, timeout) from None
+            raise self._failure(call.code(), call.details(), target, deadline) from None
 
-    def _ask(self, method: Any, request: Any, target: Target, timeout: float) -> Any:
-        return self._result(self._send(method, request, target, timeout), target, timeout)
+    def _method(self, service: str, name: str) -> Any:
+        return self._channel.unary_unary(*signature(service, name))
 
-    def _failure(self, code: grpc.StatusCode, details: str | None, target: Target, timeout: float) -> MienError:
-        return failure(code.name, details or "", endpoint=self.endpoint, target=target, timeout=timeout)
+    def _send(self, method: Any, request: Any, target: Target, deadline: Deadline) -> Any:
+        try:
+            return method.future(request, timeout=deadline.remaining())
+        except ValueError:  # The channel is closed.
+            raise self._failure(grpc.StatusCode.CANCELLED, "the client was closed", target, deadline) from None
 
-    def _version(self, response: Any, target: Target) -> int:
-        if not response.model_spec.HasField("version"):
-            raise unexpected("does not name its version", endpoint=self.endpoint, target=target)
-        return int(response.model_spec.version.value)
+    def _ask(self, method: Any, request: Any, target: Target, deadline: Deadline) -> Any:
+        return self.result(self._send(method, request, target, deadline), target, deadline)
 
-
-def predict_request(target: Target, images: NDArray[np.uint8], output: str) -> Any:
-    """Returns the ``PredictRequest`` that asks ``target`` for one output of ``images``, uint8 [n, 48, 48]."""
-    request = protos.PredictRequest(model_spec=_model_spec(target), output_filter=[output])
-    request.model_spec.signature_name = SIGNATURE_DEFAULT
-    tensor = request.inputs[IMAGES_INPUT]
-    tensor.dtype = protos.DataType.DT_UINT8
-    for size in images.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    tensor.tensor_content = images.tobytes()
-    return request
+    def _failure(self, code: grpc.StatusCode, details: str | None, target: Target, deadline: Deadline) -> MienError:
+        return failure(code.name, details or "", endpoint=self.endpoint, target=target, timeout=deadline.timeout)
 
 
-def to_array(tensor: Any) -> NDArray[np.float32]:
-    """Returns the numbers of a float ``TensorProto``, whose values are packed or in a typed field.
+@dataclass(frozen=True)
+class _Pending:
+    transport: GrpcTransport
+    call: Any
+    target: Target
+    output: str
+    deadline: Deadline
 
-    Raises:
-        ValueError: With a clause that says what is wrong with the tensor.
-    """
-    if tensor.dtype != protos.DataType.DT_FLOAT:
-        names = protos.DataType.DESCRIPTOR.values_by_number
-        raise ValueError(f"of type {names[tensor.dtype].name if tensor.dtype in names else tensor.dtype}, not DT_FLOAT")
-    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    size = math.prod(shape)
-    values: NDArray[np.float32]
-    if tensor.tensor_content:
-        whole = len(tensor.tensor_content) // 4 * 4
-        values = np.frombuffer(tensor.tensor_content[:whole], "<f4").astype(np.float32)
-    else:
-        values = np.fromiter(tensor.float_val, np.float32, len(tensor.float_val))
-        if 0 < values.size < size:  # The last value of a typed field stands for all that follow.
-            values = np.pad(values, (0, size - values.size), mode="edge")
-    if values.size != size or len(tensor.tensor_content) % 4:
-        raise ValueError(f"whose values do not fill its shape {shape}")
-    return values.reshape(shape)
+    def result(self) -> Answer:
+        response = self.transport.result(self.call, self.target, self.deadline)
+        return read_answer(response, self.output, self.transport.endpoint, self.target)
 
-
-def _model_spec(target: Target) -> Any:
-    spec = protos.ModelSpec(name=target.model)
-    if target.version is not None:
-        spec.version.value = target.version
-    elif target.label is not None:
-        spec.version_label = target.label
-    return spec
+    def cancel(self) -> None:
+        self.call.cancel()

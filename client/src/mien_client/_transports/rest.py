@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 
 from mien_client._exceptions import ConfigurationError, MienError, NotServedError
-from mien_client._transports import Answer, Deadline, Target, VersionStatus
+from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
 from mien_client._transports.failures import failure, unexpected
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
 
 # Kept open, that is: two for each of sixteen callers that share a client. Beyond that they are made and closed again.
 _MAX_CONNECTIONS = 32
 _VERSION_KEPT_SECONDS = 1.0
-# A thread gives up by itself at the deadline, unless the server sends a byte now and then. Nobody waits for it then.
-_GRACE_SECONDS = 0.25
 
 _CODES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
@@ -59,31 +57,30 @@ class RestTransport:
         self._versions: dict[Target, tuple[int, Deadline]] = {}
         self._closed = False
 
-    def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Callable[[], Answer]:
+    def predict(
+        self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
+    ) -> Pending:
         """See `Transport.predict`."""
-        deadline = Deadline(timeout)
         if self._closed:
             raise self._failure("CANCELLED", "the client was closed", target, deadline)
         answer: Future[Answer] = Future()
+        answer.add_done_callback(lambda _: ended())
         # Not a pool's threads: those would keep a program that wants to end, on Ctrl-C say, until the server answers.
         Thread(target=_fulfil, args=(answer, self._predict, target, images, output, deadline), daemon=True).start()
+        return answer
 
-        def wait() -> Answer:
-            try:
-                return answer.result(deadline.remaining() + _GRACE_SECONDS)
-            except TimeoutError:
-                raise self._failure("DEADLINE_EXCEEDED", "", target, deadline) from None
-
-        return wait
-
-    def resolve(self, target: Target, timeout: float) -> int:
+    def resolve(self, target: Target, deadline: Deadline) -> int:
         """See `Transport.resolve`."""
-        return self._resolve(target, Deadline(timeout))
+        document = self._request("GET", f"{_path(target)}/metadata", None, target, deadline)
+        try:
+            return int(document["model_spec"]["version"])
+        except (KeyError, TypeError, ValueError):
+            raise unexpected("does not name its version", endpoint=self.endpoint, target=target) from None
 
-    def status(self, model: str, timeout: float) -> tuple[VersionStatus, ...]:
+    def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
         """See `Transport.status`."""
         target = Target(model)
-        document = self._request("GET", _path(target), None, target, Deadline(timeout))
+        document = self._request("GET", _path(target), None, target, deadline)
         try:
             return tuple(
                 VersionStatus(int(entry["version"]), entry["state"], entry["status"]["error_message"])
@@ -114,16 +111,9 @@ class RestTransport:
     def _current_version(self, target: Target, deadline: Deadline) -> int:
         version, expiry = self._versions.get(target, (0, None))
         if expiry is None or not expiry.remaining():
-            version = self._resolve(target, deadline)
+            version = self.resolve(target, deadline)
             self._versions[target] = (version, Deadline(_VERSION_KEPT_SECONDS))
         return version
-
-    def _resolve(self, target: Target, deadline: Deadline) -> int:
-        document = self._request("GET", f"{_path(target)}/metadata", None, target, deadline)
-        try:
-            return int(document["model_spec"]["version"])
-        except (KeyError, TypeError, ValueError):
-            raise unexpected("does not name its version", endpoint=self.endpoint, target=target) from None
 
     def _request(self, method: str, path: str, body: bytes | None, target: Target, deadline: Deadline) -> Any:
         """Returns the JSON document of a successful answer."""
@@ -156,6 +146,8 @@ class RestTransport:
 
 
 def _fulfil(future: Future[Answer], function: Callable[..., Answer], *arguments: Any) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         future.set_result(function(*arguments))
     except BaseException as error:
