@@ -79,7 +79,7 @@ CONFIGS = {
     "keypoints": Config(
         widths=(32, 64, 128, 256),
         dropout=0.1,
-        epochs=80,
+        epochs=60,
         batch_size=64,
         learning_rate=2e-3,
         warmup_epochs=2.0,
