@@ -8,6 +8,7 @@ import sys
 import pytest
 from mien_client.cli import main
 from mien_serving._flags import add_flags
+from mien_serving._serve_command import options_from
 
 
 def parse(*arguments):
@@ -54,6 +55,12 @@ def test_an_unknown_flag_or_value_is_an_error_that_names_it(arguments, capsys):
         main(["serve", *arguments])
     assert error.value.code == 2
     assert arguments[0].removeprefix("--").partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch):
+    monkeypatch.delenv("MODEL_NAME", raising=False)
+    monkeypatch.delenv("MODEL_BASE_PATH", raising=False)
 
 
 def complaint(capsys, *arguments):
@@ -118,6 +125,65 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(capsys, tmp_path):
     assert line.startswith(
         "UNKNOWN: 1 servable(s) did not become available: {{{name: default version: 1} due to error:"
     )
+
+
+def test_flags_that_change_nothing_here_are_named_in_one_line(start_server, conformance_models):
+    server = start_server(
+        "--model_name=tiny",
+        f"--model_base_path={conformance_models / 'tiny'}",
+        "--flush_filesystem_caches=false",
+        "--enable_profiler",
+    )
+    (line,) = [line for line in server.log.read_text().splitlines() if "Without effect" in line]
+    assert line.endswith(
+        "Without effect here: --flush_filesystem_caches (the operating system decides what its caches hold); "
+        "--enable_profiler (there is no profiler service)"
+    )
+
+
+def test_the_containers_environment_variables_say_what_to_serve(start_server, conformance_models, monkeypatch):
+    monkeypatch.setenv("MODEL_NAME", "tiny")
+    monkeypatch.setenv("MODEL_BASE_PATH", str(conformance_models))
+    assert start_server().states("tiny")[2] == ("AVAILABLE", "OK")
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "base_path", "name"),
+    [
+        ({"MODEL_NAME": "m"}, [], "/models/m", "m"),
+        ({"MODEL_BASE_PATH": "/srv"}, [], "/srv/model", "model"),
+        ({"MODEL_NAME": "m"}, ["--model_name=n"], "/models/m", "n"),
+        ({"MODEL_NAME": "m", "MODEL_BASE_PATH": "/srv"}, ["--model_base_path=/other"], "/other", "m"),
+    ],
+)
+def test_flags_come_before_the_environment(monkeypatch, environment, arguments, base_path, name):
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    (model,) = options_from(parse(*arguments)).config.model_config_list.config
+    assert (model.base_path, model.name) == (base_path, name)
+
+
+def test_all_three_parallelisms_at_once_are_refused(capsys, tmp_path):
+    flags = [f"--tensorflow_{name}_parallelism=1" for name in ("intra_op", "inter_op", "session")]
+    assert complaint(capsys, f"--model_base_path={tmp_path}", *flags).startswith(
+        "INVALID_ARGUMENT: Either configure server_options.tensorflow_session_parallelism or"
+    )
+
+
+def test_channel_arguments_are_integers_where_they_can_be():
+    flags = parse("--model_base_path=/m", "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,a=b=c,d=-1")
+    assert options_from(flags).grpc.channel_arguments == {"grpc.max_connection_age_ms": 2000, "a": "b=c", "d": -1}
+
+
+def test_a_channel_argument_without_a_value_is_named(capsys):
+    assert complaint(capsys, "--model_base_path=/m", "--grpc_channel_arguments=a=1,grpc.x") == (
+        "INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.x' has no value; write grpc.x=VALUE"
+    )
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["serve", "--version"]) == 0
+    assert "TensorFlow Library: 2." in capsys.readouterr().out
 
 
 def test_explaining_itself_needs_no_tensorflow():

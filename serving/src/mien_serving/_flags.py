@@ -4,22 +4,70 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mien_serving._options import DEFAULT_THREADS
+
+_WITHOUT_MEANING: Final = {
+    "num_unload_threads": "versions unload in threads of their own",
+    "flush_filesystem_caches": "the operating system decides what its caches hold",
+    "tensorflow_session_config_file": "sessions are configured by the other flags",
+    "use_alts_credentials": "ALTS exists in Google's data centres only",
+    "platform_config_file": "there is one platform, tensorflow",
+    "per_process_gpu_memory_fraction": "TensorFlow takes GPU memory as it needs it",
+    "remove_unused_fields_from_bundle_metagraph": "nothing unused is kept",
+    "prefer_tflite_model": "TensorFlow Lite models are not served",
+    "num_tflite_pools": "TensorFlow Lite models are not served",
+    "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served",
+    "enable_signature_method_name_check": "method names are not checked",
+    "xla_cpu_compilation_enabled": "the SavedModel decides what is compiled",
+    "xla_gpu_compilation_enabled": "the SavedModel decides what is compiled",
+    "enable_profiler": "there is no profiler service",
+    "thread_pool_factory_config_file": "TensorFlow makes its own thread pools",
+    "mixed_precision": "the SavedModel decides the precision",
+    "skip_initialize_tpu": "there is no TPU",
+    "enable_serialization_as_tensor_content": "answers carry typed fields, which every client reads",
+}
+"""Flags of ``tensorflow_model_server`` that change nothing here, and why."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds every flag to a parser; each can be written ``--flag=value`` or ``--flag value``."""
     parser.allow_abbrev = False
-    flag = parser.add_argument_group("flags of tensorflow_model_server").add_argument
-    flag("--port", type=_port, default=8500, metavar="N", help="port for gRPC, 0 for any free one (%(default)s)")
-    flag(
-        "--rest_api_port", type=_port, default=8501, metavar="N", help="port for REST, 0 for any free one (%(default)s)"
+    group = parser.add_argument_group("flags of tensorflow_model_server")
+    _add_model_flags(group)
+    _add_front_end_flags(group)
+    _add_session_flags(group)
+    for name in _WITHOUT_MEANING:
+        group.add_argument(f"--{name}", nargs="?", const="", help=argparse.SUPPRESS)
+    group.add_argument("--version", action="store_true", help="print the versions and exit")
+    own = parser.add_argument_group("flags of its own").add_argument
+    own("--model_repository", type=Path, metavar="DIR", help="the folder that stands for /models in base paths")
+
+
+def without_meaning(flags: argparse.Namespace) -> str:
+    """One line about the flags that were given and change nothing; empty if there are none."""
+    given = [name for name in _WITHOUT_MEANING if getattr(flags, name) is not None]
+    return (
+        "Without effect here: " + "; ".join(f"--{name} ({_WITHOUT_MEANING[name]})" for name in given) if given else ""
     )
+
+
+def _add_model_flags(group: argparse._ArgumentGroup) -> None:
+    flag = group.add_argument
     flag("--model_config_file", type=Path, metavar="FILE", help="a ModelServerConfig in text form: the models to serve")
-    flag("--model_name", default="", metavar="NAME", help="without a config file: the one model to serve (default)")
-    flag("--model_base_path", default="", metavar="DIR", help="without a config file: the folder of its versions")
+    flag(
+        "--model_name",
+        default="",
+        metavar="NAME",
+        help="without a config file: the one model to serve (the environment's MODEL_NAME, or default)",
+    )
+    flag(
+        "--model_base_path",
+        default="",
+        metavar="DIR",
+        help="without a config file: the folder of its versions (the environment's MODEL_BASE_PATH/MODEL_NAME)",
+    )
     flag(
         "--model_config_file_poll_wait_seconds",
         type=float,
@@ -66,6 +114,33 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often each warm-up request runs (%(default)s)",
     )
+
+
+def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
+    flag = group.add_argument
+    flag("--port", type=_port, default=8500, metavar="N", help="port for gRPC, 0 for any free one (%(default)s)")
+    flag(
+        "--rest_api_port", type=_port, default=8501, metavar="N", help="port for REST, 0 for any free one (%(default)s)"
+    )
+    flag("--grpc_socket_path", default="", metavar="FILE", help="a UNIX socket to serve gRPC on as well")
+    flag(
+        "--grpc_channel_arguments",
+        default="",
+        metavar="NAME=VALUE,…",
+        help="arguments of the gRPC library, such as grpc.max_connection_age_ms=2000",
+    )
+    flag(
+        "--grpc_max_threads",
+        type=_count,
+        default=DEFAULT_THREADS,
+        metavar="N",
+        help="gRPC requests computed at the same time; more are refused (4 per processor)",
+    )
+    flag(
+        "--enable_grpc_healthcheck_service",
+        **_boolean(False),
+        help="answer the standard gRPC health service (%(default)s)",
+    )
     flag(
         "--rest_api_timeout_in_ms",
         type=int,
@@ -81,20 +156,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="REST requests computed at the same time; more wait (4 per processor)",
     )
     flag(
-        "--grpc_max_threads",
-        type=_count,
-        default=DEFAULT_THREADS,
-        metavar="N",
-        help="gRPC requests computed at the same time; more are refused (4 per processor)",
+        "--rest_api_enable_cors_support",
+        **_boolean(False),
+        help="let web pages from elsewhere ask over REST (%(default)s)",
     )
+
+
+def _add_session_flags(group: argparse._ArgumentGroup) -> None:
     for name, what in (
         ("intra_op", "threads that share the work of one operation"),
         ("inter_op", "operations that run at the same time"),
         ("session", "both of these"),
     ):
-        flag(f"--tensorflow_{name}_parallelism", type=int, default=0, metavar="N", help=f"{what} (TensorFlow chooses)")
-    parser.add_argument_group("flags of its own").add_argument(
-        "--model_repository", type=Path, metavar="DIR", help="the folder that stands for /models in base paths"
+        group.add_argument(
+            f"--tensorflow_{name}_parallelism", type=int, default=0, metavar="N", help=f"{what} (TensorFlow chooses)"
+        )
+    group.add_argument(
+        "--saved_model_tags", default="serve", metavar="TAG,…", help="the graph of a SavedModel to load (%(default)s)"
     )
 
 

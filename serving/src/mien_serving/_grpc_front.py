@@ -9,8 +9,11 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from mien_client import protos
 
+from mien_serving._options import GrpcOptions
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import Services
 from mien_serving._status import Code, StatusError
@@ -27,19 +30,26 @@ class GrpcFront:
 
     Args:
         services: Answers the requests.
-        max_threads: Requests computed at the same time; one more is refused, as TensorFlow Serving does.
+        options: How it serves them.
     """
 
-    def __init__(self, services: Services, max_threads: int) -> None:
-        self._workers = Workers("grpc", max_threads, refusal="Server Threadpool Exhausted")
+    def __init__(self, services: Services, options: GrpcOptions) -> None:
+        self._options = options
+        self._workers = Workers("grpc", options.max_threads, refusal="Server Threadpool Exhausted")
         self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", _UNLIMITED),
-                ("grpc.max_send_message_length", _UNLIMITED),
-                # A second server on a port is a mistake, not a way to share it.
-                ("grpc.so_reuseport", 0),
-            ]
+            options=list(
+                {
+                    "grpc.max_receive_message_length": _UNLIMITED,
+                    "grpc.max_send_message_length": _UNLIMITED,
+                    # A second server on a port is a mistake, not a way to share it.
+                    "grpc.so_reuseport": 0,
+                    **options.channel_arguments,
+                }.items()
+            )
         )
+        self._health = health.HealthServicer() if options.enable_health_service else None
+        if self._health:
+            add_HealthServicer_to_server(self._health, self._server)
         methods: dict[str, dict[str, Callable[[Any, float], Any]]] = {
             _PREDICTION_SERVICE: {
                 "Predict": services.predict,
@@ -62,13 +72,18 @@ class GrpcFront:
             ]
         )
 
-    def bind(self, port: int) -> int:
-        """Takes a port on all interfaces; 0 takes a free one.
+    def bind(self) -> int:
+        """Takes the port on all interfaces, and the socket if there is one.
 
         Returns:
             The port.
+
+        Raises:
+            RuntimeError: One of them is not to be had.
         """
-        return self._server.add_insecure_port(f"0.0.0.0:{port}")
+        if self._options.socket_path:
+            self._server.add_insecure_port(f"unix:{self._options.socket_path}")
+        return self._server.add_insecure_port(f"0.0.0.0:{self._options.port}")
 
     async def start(self) -> None:
         """Begins to answer."""
@@ -76,6 +91,8 @@ class GrpcFront:
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new requests, and returns when those in flight are answered or the time is over."""
+        if self._health:
+            await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         self._workers.stop()
 

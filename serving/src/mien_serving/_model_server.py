@@ -60,16 +60,16 @@ class ModelServer:
 
     async def _serve(self, announce: Callable[[int, int], None]) -> None:
         services = Services(self._core)
-        grpc_front = GrpcFront(services, self._options.grpc_max_threads)
-        rest_front = RestFront(RestApi(services), self._options.rest_threads, self._options.rest_timeout_s)
+        grpc_front = GrpcFront(services, self._options.grpc)
+        rest_front = RestFront(RestApi(services), self._options.rest)
         try:
-            grpc_port = grpc_front.bind(self._options.grpc_port)
+            grpc_port = grpc_front.bind()
         except RuntimeError as error:
-            raise port_error(self._options.grpc_port, "--port", error) from error
+            raise port_error(self._options.grpc.port, "--port", error) from error
         try:
-            rest_port = rest_front.bind(self._options.rest_port)
+            rest_port = rest_front.bind()
         except OSError as error:
-            raise port_error(self._options.rest_port, "--rest_api_port", error) from error
+            raise port_error(self._options.rest.port, "--rest_api_port", error) from error
         await grpc_front.start()
         await rest_front.start()
         self._poll_config_file()

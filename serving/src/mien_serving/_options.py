@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -56,10 +57,48 @@ class SessionOptions:
     Attributes:
         intra_op_parallelism: Threads that share the work of one operation.
         inter_op_parallelism: Operations that run at the same time.
+        saved_model_tags: Which of a SavedModel's graphs is loaded.
     """
 
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
+    saved_model_tags: Sequence[str] = ("serve",)
+
+
+@dataclass(frozen=True)
+class GrpcOptions:
+    """How gRPC is served.
+
+    Attributes:
+        port: The port; 0 takes a free one.
+        socket_path: A UNIX socket to serve on as well, if not empty.
+        max_threads: Requests computed at the same time; one more is refused.
+        channel_arguments: Arguments of the gRPC library, by name.
+        enable_health_service: Whether the standard health service answers too.
+    """
+
+    port: int = 8500
+    socket_path: str = ""
+    max_threads: int = DEFAULT_THREADS
+    channel_arguments: Mapping[str, int | str] = field(default_factory=dict)
+    enable_health_service: bool = False
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """How REST is served.
+
+    Attributes:
+        port: The port; 0 takes a free one.
+        threads: Requests computed at the same time; more wait.
+        timeout_s: How long a request may take; 0 for as long as it takes.
+        enable_cors_support: Whether web pages from elsewhere may ask.
+    """
+
+    port: int = 8501
+    threads: int = DEFAULT_THREADS
+    timeout_s: float = 30.0
+    enable_cors_support: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,11 +109,8 @@ class ServerOptions:
         config: The models to serve.
         config_file: Where that was read from, if it is to be looked at again.
         config_file_poll_wait_seconds: Pause between two looks at it; 0 never looks again.
-        grpc_port: Port for gRPC; 0 takes a free one.
-        rest_port: Port for REST; 0 takes a free one.
-        grpc_max_threads: gRPC requests computed at the same time.
-        rest_threads: REST requests computed at the same time.
-        rest_timeout_s: How long a REST request may take; 0 for as long as it takes.
+        grpc: How gRPC is served.
+        rest: How REST is served.
         enable_model_warmup: Whether versions run their warm-up requests before they are available.
         warmup_iterations: How often each of those runs.
         core: How models are found and kept.
@@ -84,11 +120,8 @@ class ServerOptions:
     config: ModelServerConfig
     config_file: Path | None = None
     config_file_poll_wait_seconds: float = 0.0
-    grpc_port: int = 8500
-    rest_port: int = 8501
-    grpc_max_threads: int = DEFAULT_THREADS
-    rest_threads: int = DEFAULT_THREADS
-    rest_timeout_s: float = 30.0
+    grpc: GrpcOptions = field(default_factory=GrpcOptions)
+    rest: RestOptions = field(default_factory=RestOptions)
     enable_model_warmup: bool = True
     warmup_iterations: int = 1
     core: CoreOptions = field(default_factory=CoreOptions)
@@ -101,12 +134,12 @@ class ServerOptions:
             StatusError: The configuration is wrong, or a port cannot be used.
         """
         check_config(self.config)
-        if self.grpc_port == self.rest_port != 0:
+        if self.grpc.port == self.rest.port != 0:
             raise invalid_argument(
-                f"--rest_api_port cannot be same as --port ({self.grpc_port}). Please use a different port for "
+                f"--rest_api_port cannot be same as --port ({self.grpc.port}). Please use a different port for "
                 "HTTP/REST API."
             )
-        for port, flag in ((self.grpc_port, "--port"), (self.rest_port, "--rest_api_port")):
+        for port, flag in ((self.grpc.port, "--port"), (self.rest.port, "--rest_api_port")):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:

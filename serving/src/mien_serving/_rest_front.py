@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from mien_serving._options import RestOptions
 from mien_serving._rest_api import HttpAnswer, HttpRequest, RestApi, decompressed, error_answer
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._status import StatusError
@@ -18,6 +19,11 @@ from mien_serving._workers import Workers
 
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 2048
+_CORS_HEADERS: Final = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"Content-Type"),
+)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -29,14 +35,13 @@ class RestFront:
 
     Args:
         api: Answers the requests.
-        threads: Requests computed at the same time; more wait for their turn.
-        timeout_s: How long a request may take, waiting included; 0 for as long as it takes.
+        options: How it serves it; the time limit of a request includes waiting.
     """
 
-    def __init__(self, api: RestApi, threads: int, timeout_s: float) -> None:
+    def __init__(self, api: RestApi, options: RestOptions) -> None:
         self._api = api
-        self._timeout_s = timeout_s
-        self._workers = Workers("rest", threads)
+        self._options = options
+        self._workers = Workers("rest", options.threads)
         self._server = _Server(
             uvicorn.Config(
                 self._application,
@@ -54,8 +59,8 @@ class RestFront:
         self._socket: socket.socket | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    def bind(self, port: int) -> int:
-        """Takes a port on all interfaces; 0 takes a free one.
+    def bind(self) -> int:
+        """Takes the port on all interfaces.
 
         Returns:
             The port.
@@ -65,7 +70,7 @@ class RestFront:
         """
         dual_stack = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual_stack else socket.AF_INET
-        self._socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual_stack)
+        self._socket = socket.create_server(("", self._options.port), family=family, dualstack_ipv6=dual_stack)
         bound: int = self._socket.getsockname()[1]
         return bound
 
@@ -91,12 +96,15 @@ class RestFront:
                 return
             chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
-        deadline = time.monotonic() + self._timeout_s if self._timeout_s > 0 else NO_DEADLINE
+        timeout_s = self._options.timeout_s
+        deadline = time.monotonic() + timeout_s if timeout_s > 0 else NO_DEADLINE
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         query = scope["query_string"]
         target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
 
         def compute() -> HttpAnswer:
+            if self._options.enable_cors_support and scope["method"] == "OPTIONS":
+                return HttpAnswer(200, b"")
             body = decompressed(b"".join(chunks), headers)
             return self._api.answer(HttpRequest(scope["method"], target, body, deadline))
 
@@ -107,6 +115,7 @@ class RestFront:
         response_headers = [
             (b"content-type", answer.content_type.encode()),
             (b"content-length", b"%d" % len(answer.body)),
+            *(_CORS_HEADERS if self._options.enable_cors_support else ()),
         ]
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": answer.body})

@@ -54,14 +54,14 @@ class Servable:
         )
         self._session: Any = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
-            meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+            meta_graph = tf.compat.v1.saved_model.load(self._session, list(options.saved_model_tags), str(path))
             self.signatures: Mapping[str, SignatureDef] = {
                 name: SignatureDef.FromString(signature.SerializeToString())
                 for name, signature in meta_graph.signature_def.items()
             }
         except Exception as error:
             self._session.close()
-            raise _load_error(error, path) from error
+            raise _load_error(error, path, options.saved_model_tags) from error
         self._tensors: dict[str, Any] = {}
 
     def run(
@@ -123,7 +123,7 @@ class Servable:
         return tensor
 
 
-def _load_error(error: Exception, path: Path) -> StatusError:
+def _load_error(error: Exception, path: Path, tags: Sequence[str]) -> StatusError:
     """Says why a SavedModel could not be loaded as TensorFlow's C++ loader says it."""
     match error:
         case tf.errors.OpError():
@@ -133,8 +133,8 @@ def _load_error(error: Exception, path: Path) -> StatusError:
         case RuntimeError():
             return StatusError(
                 Code.NOT_FOUND,
-                "Could not find meta graph def matching supplied tags: { serve }. To inspect available tag-sets in "
-                "the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+                f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect "
+                "available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
             )
         case _:
             return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")

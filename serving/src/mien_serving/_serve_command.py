@@ -6,26 +6,38 @@ import argparse
 import gc
 import logging
 import os
+import re
 import sys
+from importlib import metadata
+from pathlib import PurePosixPath
 from typing import Final
 
 from mien_client.cli import Command
+from mien_client.protos import ModelServerConfig
 
 from mien_serving._config import REPOSITORY, read_config, single_model_config
-from mien_serving._flags import add_flags
-from mien_serving._options import CoreOptions, ManagerOptions, ServerOptions, SessionOptions
+from mien_serving._flags import add_flags, without_meaning
+from mien_serving._options import CoreOptions, GrpcOptions, ManagerOptions, RestOptions, ServerOptions, SessionOptions
 from mien_serving._status import StatusError, invalid_argument
 
 _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""
+
+_CONTAINER_MODEL_NAME: Final = "model"
+"""What TensorFlow Serving's container serves if only its environment variable for the path is set."""
 
 
 def _run(flags: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if flags.version:
+        sys.stdout.write(_versions() + "\n")
+        return 0
+    if warning := without_meaning(flags):
+        logging.getLogger(__name__).warning("%s", warning)
     try:
-        options = _options(flags)
+        options = options_from(flags)
         options.check()
 
         from mien_serving._model_server import ModelServer
@@ -44,27 +56,36 @@ def _announce(grpc_port: int, rest_port: int) -> None:
     sys.stdout.flush()
 
 
-def _options(flags: argparse.Namespace) -> ServerOptions:
-    if flags.model_config_file:
-        config = read_config(flags.model_config_file)
-    elif flags.model_base_path:
-        config = single_model_config(flags.model_name or "default", flags.model_base_path)
-    elif flags.model_repository and flags.model_name:
-        config = single_model_config(flags.model_name, str(REPOSITORY / flags.model_name))
-    else:
+def options_from(flags: argparse.Namespace) -> ServerOptions:
+    """What the flags ask for.
+
+    Raises:
+        StatusError: They contradict each other, or name a file that cannot be read.
+    """
+    parallelism = flags.tensorflow_session_parallelism
+    if parallelism > 0 and flags.tensorflow_intra_op_parallelism > 0 and flags.tensorflow_inter_op_parallelism > 0:
         raise invalid_argument(
-            "Both model_base_path and model_config_file are empty! Say what to serve: --model_config_file=FILE, or "
-            "--model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
         )
     return ServerOptions(
-        config=config,
+        config=_config(flags),
         config_file=flags.model_config_file,
         config_file_poll_wait_seconds=flags.model_config_file_poll_wait_seconds,
-        grpc_port=flags.port,
-        rest_port=flags.rest_api_port,
-        grpc_max_threads=flags.grpc_max_threads,
-        rest_threads=flags.rest_api_num_threads,
-        rest_timeout_s=flags.rest_api_timeout_in_ms / 1000,
+        grpc=GrpcOptions(
+            port=flags.port,
+            socket_path=flags.grpc_socket_path,
+            max_threads=flags.grpc_max_threads,
+            channel_arguments=_channel_arguments(flags.grpc_channel_arguments),
+            enable_health_service=flags.enable_grpc_healthcheck_service,
+        ),
+        rest=RestOptions(
+            port=flags.rest_api_port,
+            threads=flags.rest_api_num_threads,
+            timeout_s=flags.rest_api_timeout_in_ms / 1000,
+            enable_cors_support=flags.rest_api_enable_cors_support,
+        ),
         enable_model_warmup=flags.enable_model_warmup,
         warmup_iterations=flags.num_request_iterations_for_warmup,
         core=CoreOptions(
@@ -78,10 +99,45 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
             ),
         ),
         session=SessionOptions(
-            intra_op_parallelism=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
-            inter_op_parallelism=flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
+            intra_op_parallelism=flags.tensorflow_intra_op_parallelism or parallelism,
+            inter_op_parallelism=flags.tensorflow_inter_op_parallelism or parallelism,
+            saved_model_tags=flags.saved_model_tags.split(","),
         ),
     )
+
+
+def _config(flags: argparse.Namespace) -> ModelServerConfig:
+    """The models to serve, by the flags or by the environment variables of TensorFlow Serving's container."""
+    if flags.model_config_file:
+        return read_config(flags.model_config_file)
+    environment_name, environment_path = os.environ.get("MODEL_NAME", ""), os.environ.get("MODEL_BASE_PATH", "")
+    name = flags.model_name or environment_name
+    if flags.model_base_path:
+        return single_model_config(name or "default", flags.model_base_path)
+    if environment_name or environment_path:
+        folder = PurePosixPath(environment_path or str(REPOSITORY)) / (environment_name or _CONTAINER_MODEL_NAME)
+        return single_model_config(name or _CONTAINER_MODEL_NAME, str(folder))
+    if flags.model_repository and flags.model_name:
+        return single_model_config(name, str(REPOSITORY / name))
+    raise invalid_argument(
+        "Both model_base_path and model_config_file are empty! Say what to serve: --model_config_file=FILE, or "
+        "--model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
+    )
+
+
+def _channel_arguments(text: str) -> dict[str, int | str]:
+    """Reads ``name=value,…``; what looks like an integer becomes one."""
+    arguments: dict[str, int | str] = {}
+    for argument in filter(None, text.split(",")):
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise invalid_argument(f"--grpc_channel_arguments: {argument!r} has no value; write {argument}=VALUE")
+        arguments[name] = int(value) if re.fullmatch(r"-?\d+", value) else value
+    return arguments
+
+
+def _versions() -> str:
+    return f"mien serve: {metadata.version('mien-serving')}\nTensorFlow Library: {metadata.version('tensorflow')}"
 
 
 COMMAND: Final = Command("serve models as TensorFlow Serving does, on this machine's TensorFlow", add_flags, _run)

@@ -1,0 +1,61 @@
+"""What gRPC can be told beyond its port: a UNIX socket, channel arguments, the health service."""
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mien_client import protos
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.fixture(scope="module")
+def optioned(start_server, conformance_models, tmp_path_factory):
+    socket = tmp_path_factory.mktemp("s") / "grpc.sock"
+    server = start_server(
+        "--model_name=tiny",
+        f"--model_base_path={conformance_models / 'tiny'}",
+        f"--grpc_socket_path={socket}",
+        "--grpc_channel_arguments=grpc.max_receive_message_length=1000",
+        "--enable_grpc_healthcheck_service",
+    )
+    server.socket = socket
+    return server
+
+
+def status_of(channel):
+    request = protos.GetModelStatusRequest(model_spec={"name": "tiny"})
+    call = channel.unary_unary(
+        "/tensorflow.serving.ModelService/GetModelStatus",
+        protos.GetModelStatusRequest.SerializeToString,
+        protos.GetModelStatusResponse.FromString,
+    )
+    return call(request, timeout=20).model_version_status[0].state
+
+
+def test_a_unix_socket_answers_beside_the_port(optioned):
+    with grpc.insecure_channel(f"unix:{optioned.socket}") as channel:
+        assert status_of(channel) == status_of(optioned.channel) == 30
+
+
+def test_channel_arguments_reach_grpc(optioned):
+    with pytest.raises(grpc.RpcError) as error:
+        optioned.call("GetModelStatus", protos.GetModelStatusRequest(model_spec={"name": "x" * 2000}))
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_the_health_service_says_that_the_server_serves(optioned):
+    stub = health_pb2_grpc.HealthStub(optioned.channel)
+    assert stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status == SERVING
+    assert next(iter(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20))).status == SERVING
+
+
+def test_the_health_of_a_service_that_is_not_there_is_not_found(optioned):
+    with pytest.raises(grpc.RpcError) as error:
+        health_pb2_grpc.HealthStub(optioned.channel).Check(health_pb2.HealthCheckRequest(service="x"), timeout=20)
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_without_its_flag_there_is_no_health_service(server):
+    with pytest.raises(grpc.RpcError) as error:
+        health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
