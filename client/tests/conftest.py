@@ -1,8 +1,11 @@
 """A stand-in for TensorFlow Serving with canned numbers, on real sockets, that can be told to misbehave."""
 
 import base64
+import contextlib
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from concurrent import futures
@@ -194,7 +197,8 @@ class RestFrontEnd(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
-        self.wfile.write(payload)
+        with contextlib.suppress(OSError):  # Who asked has stopped waiting.
+            self.wfile.write(payload)
 
     def document(self, body):
         backend = self.server.backend
@@ -245,18 +249,18 @@ def backend():
     return Backend()
 
 
-@pytest.fixture
-def grpc_address(backend):
+@contextlib.contextmanager
+def serve_grpc(backend, port=0):
     server = grpc.server(futures.ThreadPoolExecutor(16), handlers=[GrpcFrontEnd(backend)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(None).wait()
 
 
-@pytest.fixture
-def rest_address(backend):
-    server = RestServer(("127.0.0.1", 0), RestFrontEnd)
+@contextlib.contextmanager
+def serve_rest(backend, port=0):
+    server = RestServer(("127.0.0.1", port), RestFrontEnd)
     server.backend = backend
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -264,6 +268,18 @@ def rest_address(backend):
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def grpc_address(backend):
+    with serve_grpc(backend) as address:
+        yield address
+
+
+@pytest.fixture
+def rest_address(backend):
+    with serve_rest(backend) as address:
+        yield address
 
 
 @pytest.fixture(params=["grpc", "rest"])
@@ -276,3 +292,63 @@ def address(request):
 def client(address):
     with Client(address, timeout=10) as client:
         yield client
+
+
+class Replicas:
+    """Several stand-ins that serve the same, each with a backend of its own."""
+
+    def __init__(self, backends, addresses):
+        self.backends = backends
+        self.addresses = addresses
+
+    def asked(self):
+        """How many predict requests each has had."""
+        return [len(backend.asked) for backend in self.backends]
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def replicas(request):
+    serve = {"grpc": serve_grpc, "rest": serve_rest}[request.param]
+    backends = [Backend() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        yield Replicas(backends, [stack.enter_context(serve(backend)) for backend in backends])
+
+
+class Process:
+    """A stand-in in a process of its own, which can be killed, frozen and started again on the same ports."""
+
+    def __init__(self):
+        self.ports = ["0", "0"]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *self.ports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.ports = self.process.stdout.readline().split()
+
+    @property
+    def addresses(self):
+        return {"grpc": f"127.0.0.1:{self.ports[0]}", "rest": f"http://127.0.0.1:{self.ports[1]}"}
+
+    def send(self, signal):
+        self.process.send_signal(signal)
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def processes():
+    running = [Process() for _ in range(3)]
+    yield running
+    for process in running:
+        process.kill()
+
+
+if __name__ == "__main__":
+    shared = Backend()
+    with serve_grpc(shared, int(sys.argv[1])) as first, serve_rest(shared, int(sys.argv[2])) as second:
+        print(first.rpartition(":")[2], second.rpartition(":")[2], flush=True)  # noqa: T201
+        sys.stdin.read()

@@ -1,94 +1,181 @@
-"""One call while it runs: what to send now, what to wait for, and when to send again.
+"""One call while it runs: what to send now and to whom, what to wait for, and when to send again.
 
 Nothing here does any I/O. A client sends what `Call.due` gives it, waits no longer than `Call.pause`, and brings back
-what came of each request, until the call has ended.
+what came of each attempt, until the call has ended.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic
 
-from mien_client._exceptions import MienError
+from mien_client._exceptions import MienError, NotServedError
 from mien_client._merging import Half, Request
+from mien_client._replicas import Replica, Replicas, T
 from mien_client._retries import Retries
 from mien_client._transports import Answer, Deadline
 from mien_client._transports.failures import failure
 
-_GRACE_SECONDS = 0.25
+GRACE_SECONDS = 0.25
 """A transport ends its requests at the deadline by itself, and tells best what happened. If one does not, for a server
 that sends a byte now and then, nobody waits for it longer than this."""
 
+PATIENCE_SECONDS = 1.0
+PATIENCE_SHARE = 1 / 3
+"""With several servers, a request without an answer for so long, or for this share of the call's time, goes to another
+one too: the first may be frozen. Whichever answers first has answered."""
 
-class Call:
+_MOST_COPIES = 3
+
+
+@dataclass(eq=False)
+class Attempt(Generic[T]):
+    """A request on its way to one server."""
+
+    request: Request
+    replica: Replica[T]
+    sent_at: float
+
+
+@dataclass(eq=False)
+class _Progress(Generic[T]):
+    """What became of a request so far: who has it now, who had it before, and the moment to send it again."""
+
+    copies: list[Attempt[T]] = field(default_factory=list)
+    tried: list[Replica[T]] = field(default_factory=list)
+    again_at: float = math.inf
+    error: MienError | None = None
+
+
+class Call(Generic[T]):
     """Asks for the halves of a result.
+
+    All requests of a call go to the same server while that answers: it is the surest way to the same version.
 
     Args:
         halves: The halves.
-        endpoint: Who is asked.
+        replicas: Who can be asked.
         deadline: When all must be over.
         retries: The client's.
     """
 
-    def __init__(self, halves: Sequence[Half], endpoint: str, deadline: Deadline, retries: Retries) -> None:
+    def __init__(self, halves: Sequence[Half], replicas: Replicas[T], deadline: Deadline, retries: Retries) -> None:
         self.deadline = deadline
         self._halves = halves
-        self._endpoint = endpoint
+        self._replicas = replicas
         self._retries = retries
-        self._in_flight: set[Request] = set()
-        self._again: dict[Request, tuple[float, MienError]] = {}
+        self._home = replicas.pick()
+        self._open: dict[Request, _Progress[T]] = {}
+        self._patience = math.inf
+        if replicas.several:
+            self._patience = min(PATIENCE_SECONDS, deadline.timeout * PATIENCE_SHARE)
 
     @property
     def ended(self) -> bool:
         """Whether there is nothing more to send or to wait for."""
-        return not self._in_flight and not self._again and not self._next_half()
+        return not self._open and not self._next_half()
 
-    def due(self) -> Iterator[Request]:
-        """Yields the requests to send now."""
+    def due(self) -> Iterator[Attempt[T]]:
+        """Yields what to send now."""
         now = time.monotonic()
-        if now >= self.deadline.moment + _GRACE_SECONDS:
-            for request in list(self._in_flight):
-                self.failed(request, self._late(request))
-        for request in [request for request, (moment, _) in self._again.items() if moment <= now]:
-            del self._again[request]
-            yield self._sent(request)
+        if now >= self.deadline.moment + GRACE_SECONDS:
+            self._give_up()
+        for request, progress in list(self._open.items()):
+            # What is sent can fail at once, and then the rest is not sent any more.
+            if request in self._open and progress.again_at <= now and self._may_send(request, progress):
+                yield self._send(request, progress)
         while half := self._next_half():
-            yield self._sent(half.next_request())
+            request = half.next_request()
+            self._open[request] = _Progress()
+            yield self._send(request, self._open[request])
 
     def pause(self) -> float:
         """Returns for how many seconds nothing is due unless an answer comes."""
-        moments = [self.deadline.moment + _GRACE_SECONDS, *(moment for moment, _ in self._again.values())]
+        moments = [self.deadline.moment + GRACE_SECONDS, *(progress.again_at for progress in self._open.values())]
         return max(0.0, min(moments) - time.monotonic())
 
-    def answered(self, request: Request, answer: Answer) -> None:
-        """Takes the answer to a request."""
-        if request in self._in_flight:
-            self._in_flight.remove(request)
-            self._retries.answered()
-            request.half.answered(request, answer)
+    def wants(self, attempt: Attempt[T]) -> bool:
+        """Whether the answer to ``attempt`` is still waited for."""
+        progress = self._open.get(attempt.request)
+        return progress is not None and attempt in progress.copies
 
-    def failed(self, request: Request, error: MienError) -> None:
-        """Takes the failure of a request."""
-        if request not in self._in_flight:
-            return
-        self._in_flight.remove(request)
+    def answered(self, attempt: Attempt[T], answer: Answer) -> None:
+        """Takes the answer to an attempt that is still waited for."""
+        self._replicas.answered(attempt.replica)
+        self._retries.answered()
+        del self._open[attempt.request]
+        attempt.request.half.answered(attempt.request, answer, attempt.replica.transport.endpoint)
+        self._drop_waiting()
+
+    def failed(self, attempt: Attempt[T], error: MienError) -> None:
+        """Takes the failure of an attempt that is still waited for."""
+        request, progress = attempt.request, self._open[attempt.request]
+        progress.copies.remove(attempt)
+        self._replicas.failed(attempt.replica, error)
         error.attempts = request.attempts
+        progress.error = error
+        if progress.copies and (error.retryable or isinstance(error, NotServedError)):
+            return  # Another server has the request already.
+        elsewhere = request.attempts < len(self._replicas) and self._replicas.fresh(progress.tried)
         pause = None
         if request.half.wants(request) and not self._lost():
-            pause = self._retries.pause(request.attempts, error, self.deadline.remaining())
-        if pause is not None:
-            self._again[request] = (time.monotonic() + pause, error)
-            return
-        request.half.failed(request, error)
-        if self._lost():
-            for waiting, (_, reason) in self._again.items():
-                waiting.half.failed(waiting, reason)
-            self._again.clear()
+            if isinstance(error, NotServedError) and elsewhere:
+                pause = 0.0  # Servers get and lose versions one after the other.
+            else:
+                pause = self._retries.pause(request.attempts, error, self.deadline.remaining())
+        if pause is None:
+            self._settle(request, error)
+        else:
+            # The pause spares a server that is in trouble; another one need not be spared.
+            progress.again_at = time.monotonic() + (0.0 if elsewhere else pause)
 
-    def _sent(self, request: Request) -> Request:
+    def _may_send(self, request: Request, progress: _Progress[T]) -> bool:
+        """Whether a request whose moment to be sent again has come shall be."""
+        if not progress.copies:
+            return True
+        self._note_silence(progress)
+        progress.again_at = time.monotonic() + self._patience
+        useful = request.half.wants(request) and not self._lost() and len(progress.copies) < _MOST_COPIES
+        return useful and request.attempts < self._retries.max_attempts and self._retries.take()
+
+    def _send(self, request: Request, progress: _Progress[T]) -> Attempt[T]:
+        self._home = self._replicas.pick(progress.tried, self._home)
+        attempt = Attempt(request, self._home, time.monotonic())
+        progress.copies.append(attempt)
+        if len(progress.tried) == len(self._replicas):
+            progress.tried.clear()
+        progress.tried.append(self._home)
+        progress.again_at = attempt.sent_at + self._patience
         request.attempts += 1
-        self._in_flight.add(request)
-        return request
+        return attempt
+
+    def _give_up(self) -> None:
+        for request, progress in list(self._open.items()):
+            if request in self._open:
+                self._note_silence(progress)
+                self._settle(request, self._late(request))
+
+    def _note_silence(self, progress: _Progress[T]) -> None:
+        for attempt in progress.copies:
+            # A server that is frozen, not slow, has answered nobody else lately either.
+            self._replicas.silent(attempt.replica, since=(attempt.sent_at + time.monotonic()) / 2)
+
+    def _settle(self, request: Request, error: MienError) -> None:
+        del self._open[request]
+        error.attempts = request.attempts
+        request.half.failed(request, error)
+        self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
+        """Once the call is lost, nothing is sent again."""
+        if self._lost():
+            for request, progress in list(self._open.items()):
+                if not progress.copies and progress.error:
+                    del self._open[request]
+                    request.half.failed(request, progress.error)
 
     def _next_half(self) -> Half | None:
         """Returns a half that has a request to send."""
@@ -99,5 +186,6 @@ class Call:
         return any(half.error for half in self._halves)
 
     def _late(self, request: Request) -> MienError:
+        endpoint = self._open[request].tried[-1].transport.endpoint
         timeout = self.deadline.timeout
-        return failure("DEADLINE_EXCEEDED", "", endpoint=self._endpoint, target=request.target, timeout=timeout)
+        return failure("DEADLINE_EXCEEDED", "", endpoint=endpoint, target=request.target, timeout=timeout)

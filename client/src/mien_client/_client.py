@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
+from threading import Thread
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis
-from mien_client._calls import Call
+from mien_client._calls import Attempt, Call
 from mien_client._exceptions import (
     ConfigurationError,
     DeadlineExceededError,
@@ -24,7 +25,8 @@ from mien_client._exceptions import (
     UnavailableError,
 )
 from mien_client._images import as_images
-from mien_client._merging import Half, Request, merge, nothing
+from mien_client._merging import Half, merge, nothing
+from mien_client._replicas import PROBE_TIMEOUT, Replica, Replicas
 from mien_client._retries import MAX_ATTEMPTS, Retries
 from mien_client._transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
@@ -34,8 +36,6 @@ DEFAULT_TIMEOUT = 30.0
 
 _POLL_SECONDS = 0.1
 
-_T = TypeVar("_T")
-
 
 class Client:
     """Asks a TensorFlow Serving server, or ``mien serve``, about faces.
@@ -43,7 +43,9 @@ class Client:
     A client keeps its connections; make one and share it, between threads too. It is a context manager.
 
     Args:
-        address: ``"localhost:8500"`` for gRPC, ``"http://localhost:8501"`` for REST.
+        address: ``"localhost:8500"`` for gRPC, ``"http://localhost:8501"`` for REST. A list of these if several servers
+            have the same models: calls take turns between those that answer, and one that dies or freezes fails no
+            call. With gRPC also ``"dns:///mien:8500"``, a name that stands for several servers.
         timeout: Seconds a call may take, with all its requests and whatever of them is sent again.
         max_attempts: How often a request is sent at most. It is sent again, after a pause, if the server could not be
             reached, was too busy, or went away while it answered; 1 is for callers who would rather do that themselves.
@@ -63,7 +65,7 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         timeout: float = DEFAULT_TIMEOUT,
         max_attempts: int = MAX_ATTEMPTS,
@@ -76,7 +78,7 @@ class Client:
         self._emotion = _target(emotion_model, emotion_version)
         self._keypoint = _target(keypoint_model, keypoint_version)
         self._retries = Retries(_checked_attempts(max_attempts))
-        self._transport: Transport = open_transport(address)
+        self._replicas: Replicas[Transport] = Replicas([open_transport(one) for one in _addresses(address)])
         self._closed = False
 
     def analyze(
@@ -103,7 +105,7 @@ class Client:
             InvalidImageError: If the images are not as above. Nothing was sent.
             MienError: If either model did not answer; see `mien_client` for the tree. Both have ended by then.
         """
-        transport = self._open()
+        self._check_open()
         faces = as_images(images)
         deadline = Deadline(self._timeout if timeout is None else _checked_timeout(timeout))
         emotion = self._emotion if emotion_version is None else _target(self._emotion.model, emotion_version)
@@ -111,29 +113,31 @@ class Client:
         if not len(faces):
             return nothing()
         halves = [
-            Half(emotion, PROBABILITIES_OUTPUT, len(faces), transport.endpoint),
-            Half(keypoint, KEYPOINTS_OUTPUT, len(faces), transport.endpoint),
+            Half(emotion, PROBABILITIES_OUTPUT, len(faces)),
+            Half(keypoint, KEYPOINTS_OUTPUT, len(faces)),
         ]
-        _run(Call(halves, transport.endpoint, deadline, self._retries), transport, faces)
+        for replica in self._replicas.to_probe():
+            Thread(target=self._probe, args=[replica], daemon=True).start()
+        _run(Call(halves, self._replicas, deadline, self._retries), faces)
         return merge(halves)
 
     def status(self) -> dict[str, tuple[VersionStatus, ...]]:
-        """Asks the server about the versions of both models.
+        """Asks a server about the versions of both models.
 
         Returns:
-            For each model's name the states of its versions, the highest version first.
+            For each model's name the states of its versions, the highest version first. Of several servers, one that
+            answers is asked.
 
         Raises:
             ModelNotFoundError: If the server knows no version of one of them.
             MienError: If it could not be asked.
         """
-        transport = self._open()
-        models = (self._emotion.model, self._keypoint.model)
+        self._check_open()
         deadline = Deadline(self._timeout)
-        return {model: self._again(partial(transport.status, model, deadline), deadline) for model in models}
+        return {model: self._status(model, deadline) for model in (self._emotion.model, self._keypoint.model)}
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until the server answers for both models, in the versions that this client asks for.
+        """Waits until a server answers for both models, in the versions that this client asks for.
 
         Args:
             timeout: Seconds to wait for that.
@@ -142,22 +146,24 @@ class Client:
             UnavailableError: If it does not come to that in time. The text says what is missing.
             MienError: At once, for what does not go away by waiting.
         """
-        transport = self._open()
+        self._check_open()
         deadline = Deadline(_checked_timeout(timeout))
-        waiting = [self._emotion, self._keypoint]
         while True:
-            missing = {target: self._missing(transport, target, deadline) for target in waiting}
-            waiting = [target for target, reason in missing.items() if reason]
-            if not waiting:
-                return
+            missing: dict[str, Target] = {}
+            for transport in self._replicas.transports:
+                found = {self._missing(transport, target, deadline): target for target in self._targets}
+                found.pop("", None)
+                if not found:
+                    return
+                missing |= found
             if deadline.remaining() <= _POLL_SECONDS:
-                reasons = "; ".join(dict.fromkeys(reason for reason in missing.values() if reason))
+                target = next(iter(missing.values()))
                 raise UnavailableError(
-                    f"{transport.endpoint} is not ready after {timeout:g} s: {reasons}",
-                    endpoint=transport.endpoint,
-                    model=waiting[0].model,
-                    version=waiting[0].version,
-                    label=waiting[0].label,
+                    f"{self._replicas.endpoint} is not ready after {timeout:g} s: {'; '.join(missing)}",
+                    endpoint=self._replicas.endpoint,
+                    model=target.model,
+                    version=target.version,
+                    label=target.label,
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -166,7 +172,8 @@ class Client:
         if not self._closed:
             self._closed = True
             self._retries.close()
-            self._transport.close()
+            for transport in self._replicas.transports:
+                transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -177,29 +184,46 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client of {self._transport.endpoint}{' (closed)' if self._closed else ''}>"
+        return f"<Client of {self._replicas.endpoint}{' (closed)' if self._closed else ''}>"
 
-    def _open(self) -> Transport:
+    @property
+    def _targets(self) -> tuple[Target, Target]:
+        return self._emotion, self._keypoint
+
+    def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this client is closed: make a new one")
-        return self._transport
 
-    def _again(self, ask: Callable[[], _T], deadline: Deadline) -> _T:
-        """Asks until there is an answer, or a failure that is no reason to ask again."""
-        attempts = 0
+    def _status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
+        tried: list[Replica[Transport]] = []
         while True:
+            replica = self._replicas.pick(tried)
+            tried.append(replica)
             try:
-                return ask()
+                return replica.transport.status(model, deadline)
             except MienError as error:
-                error.attempts = attempts = attempts + 1
-                pause = self._retries.pause(attempts, error, deadline.remaining())
+                self._replicas.failed(replica, error)
+                error.attempts = len(tried)
+                pause = self._retries.pause(len(tried), error, deadline.remaining())
                 if pause is None:
                     raise
             time.sleep(pause)
 
+    def _probe(self, replica: Replica[Transport]) -> None:
+        """Finds out whether a server that was down has both models again."""
+        deadline = Deadline(PROBE_TIMEOUT)
+        try:
+            for target in self._targets:
+                replica.transport.resolve(Target(target.model), deadline)
+        except MienError as error:
+            self._replicas.probed(replica, error)
+        else:
+            self._replicas.probed(replica, None)
+
     def _missing(self, transport: Transport, target: Target, deadline: Deadline) -> str:
         """Returns why ``target`` cannot be asked now, or an empty text if it can."""
-        seconds = max(_POLL_SECONDS, min(self._timeout, deadline.remaining()))
+        longest = PROBE_TIMEOUT if len(self._replicas) > 1 else self._timeout
+        seconds = max(_POLL_SECONDS, min(longest, deadline.remaining()))
         try:
             transport.resolve(target, Deadline(seconds))
         except NotServedError as error:
@@ -214,29 +238,41 @@ class Client:
         return ""
 
 
-def _run(call: Call, transport: Transport, faces: NDArray[np.uint8]) -> None:
+def _run(call: Call[Transport], faces: NDArray[np.uint8]) -> None:
     """Sends what a call asks for until it has ended."""
-    ended: SimpleQueue[Request] = SimpleQueue()
-    pending: dict[Request, Pending] = {}
+    ended: SimpleQueue[Attempt[Transport]] = SimpleQueue()
+    pending: dict[Attempt[Transport], Pending] = {}
     try:
         while not call.ended:
-            for request in call.due():
-                images, notify = faces[request.faces], partial(ended.put, request)
+            for attempt in call.due():
+                request, notify = attempt.request, partial(ended.put, attempt)
+                transport, images = attempt.replica.transport, faces[request.faces]
                 try:
-                    pending[request] = transport.predict(request.target, images, request.output, call.deadline, notify)
+                    pending[attempt] = transport.predict(request.target, images, request.output, call.deadline, notify)
                 except MienError as error:
-                    call.failed(request, error)
+                    call.failed(attempt, error)
             try:
-                request = ended.get(timeout=call.pause())
+                attempt = ended.get(timeout=call.pause())
             except Empty:
                 continue
+            answer = pending.pop(attempt)
+            if not call.wants(attempt):
+                continue
             try:
-                call.answered(request, pending.pop(request).result())
+                call.answered(attempt, answer.result())
             except MienError as error:
-                call.failed(request, error)
+                call.failed(attempt, error)
     finally:
         for unanswered in pending.values():
             unanswered.cancel()
+
+
+def _addresses(address: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(address, (list, tuple)):
+        if not address:
+            raise ConfigurationError("there is no address in the list: say at least one, such as 'localhost:8500'")
+        return address
+    return [address]  # type: ignore[list-item]  # Whatever else it is, opening it says what is wrong.
 
 
 def _target(model: str, version: int | str | None) -> Target:

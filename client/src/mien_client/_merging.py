@@ -50,15 +50,13 @@ class Half:
         target: What the caller asks for.
         output: Which output.
         faces: How many faces there are.
-        endpoint: Who is asked, for the texts of errors.
     """
 
-    def __init__(self, target: Target, output: str, faces: int, endpoint: str) -> None:
+    def __init__(self, target: Target, output: str, faces: int) -> None:
         self.target = target
         self.error: MienError | None = None
         self._output = output
         self._chunks = [slice(start, min(start + CHUNK_FACES, faces)) for start in range(0, faces, CHUNK_FACES)]
-        self._endpoint = endpoint
         self._restarts = 0
         self._in_flight = 0
         self._start()
@@ -95,15 +93,15 @@ class Half:
         """Whether an answer to ``request`` is still of use: the half has not started again since, nor failed."""
         return request.start == self._restarts and not self.error
 
-    def answered(self, request: Request, answer: Answer) -> None:
-        """Takes the answer to one of the requests."""
+    def answered(self, request: Request, answer: Answer, endpoint: str) -> None:
+        """Takes the answer to one of the requests, and who gave it."""
         self._in_flight -= 1
         if not self.wants(request):
             return
         if problem := self._problem(request, answer):
             self.error = UnexpectedResponseError(
-                f"the answer of {request.target} at {self._endpoint} {problem}",
-                endpoint=self._endpoint,
+                f"the answer of {request.target} at {endpoint} {problem}",
+                endpoint=endpoint,
                 model=self.target.model,
                 version=answer.version,
                 label=self.target.label,

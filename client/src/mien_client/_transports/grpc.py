@@ -30,11 +30,13 @@ _OPTIONS = [
     # After a lost connection gRPC waits before it tries again, by default up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Of the servers that a name stands for each gets its share, and those that cannot be reached get nothing.
+    ("grpc.lb_policy_name", "round_robin"),
 ]
 
 
 class GrpcTransport:
-    """One channel to one server."""
+    """One channel, to one server or to all that a name stands for."""
 
     def __init__(self, address: str) -> None:
         if ":" not in address:
