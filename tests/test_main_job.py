@@ -124,7 +124,7 @@ def test_a_new_version_takes_over_without_a_failed_call(changing_server, publish
 
     def call(address):
         with Client(address) as client:
-            while not done.is_set():
+            while not done.wait(0.01):
                 try:
                     seen.append((address, client.analyze(faces).versions["emotion"]))
                 except Exception as error:

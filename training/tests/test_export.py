@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from mien_client import contract, protos
 from mien_training import export
-from mien_training.runs import RunError, open_run
+from mien_training.errors import ExportError, RunError
+from mien_training.runs import open_run
 from mien_training.train import inference
 from PIL import Image
 
@@ -182,7 +183,7 @@ class TestAFailedExport:
             monkeypatch.setattr(export, "_write_saved_model", lambda _network, _model, folder: (folder / "pb").touch())
             monkeypatch.setattr(export, "_compare", lambda *_arguments: 0.0)
         monkeypatch.setattr(export, step, fail)
-        with pytest.raises((export.ExportError, KeyboardInterrupt, ValueError)) as caught:
+        with pytest.raises((ExportError, KeyboardInterrupt, ValueError)) as caught:
             export.export(open_run(finished_runs["emotion"]), tmp_path / "models", silent)
         assert not (tmp_path / "models").exists()
         if isinstance(error, OSError):
@@ -193,7 +194,7 @@ class TestAFailedExport:
         monkeypatch.setattr(export, "_write_saved_model", lambda _network, _model, folder: (folder / "pb").touch())
         monkeypatch.setattr(export, "_compare", lambda *_arguments: difference)
         (tmp_path / "emotion" / "1").mkdir(parents=True)
-        with pytest.raises(export.ExportError, match=r"differ from the emotion network's by .*nothing was published"):
+        with pytest.raises(ExportError, match=r"differ from the emotion network's by .*nothing was published"):
             export.export(open_run(finished_runs["emotion"]), tmp_path, silent)
         assert [path.name for path in (tmp_path / "emotion").iterdir()] == ["1"]
 

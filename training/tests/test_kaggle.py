@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mien_client.contract import EMOTIONS, KEYPOINTS
 from mien_training import kaggle
+from mien_training.errors import DataError
 
 IMAGE = np.arange(2304, dtype=np.uint16).reshape(48, 48) % 256
 LARGE = np.arange(9216, dtype=np.uint16).reshape(96, 96) % 256
@@ -53,7 +54,7 @@ class TestEmotionFiles:
 
     def test_seven_labels_without_usage_are_not_taken_for_five(self, write_csv, pixel_text):
         path = write_csv("emotion,pixels", [(label, pixel_text(IMAGE)) for label in (0, 6, 3)])
-        with pytest.raises(kaggle.DataError, match=r"row 3 .*emotion is '6', expected 0 to 4.*--seven-labels"):
+        with pytest.raises(DataError, match=r"row 3 .*emotion is '6', expected 0 to 4.*--seven-labels"):
             kaggle.read_emotion(path)
         assert kaggle.read_emotion(path, seven_labels=True).labels.tolist() == [0, 3]
 
@@ -84,7 +85,7 @@ class TestBadRows:
     def test_names_file_row_and_expectation_or_is_skipped_and_listed(self, write_csv, pixel_text, row, complaint):
         good = (3, pixel_text(IMAGE), "Training")
         path = write_csv("emotion,pixels,Usage", [good, row, good])
-        with pytest.raises(kaggle.DataError) as caught:
+        with pytest.raises(DataError) as caught:
             kaggle.read_emotion(path)
         assert str(caught.value).startswith(f"{path}, row 3 (the header is row 1): {complaint}")
         assert "--skip-bad-rows" in str(caught.value)
@@ -104,9 +105,7 @@ class TestBadRows:
             [*cells, pixel_text(IMAGE)],
         ]
         path = write_csv(KEYPOINT_HEADER, rows)
-        with pytest.raises(
-            kaggle.DataError, match=r"row 3 .*left_eye_center_x is 'left', expected pixels of the 96×96"
-        ):
+        with pytest.raises(DataError, match=r"row 3 .*left_eye_center_x is 'left', expected pixels of the 96×96"):
             kaggle.read_keypoints(path)
         data = kaggle.read_keypoints(path, skip_bad_rows=True)
         assert data.rows.tolist() == [0]
@@ -135,21 +134,21 @@ class TestFilesThatAreSomethingElse:
     def test_one_sentence_says_what_is_wrong(self, tmp_path, read, content, complaint):
         path = tmp_path / "file"
         path.write_bytes(content)
-        with pytest.raises(kaggle.DataError) as caught:
+        with pytest.raises(DataError) as caught:
             read(path)
         assert complaint in str(caught.value)
         assert str(path) in str(caught.value)
 
     def test_the_wrong_one_of_the_two_kinds_is_told_by_its_header(self, write_csv, pixel_text):
-        with pytest.raises(kaggle.DataError, match="the header is 'emotion,pixels', expected the 31 columns"):
+        with pytest.raises(DataError, match="the header is 'emotion,pixels', expected the 31 columns"):
             kaggle.read_keypoints(write_csv("emotion,pixels", [(1, pixel_text(IMAGE))]))
 
     def test_a_missing_file(self, tmp_path):
-        with pytest.raises(kaggle.DataError, match="cannot be read: No such file or directory"):
+        with pytest.raises(DataError, match="cannot be read: No such file or directory"):
             kaggle.read_emotion(tmp_path / "nothing.csv")
 
     def test_a_file_without_one_of_our_emotions(self, write_csv, pixel_text):
-        with pytest.raises(kaggle.DataError, match="no face with one of the emotions"):
+        with pytest.raises(DataError, match="no face with one of the emotions"):
             kaggle.read_emotion(write_csv("emotion,pixels,Usage", [(2, pixel_text(IMAGE), "Training")]))
 
 
@@ -177,7 +176,7 @@ class TestKeypointFiles:
 
     def test_a_file_without_eyes_cannot_be_measured(self, write_csv, pixel_text):
         cells = ["", ""] + ["10", "20"] * 14
-        with pytest.raises(kaggle.DataError, match="no face has both eye centres"):
+        with pytest.raises(DataError, match="no face has both eye centres"):
             kaggle.read_keypoints(write_csv(KEYPOINT_HEADER, [[*cells, pixel_text(LARGE)]]))
 
     def test_columns_may_come_in_any_order(self, write_csv, pixel_text):
@@ -189,7 +188,7 @@ class TestKeypointFiles:
     def test_people_are_found_by_row_and_a_missing_row_is_an_error(self, write_csv):
         path = write_csv("row,person", [(0, "ann"), (1, "bob"), (2, "ann")])
         assert kaggle.read_groups(path, np.array([2, 0, 1])).tolist() == [0, 0, 1]
-        with pytest.raises(kaggle.DataError, match="says nothing of row 3"):
+        with pytest.raises(DataError, match="says nothing of row 3"):
             kaggle.read_groups(path, np.array([0, 3]))
 
 

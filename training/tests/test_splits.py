@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from mien_training.kaggle import DataError, EmotionData, KeypointData
+from mien_training.errors import DataError
+from mien_training.kaggle import EmotionData, KeypointData
 from mien_training.splits import split_emotion, split_keypoints
 
 

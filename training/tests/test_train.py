@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from mien_training import train
 from mien_training.configs import Augmentation
-from mien_training.runs import RunError, open_run
+from mien_training.errors import RunError
+from mien_training.runs import open_run
 from mien_training.train import Interrupted, Trainer
 
 SOURCE = {"file": "made up"}

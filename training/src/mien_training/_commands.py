@@ -9,6 +9,7 @@ from typing import Any
 from mien_client.cli import INTERRUPTED, Command, CommandError
 
 from mien_training.configs import CONFIGS
+from mien_training.errors import DataError, ExportError, RunError
 
 MODELS = tuple(CONFIGS)
 _FLAGS = ("epochs", "batch_size", "learning_rate", "seed")
@@ -50,8 +51,6 @@ def _train(arguments: argparse.Namespace) -> int:
     _quiet_tensorflow()
     from mien_training import train
     from mien_training.files import sha256
-    from mien_training.kaggle import DataError
-    from mien_training.runs import RunError
 
     config = CONFIGS[arguments.model]
     config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
@@ -156,14 +155,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from mien_training import evaluate, runs
-    from mien_training.kaggle import DataError
+    from mien_training import evaluate
 
     if arguments.limit is not None and arguments.limit < 1:
         raise CommandError("--limit must be at least 1.")
     try:
         run = None
         if not arguments.server:
+            from mien_training import runs
+
             run = runs.open_run(arguments.run) if arguments.run else runs.open_pretrained(arguments.model)
             if run.model != arguments.model:
                 raise CommandError(f"{run.folder} is a run of {run.model}, not of {arguments.model}.")
@@ -181,7 +181,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                     arguments.server, arguments.model, faces, lambda count: progress.advance(bar, count)
                 )
             name = f"{arguments.server}, version {versions}"
-    except (DataError, runs.RunError) as error:
+    except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
     evaluation = evaluate.EVALUATE[arguments.model](faces.targets, answers)
     facts = {"network": name, "data": arguments.data.name, "faces": which}
@@ -247,7 +247,7 @@ def _export(arguments: argparse.Namespace) -> int:
         for run in map(runs.open_pretrained, MODELS) if arguments.pretrained else [runs.open_run(arguments.run)]:
             version = export.export(run, arguments.repository, print)
             print(f"{run.model}: published {version}")
-    except (runs.RunError, export.ExportError) as error:
+    except (RunError, ExportError) as error:
         raise CommandError(str(error)) from None
     return 0
 

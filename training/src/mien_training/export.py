@@ -20,6 +20,7 @@ import tensorflow as tf
 from mien_client import contract, protos
 from numpy.typing import NDArray
 
+from mien_training.errors import ExportError
 from mien_training.files import sha256, write_json
 from mien_training.runs import Run
 from mien_training.train import inference
@@ -28,10 +29,6 @@ MAX_DIFFERENCE = 1e-5
 WARMUP_BATCHES = (1, 64)
 
 _SIDE = contract.IMAGE_SIZE
-
-
-class ExportError(RuntimeError):
-    """A version that was not published; nothing of it is left in the repository."""
 
 
 def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from rich import progress
 from rich.console import Console
 
+from mien_training.errors import DataError
+
 # The challenge's label order (Goodfellow et al. 2013, "Challenges in Representation Learning").
 SEVEN_EMOTIONS = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 FILE_SIZE = 96
@@ -39,10 +41,6 @@ _EXPECTED_EMOTION = "'emotion,pixels,Usage' (seven labels) or 'emotion,pixels' (
 _EXPECTED_KEYPOINTS = f"the 31 columns '{KEYPOINT_HEADER[0]},{KEYPOINT_HEADER[1]},…,Image'"
 
 Row = TypeVar("Row")
-
-
-class DataError(ValueError):
-    """A file that cannot be used as training data; the message names the file, the row and what was expected."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,11 @@ from typing import Any
 import keras
 
 from mien_training.configs import Augmentation, Config
+from mien_training.errors import RunError
 from mien_training.tasks import TASKS
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 WEIGHTS = "best.weights.h5"
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

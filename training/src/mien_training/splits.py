@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
-from mien_training.kaggle import DataError, EmotionData, KeypointData
+from mien_training.errors import DataError
+from mien_training.kaggle import EmotionData, KeypointData
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mien_training.augmentation import augment
 from mien_training.configs import Config
+from mien_training.errors import RunError
 from mien_training.files import write_atomically, write_json
 from mien_training.report import draw_curves, png, write_picture
-from mien_training.runs import WEIGHTS, RunError
+from mien_training.runs import WEIGHTS
 from mien_training.splits import Faces, Split
 from mien_training.tasks import TASKS, class_weights
 

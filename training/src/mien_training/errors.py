@@ -1,0 +1,13 @@
+"""What can go wrong, each told in one sentence that says what to do."""
+
+
+class DataError(ValueError):
+    """A file that cannot be used as data; the message names the file, the row and what was expected."""
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used; the message says why."""
+
+
+class ExportError(RuntimeError):
+    """A version that was not published; nothing of it is left in the repository."""
