@@ -24,6 +24,7 @@ from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 
 if TYPE_CHECKING:
     from mien_client._analysis import Analysis, Face
+    from mien_client._async_client import AsyncClient
     from mien_client._client import Client
     from mien_client._transports import VersionStatus
 
@@ -33,6 +34,7 @@ __all__ = [
     "KEYPOINTS",
     "AccessDeniedError",
     "Analysis",
+    "AsyncClient",
     "BadRequestError",
     "Client",
     "ConfigurationError",
@@ -54,6 +56,7 @@ __all__ = [
 # whoever only wants the contract or the message classes, do not wait for it.
 _WITH_NUMPY = {
     "Analysis": "mien_client._analysis",
+    "AsyncClient": "mien_client._async_client",
     "Client": "mien_client._client",
     "Face": "mien_client._analysis",
     "VersionStatus": "mien_client._transports",

@@ -112,17 +112,50 @@ class Transport(Protocol):
         """Gives the connections back."""
 
 
+class AsyncTransport(Protocol):
+    """A `Transport` for asyncio."""
+
+    @property
+    def endpoint(self) -> str:
+        """The server's address, fit to be shown."""
+
+    async def predict(self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline) -> Answer:
+        """Returns what a model says to ``images``, uint8 [n, 48, 48]; see `Pending.result`."""
+
+    async def resolve(self, target: Target, deadline: Deadline) -> int:
+        """Returns the version that would answer ``target`` now."""
+
+    async def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
+        """Returns the states of all versions of a model, the highest version first."""
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+
+
 def open_transport(address: str) -> Transport:
     """Returns the transport that ``address`` asks for. Nothing is sent yet.
 
     Each one's libraries are imported here: together they take longer than everything else in this package.
     """
-    if not isinstance(address, str) or not address or address != address.strip():
-        raise ConfigurationError(f"{address!r} is no address: say 'localhost:8500' or 'http://localhost:8501'")
-    if address.startswith(("http://", "https://")):
+    if _is_rest(address):
         from mien_client._transports.rest import RestTransport
 
         return RestTransport(address)
     from mien_client._transports.grpc import GrpcTransport
 
     return GrpcTransport(address)
+
+
+def open_async_transport(address: str) -> AsyncTransport:
+    """Returns the asyncio transport that ``address`` asks for. Nothing is sent yet."""
+    if _is_rest(address):
+        raise ConfigurationError(f"{address!r} is for REST, and AsyncClient speaks gRPC: say 'localhost:8500'")
+    from mien_client._transports.grpc_aio import AioTransport
+
+    return AioTransport(address)
+
+
+def _is_rest(address: str) -> bool:
+    if not isinstance(address, str) or not address or address != address.strip():
+        raise ConfigurationError(f"{address!r} is no address: say 'localhost:8500' or 'http://localhost:8501'")
+    return address.startswith(("http://", "https://"))

@@ -24,7 +24,7 @@ from mien_client._transports.grpc_messages import (
 )
 
 _MESSAGE_LIMIT = 64 * 2**20
-_OPTIONS = [
+OPTIONS = [
     ("grpc.max_send_message_length", _MESSAGE_LIMIT),
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     # After a lost connection gRPC waits before it tries again, by default up to two minutes.
@@ -35,14 +35,19 @@ _OPTIONS = [
 ]
 
 
+def checked_address(address: str) -> str:
+    """Returns ``address`` if it names a port."""
+    if ":" not in address:
+        raise ConfigurationError(f"{address!r} names no port: TensorFlow Serving's gRPC port is '{address}:8500'")
+    return address
+
+
 class GrpcTransport:
     """One channel, to one server or to all that a name stands for."""
 
     def __init__(self, address: str) -> None:
-        if ":" not in address:
-            raise ConfigurationError(f"{address!r} names no port: TensorFlow Serving's gRPC port is '{address}:8500'")
-        self.endpoint = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self.endpoint = checked_address(address)
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._predict = self._method("PredictionService", "Predict")
         self._metadata = self._method("PredictionService", "GetModelMetadata")
         self._status = self._method("ModelService", "GetModelStatus")

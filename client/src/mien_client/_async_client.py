@@ -1,0 +1,157 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client._analysis import Analysis
+from mien_client._base import POLL_SECONDS, BaseClient, checked_timeout, states
+from mien_client._calls import Attempt, Call
+from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
+from mien_client._replicas import PROBE_TIMEOUT, Replica
+from mien_client._transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
+
+
+class AsyncClient(BaseClient[AsyncTransport]):
+    """A `Client` for asyncio, over gRPC: the same arguments, methods, results and errors, to be awaited.
+
+    It belongs to the event loop in which it is first used. It is an asynchronous context manager. A call that is
+    cancelled takes its requests with it.
+
+    Example:
+        >>> async with AsyncClient("localhost:8500") as client:  # doctest: +SKIP
+        ...     [face] = await client.analyze(image)
+    """
+
+    _open_transport = staticmethod(open_async_transport)
+    _probes: ClassVar[set[asyncio.Task[None]]] = set()  # A task that nothing refers to may vanish.
+
+    async def analyze(
+        self,
+        images: Any,
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Analysis:
+        """Asks both models, at the same time, about one face or many; see `Client.analyze`."""
+        job = self._job(images, emotion_version, keypoint_version, timeout)
+        for replica in self._replicas.to_probe():
+            probe = asyncio.create_task(self._probe(replica))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+        await _run(job.call, job.faces)
+        return job.result()
+
+    async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
+        """Asks a server about the versions of both models; see `Client.status`."""
+        self._check_open()
+        deadline = Deadline(self._timeout)
+        return {target.model: await self._status(target.model, deadline) for target in self._targets}
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Waits until a server answers for both models; see `Client.wait_ready`."""
+        self._check_open()
+        deadline = Deadline(checked_timeout(timeout))
+        while True:
+            missing: dict[str, Target] = {}
+            for transport in self._replicas.transports:
+                found = {await self._missing(transport, target, deadline): target for target in self._targets}
+                found.pop("", None)
+                if not found:
+                    return
+                missing |= found
+            if deadline.remaining() <= POLL_SECONDS:
+                raise self._not_ready(missing, timeout)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def close(self) -> None:
+        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer."""
+        if not self._closed:
+            self._closed = True
+            self._retries.close()
+            for transport in self._replicas.transports:
+                await transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
+        tried: list[Replica[AsyncTransport]] = []
+        while True:
+            replica = self._replicas.pick(tried)
+            tried.append(replica)
+            try:
+                return await replica.transport.status(model, deadline)
+            except MienError as error:
+                self._replicas.failed(replica, error)
+                error.attempts = len(tried)
+                pause = self._retries.pause(len(tried), error, deadline.remaining())
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _probe(self, replica: Replica[AsyncTransport]) -> None:
+        """Finds out whether a server that was down has both models again."""
+        deadline = Deadline(PROBE_TIMEOUT)
+        try:
+            for target in self._targets:
+                await replica.transport.resolve(Target(target.model), deadline)
+        except MienError as error:
+            self._replicas.probed(replica, error)
+        else:
+            self._replicas.probed(replica, None)
+
+    async def _missing(self, transport: AsyncTransport, target: Target, deadline: Deadline) -> str:
+        """Returns why ``target`` cannot be asked now, or an empty text if it can."""
+        look = self._look(deadline)
+        try:
+            await transport.resolve(target, look)
+        except NotServedError as error:
+            try:
+                return states(target, await transport.status(target.model, look))
+            except MienError:
+                return str(error)
+        except (UnavailableError, DeadlineExceededError) as error:
+            return str(error)
+        return ""
+
+
+async def _run(call: Call[AsyncTransport], faces: NDArray[np.uint8]) -> None:
+    """Sends what a call asks for until it has ended."""
+    pending: dict[asyncio.Task[Answer], Attempt[AsyncTransport]] = {}
+    try:
+        while not call.ended:
+            for attempt in call.due():
+                request, transport = attempt.request, attempt.replica.transport
+                images = faces[request.faces]
+                answer = transport.predict(request.target, images, request.output, call.deadline)
+                pending[asyncio.create_task(answer)] = attempt
+            if not pending:
+                await asyncio.sleep(call.pause())
+                continue
+            done, _ = await asyncio.wait(pending, timeout=call.pause(), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                attempt, error = pending.pop(task), task.exception()
+                if not call.wants(attempt):
+                    continue
+                if error is None:
+                    call.answered(attempt, task.result())
+                elif isinstance(error, MienError):
+                    call.failed(attempt, error)
+                else:
+                    raise error
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -1,0 +1,148 @@
+"""What the clients share: everything that does no I/O."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client._analysis import Analysis
+from mien_client._calls import Call
+from mien_client._exceptions import ConfigurationError, UnavailableError
+from mien_client._images import as_images
+from mien_client._merging import Half, merge, nothing
+from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
+from mien_client._retries import MAX_ATTEMPTS, Retries
+from mien_client._transports import Deadline, Target, VersionStatus
+from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds that a call may take."""
+
+POLL_SECONDS = 0.1
+"""Between two looks at a server that is not ready."""
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """One call to ``analyze``: its faces, uint8 [N, 48, 48], and what is to be done about them."""
+
+    faces: NDArray[np.uint8]
+    halves: Sequence[Half]
+    call: Call[T]
+
+    def result(self) -> Analysis:
+        """Returns the result once the call has ended, or raises its error."""
+        return merge(self.halves) if len(self.faces) else nothing()
+
+
+class BaseClient(Generic[T]):
+    """What `Client` and `AsyncClient` are made with, and how they prepare a call."""
+
+    _open_transport: Callable[[str], T]
+
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_attempts: int = MAX_ATTEMPTS,
+        emotion_model: str = EMOTION_MODEL,
+        keypoint_model: str = KEYPOINT_MODEL,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+    ) -> None:
+        self._timeout = checked_timeout(timeout)
+        self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
+        self._retries = Retries(_checked_attempts(max_attempts))
+        self._replicas = Replicas([self._open_transport(one) for one in _addresses(address)])
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._replicas.endpoint}{' (closed)' if self._closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this client is closed: make a new one")
+
+    def _job(
+        self,
+        images: Any,
+        emotion_version: int | str | None,
+        keypoint_version: int | str | None,
+        timeout: float | None,
+    ) -> Job[T]:
+        self._check_open()
+        faces = as_images(images)
+        deadline = Deadline(self._timeout if timeout is None else checked_timeout(timeout))
+        emotion, keypoint = self._targets
+        if emotion_version is not None:
+            emotion = _target(emotion.model, emotion_version)
+        if keypoint_version is not None:
+            keypoint = _target(keypoint.model, keypoint_version)
+        halves = [Half(emotion, PROBABILITIES_OUTPUT, len(faces)), Half(keypoint, KEYPOINTS_OUTPUT, len(faces))]
+        return Job(faces, halves, Call(halves, self._replicas, deadline, self._retries))
+
+    def _look(self, deadline: Deadline) -> Deadline:
+        """Returns when a server must have said whether it is ready; one of several must not hold up the others."""
+        longest = PROBE_TIMEOUT if len(self._replicas) > 1 else self._timeout
+        return Deadline(max(POLL_SECONDS, min(longest, deadline.remaining())))
+
+    def _not_ready(self, missing: dict[str, Target], timeout: float) -> UnavailableError:
+        """Returns the error for a server that is not ready in time; ``missing``: why, and which model lacks."""
+        target = next(iter(missing.values()))
+        return UnavailableError(
+            f"{self._replicas.endpoint} is not ready after {timeout:g} s: {'; '.join(missing)}",
+            endpoint=self._replicas.endpoint,
+            model=target.model,
+            version=target.version,
+            label=target.label,
+        )
+
+
+def states(target: Target, versions: Sequence[VersionStatus]) -> str:
+    """Returns the states of a model's versions, none of which is the one that ``target`` names, as a clause."""
+    told = (f"version {v.version} is {v.state}{v.error and f' ({v.error})'}" for v in versions)
+    return f"{target}: {', '.join(told)}"
+
+
+def _addresses(address: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(address, (list, tuple)):
+        if not address:
+            raise ConfigurationError("there is no address in the list: say at least one, such as 'localhost:8500'")
+        return address
+    return [address]  # type: ignore[list-item]  # Whatever else it is, opening it says what is wrong.
+
+
+def _target(model: str, version: int | str | None) -> Target:
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(f"{model!r} is no model's name")
+    if version is None:
+        return Target(model)
+    if isinstance(version, str) and version:
+        return Target(model, label=version)
+    try:
+        number = operator.index(version)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ConfigurationError(f"{version!r} is no version of a model: say a number, or a label such as 'stable'")
+    return Target(model, version=number)
+
+
+def checked_timeout(timeout: float) -> float:
+    """Returns ``timeout`` if it is a number of seconds that can be meant."""
+    if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+        raise ConfigurationError(f"{timeout!r} is no timeout: say a number of seconds above 0")
+    return float(timeout)
+
+
+def _checked_attempts(attempts: int) -> int:
+    if not isinstance(attempts, int) or attempts < 1:
+        raise ConfigurationError(f"{attempts!r} is no number of attempts: say a whole number above 0")
+    return attempts

@@ -1,0 +1,79 @@
+"""gRPC under asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from mien_client._exceptions import MienError
+from mien_client._transports import Answer, Deadline, Target, VersionStatus
+from mien_client._transports.failures import failure
+from mien_client._transports.grpc import OPTIONS, checked_address
+from mien_client._transports.grpc_messages import (
+    answering_version,
+    metadata_request,
+    predict_request,
+    read_answer,
+    signature,
+    status_request,
+    version_statuses,
+)
+
+
+class AioTransport:
+    """One channel, to one server or to all that a name stands for; it belongs to the loop that uses it first."""
+
+    def __init__(self, address: str) -> None:
+        self.endpoint = checked_address(address)
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self._closed = False
+
+    async def predict(self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline) -> Answer:
+        """See `AsyncTransport.predict`."""
+        request = predict_request(target, images, output)
+        response = await self._ask("PredictionService", "Predict", request, target, deadline)
+        return read_answer(response, output, self.endpoint, target)
+
+    async def resolve(self, target: Target, deadline: Deadline) -> int:
+        """See `Transport.resolve`."""
+        request = metadata_request(target)
+        response = await self._ask("PredictionService", "GetModelMetadata", request, target, deadline)
+        return answering_version(response, self.endpoint, target)
+
+    async def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
+        """See `Transport.status`."""
+        request = status_request(model)
+        return version_statuses(await self._ask("ModelService", "GetModelStatus", request, Target(model), deadline))
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _ask(self, service: str, name: str, request: Any, target: Target, deadline: Deadline) -> Any:
+        if self._closed:
+            raise self._failure("CANCELLED", "the client was closed", target, deadline)
+        try:
+            return await self._method(service, name)(request, timeout=deadline.remaining())
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error.code().name, error.details() or "", target, deadline) from None
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
+
+    def _method(self, service: str, name: str) -> Any:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.endpoint, options=OPTIONS)
+        if name not in self._methods:
+            self._methods[name] = self._channel.unary_unary(*signature(service, name))
+        return self._methods[name]
+
+    def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
+        return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
