@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from google.protobuf import text_format
 from mien_client.protos import POOL, ModelConfig, ModelServerConfig, ModelType
 
-from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving._config_protos import parse_file
+from mien_serving._status import invalid_argument
 
 REPOSITORY: Final = PurePosixPath("/models")
 """Where base paths find the model repository, as in the TensorFlow Serving container."""
@@ -23,15 +23,8 @@ def read_config(path: Path) -> ModelServerConfig:
     Raises:
         StatusError: The file cannot be read, or is not such a configuration.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise StatusError(Code.NOT_FOUND, f"{path}; {reason}") from error
-    try:
-        return text_format.Parse(text, ModelServerConfig(), descriptor_pool=POOL)
-    except text_format.ParseError as error:
-        raise invalid_argument(f"Invalid protobuf file: '{path}' (line {error})") from error
+    config: ModelServerConfig = parse_file(path, ModelServerConfig(), POOL)
+    return config
 
 
 def single_model_config(name: str, base_path: str) -> ModelServerConfig:

@@ -38,6 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_model_flags(group)
     _add_front_end_flags(group)
     _add_session_flags(group)
+    _add_batching_flags(group)
     for name in _WITHOUT_MEANING:
         group.add_argument(f"--{name}", nargs="?", const="", help=argparse.SUPPRESS)
     group.add_argument("--version", action="store_true", help="print the versions and exit")
@@ -160,6 +161,12 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
         **_boolean(False),
         help="let web pages from elsewhere ask over REST (%(default)s)",
     )
+    flag(
+        "--monitoring_config_file",
+        type=Path,
+        metavar="FILE",
+        help="a MonitoringConfig in text form: whether and where Prometheus finds metrics",
+    )
 
 
 def _add_session_flags(group: argparse._ArgumentGroup) -> None:
@@ -173,6 +180,22 @@ def _add_session_flags(group: argparse._ArgumentGroup) -> None:
         )
     group.add_argument(
         "--saved_model_tags", default="serve", metavar="TAG,…", help="the graph of a SavedModel to load (%(default)s)"
+    )
+
+
+def _add_batching_flags(group: argparse._ArgumentGroup) -> None:
+    flag = group.add_argument
+    flag("--enable_batching", **_boolean(False), help="run concurrent requests together (%(default)s)")
+    flag(
+        "--batching_parameters_file",
+        type=Path,
+        metavar="FILE",
+        help="with --enable_batching: BatchingParameters in text form",
+    )
+    flag(
+        "--enable_per_model_batching_parameters",
+        **_boolean(False),
+        help="with --enable_batching: only for models with a batching_params.pbtxt, and as it says (%(default)s)",
     )
 
 

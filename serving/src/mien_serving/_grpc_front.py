@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import grpc
@@ -13,6 +14,7 @@ from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from mien_client import protos
 
+from mien_serving._metrics import Metrics, measured
 from mien_serving._options import GrpcOptions
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import Services
@@ -22,6 +24,7 @@ from mien_serving._workers import Workers
 _UNLIMITED: Final = -1
 
 _PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
+_PREDICTIONS: Final = {"Predict", "Classify", "Regress", "MultiInference"}
 _MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
 
 
@@ -31,9 +34,11 @@ class GrpcFront:
     Args:
         services: Answers the requests.
         options: How it serves them.
+        metrics: Counts predictions.
     """
 
-    def __init__(self, services: Services, options: GrpcOptions) -> None:
+    def __init__(self, services: Services, options: GrpcOptions, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
         self._options = options
         self._workers = Workers("grpc", options.max_threads, refusal="Server Threadpool Exhausted")
         self._server = grpc.aio.server(
@@ -109,7 +114,8 @@ class GrpcFront:
                     request = parse(body)
                 except DecodeError as error:
                     raise StatusError(Code.INTERNAL, f"The request is not a {descriptor.input_type.name}") from error
-                response: bytes = method(request, deadline).SerializeToString()
+                with self._measured(name, request):
+                    response: bytes = method(request, deadline).SerializeToString()
                 return response
 
             try:
@@ -120,3 +126,13 @@ class GrpcFront:
         # Messages are parsed and written in the worker threads, so gRPC itself only handles bytes.
         handler: Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]] = answer
         return grpc.unary_unary_rpc_method_handler(handler)
+
+    def _measured(self, name: str, request: Any) -> AbstractContextManager[None]:
+        """Counts a prediction; the other calls are not counted."""
+        if name not in _PREDICTIONS:
+            return nullcontext()
+        if name != "MultiInference":
+            model = request.model_spec.name
+        else:
+            model = request.tasks[0].model_spec.name if request.tasks else ""
+        return measured(self._metrics, model, name, "GRPC")

@@ -7,16 +7,20 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
+from mien_serving._batching import BatchScheduler
+from mien_serving._batching_parameters import read_batching_parameters
 from mien_serving._config import read_config
 from mien_serving._grpc_front import GrpcFront
 from mien_serving._manager import ServableId
+from mien_serving._metrics import Metrics
 from mien_serving._options import ServerOptions, port_error
 from mien_serving._rest_api import RestApi
 from mien_serving._rest_front import RestFront
-from mien_serving._servable import Servable
+from mien_serving._servable import BatchingServable, Servable
 from mien_serving._server_core import ServerCore
 from mien_serving._services import Services
 from mien_serving._status import StatusError
@@ -38,6 +42,8 @@ class ModelServer:
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
+        self._metrics = Metrics() if options.rest.metrics_path else None
+        self._scheduler = BatchScheduler(options.batching.num_batch_threads) if options.batching else None
         self._core: ServerCore[Servable] = ServerCore(self._load, options.core)
         self._stopped = threading.Event()
 
@@ -57,11 +63,13 @@ class ModelServer:
         finally:
             self._stopped.set()
             self._core.stop()
+            if self._scheduler:
+                self._scheduler.stop()
 
     async def _serve(self, announce: Callable[[int, int], None]) -> None:
         services = Services(self._core)
-        grpc_front = GrpcFront(services, self._options.grpc)
-        rest_front = RestFront(RestApi(services), self._options.rest)
+        grpc_front = GrpcFront(services, self._options.grpc, self._metrics)
+        rest_front = RestFront(RestApi(services, self._metrics), self._options.rest, self._metrics)
         try:
             grpc_port = grpc_front.bind()
         except RuntimeError as error:
@@ -82,7 +90,8 @@ class ModelServer:
         await asyncio.gather(grpc_front.stop(_GRACE_S), rest_front.stop(_GRACE_S))
 
     def _load(self, _: ServableId, path: Path) -> Servable:
-        servable = Servable(path, self._options.session)
+        with self._metrics.load(str(path)) if self._metrics else nullcontext():
+            servable = self._load_saved_model(path)
         if self._options.enable_model_warmup:
             try:
                 warm_up(servable, path, self._options.warmup_iterations)
@@ -90,6 +99,15 @@ class ModelServer:
                 servable.close()
                 raise
         return servable
+
+    def _load_saved_model(self, path: Path) -> Servable:
+        batching = self._options.batching
+        if batching and self._options.per_model_batching:
+            file = path / "batching_params.pbtxt"
+            batching = read_batching_parameters(file) if file.exists() else None
+        if self._scheduler is None or batching is None:
+            return Servable(path, self._options.session, self._metrics)
+        return BatchingServable(path, self._options.session, self._scheduler, batching, self._metrics)
 
     def _poll_config_file(self) -> None:
         if self._options.config_file and self._options.config_file_poll_wait_seconds > 0:

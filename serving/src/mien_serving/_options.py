@@ -11,6 +11,7 @@ from typing import Final
 
 from mien_client.protos import ModelServerConfig
 
+from mien_serving._batching_parameters import BatchingOptions
 from mien_serving._config import check_config
 from mien_serving._status import Code, StatusError, invalid_argument
 
@@ -93,12 +94,14 @@ class RestOptions:
         threads: Requests computed at the same time; more wait.
         timeout_s: How long a request may take; 0 for as long as it takes.
         enable_cors_support: Whether web pages from elsewhere may ask.
+        metrics_path: Where Prometheus finds the metrics; None if nothing is measured.
     """
 
     port: int = 8501
     threads: int = DEFAULT_THREADS
     timeout_s: float = 30.0
     enable_cors_support: bool = False
+    metrics_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class ServerOptions:
         rest: How REST is served.
         enable_model_warmup: Whether versions run their warm-up requests before they are available.
         warmup_iterations: How often each of those runs.
+        batching: How concurrent requests are joined; None if each runs alone.
+        per_model_batching: Whether each model's own ``batching_params.pbtxt`` says so instead, if it has one.
         core: How models are found and kept.
         session: How TensorFlow runs them.
     """
@@ -124,6 +129,8 @@ class ServerOptions:
     rest: RestOptions = field(default_factory=RestOptions)
     enable_model_warmup: bool = True
     warmup_iterations: int = 1
+    batching: BatchingOptions | None = None
+    per_model_batching: bool = False
     core: CoreOptions = field(default_factory=CoreOptions)
     session: SessionOptions = field(default_factory=SessionOptions)
 

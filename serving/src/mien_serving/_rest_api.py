@@ -23,6 +23,7 @@ from mien_serving._json_examples import classification_body, read_examples, regr
 from mien_serving._json_request import predict_inputs
 from mien_serving._json_response import error_body, predict_body
 from mien_serving._json_value import parse_object, signature_name
+from mien_serving._metrics import Metrics, measured
 from mien_serving._prediction import DEFAULT_SIGNATURE, predict
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import SIGNATURE_DEF, Services
@@ -71,10 +72,12 @@ class RestApi:
 
     Args:
         services: Answers what is not JSON about them.
+        metrics: Counts predictions.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, metrics: Metrics | None = None) -> None:
         self._services = services
+        self._metrics = metrics
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """Answers one request; every error becomes an answer."""
@@ -91,13 +94,10 @@ class RestApi:
         if request.method == "POST" and (route := _PREDICTION.fullmatch(request.target)):
             spec = _model_spec(route)
             # The route is matched without regard to case, the verb is not.
-            match route[4]:
-                case "predict":
-                    return self._predict(spec, request)
-                case "classify":
-                    return self._classify(spec, request)
-                case "regress":
-                    return self._regress(spec, request)
+            answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(route[4])
+            if answer:
+                with measured(self._metrics, spec.name, route[4].capitalize(), "REST"):
+                    return answer(spec, request)
         elif request.method == "GET" and (route := _MODEL.fullmatch(request.target)):
             spec = _model_spec(route)
             if not spec.name:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from mien_serving._metrics import Metrics
 from mien_serving._options import RestOptions
 from mien_serving._rest_api import HttpAnswer, HttpRequest, RestApi, decompressed, error_answer
 from mien_serving._servable import NO_DEADLINE
@@ -36,9 +37,11 @@ class RestFront:
     Args:
         api: Answers the requests.
         options: How it serves it; the time limit of a request includes waiting.
+        metrics: What Prometheus finds at the path of the options.
     """
 
-    def __init__(self, api: RestApi, options: RestOptions) -> None:
+    def __init__(self, api: RestApi, options: RestOptions, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
         self._api = api
         self._options = options
         self._workers = Workers("rest", options.threads)
@@ -105,6 +108,8 @@ class RestFront:
         def compute() -> HttpAnswer:
             if self._options.enable_cors_support and scope["method"] == "OPTIONS":
                 return HttpAnswer(200, b"")
+            if self._metrics and target.partition("?")[0] == self._options.metrics_path:
+                return HttpAnswer(200, self._metrics.page(), "text/plain")
             body = decompressed(b"".join(chunks), headers)
             return self._api.answer(HttpRequest(scope["method"], target, body, deadline))
 

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import tensorflow as tf
 from mien_client.protos import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
 
+from mien_serving._batching import BatchScheduler
+from mien_serving._batching_parameters import BatchingOptions
+from mien_serving._metrics import Metrics
 from mien_serving._options import SessionOptions
 from mien_serving._status import Code, StatusError
 
@@ -33,6 +37,7 @@ class Servable:
     Args:
         path: The folder that holds ``saved_model.pb``.
         options: How to run it.
+        metrics: Counts its runs.
 
     Raises:
         StatusError: It cannot be loaded.
@@ -41,7 +46,7 @@ class Servable:
         signatures: What the model can be asked, by signature name.
     """
 
-    def __init__(self, path: Path, options: SessionOptions) -> None:
+    def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None) -> None:
         if not any((path / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise StatusError(
                 Code.NOT_FOUND,
@@ -63,6 +68,7 @@ class Servable:
             self._session.close()
             raise _load_error(error, path, options.saved_model_tags) from error
         self._tensors: dict[str, Any] = {}
+        self._metrics = metrics
 
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
@@ -90,13 +96,14 @@ class Servable:
             )
         try:
             # Session.run() would refuse what the graph itself accepts, and rewrite its error messages.
-            outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
-                options,
-                {self._tensor(name): value for name, value in feeds.items()},
-                [self._tensor(name) for name in fetches],
-                [],
-                None,
-            )
+            with self._metrics.graph_run() if self._metrics else nullcontext():
+                outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
+                    options,
+                    {self._tensor(name): value for name, value in feeds.items()},
+                    [self._tensor(name) for name in fetches],
+                    [],
+                    None,
+                )
         except tf.errors.OpError as error:
             raise StatusError(Code(error.error_code), error.message) from error
         finally:
@@ -121,6 +128,36 @@ class Servable:
                 raise StatusError(Code.INVALID_ARGUMENT, f"Tensor {name} was not found in the Graph") from error
             self._tensors[name] = tensor
         return tensor
+
+
+class BatchingServable(Servable):
+    """A servable whose runs join others.
+
+    Args:
+        path: The folder that holds ``saved_model.pb``.
+        options: How to run it.
+        scheduler: Forms the batches.
+        batching: How it forms those of this servable.
+        metrics: Counts its runs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: SessionOptions,
+        scheduler: BatchScheduler,
+        batching: BatchingOptions,
+        metrics: Metrics | None = None,
+    ) -> None:
+        super().__init__(path, options, metrics)
+        self._scheduler = scheduler
+        self._batching = batching
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    ) -> list[np.ndarray]:
+        """Runs the graph on a batch that these feeds are a part of."""
+        return self._scheduler.run(self, super().run, feeds, fetches, deadline, self._batching)
 
 
 def _load_error(error: Exception, path: Path, tags: Sequence[str]) -> StatusError:

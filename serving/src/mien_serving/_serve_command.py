@@ -9,14 +9,17 @@ import os
 import re
 import sys
 from importlib import metadata
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mien_client.cli import Command
 from mien_client.protos import ModelServerConfig
 
+from mien_serving._batching_parameters import BatchingOptions, read_batching_parameters
 from mien_serving._config import REPOSITORY, read_config, single_model_config
+from mien_serving._config_protos import read_message
 from mien_serving._flags import add_flags, without_meaning
+from mien_serving._metrics import METRICS_PATH
 from mien_serving._options import CoreOptions, GrpcOptions, ManagerOptions, RestOptions, ServerOptions, SessionOptions
 from mien_serving._status import StatusError, invalid_argument
 
@@ -85,9 +88,12 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             threads=flags.rest_api_num_threads,
             timeout_s=flags.rest_api_timeout_in_ms / 1000,
             enable_cors_support=flags.rest_api_enable_cors_support,
+            metrics_path=_metrics_path(flags.monitoring_config_file),
         ),
         enable_model_warmup=flags.enable_model_warmup,
         warmup_iterations=flags.num_request_iterations_for_warmup,
+        batching=_batching(flags),
+        per_model_batching=flags.enable_per_model_batching_parameters,
         core=CoreOptions(
             model_repository=flags.model_repository,
             file_system_poll_wait_seconds=flags.file_system_poll_wait_seconds,
@@ -123,6 +129,24 @@ def _config(flags: argparse.Namespace) -> ModelServerConfig:
         "Both model_base_path and model_config_file are empty! Say what to serve: --model_config_file=FILE, or "
         "--model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
     )
+
+
+def _batching(flags: argparse.Namespace) -> BatchingOptions | None:
+    file = flags.batching_parameters_file
+    if flags.enable_batching:
+        return read_batching_parameters(file) if file else BatchingOptions()
+    if file:
+        raise invalid_argument(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+        )
+    return None
+
+
+def _metrics_path(monitoring_config_file: Path | None) -> str | None:
+    if not monitoring_config_file:
+        return None
+    prometheus = read_message(monitoring_config_file, "MonitoringConfig").prometheus_config
+    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
 
 
 def _channel_arguments(text: str) -> dict[str, int | str]:

@@ -1,0 +1,282 @@
+"""The batch scheduler: requests that arrive together run together."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mien_serving._batching_parameters import BatchingOptions
+from mien_serving._status import Code, StatusError, invalid_argument
+
+logger = logging.getLogger(__name__)
+
+Feeds = Mapping[str, np.ndarray]
+Run = Callable[[Feeds, Sequence[str], float], list[np.ndarray]]
+"""Runs a graph: feeds, fetches and deadline to one array for each fetch."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A request, or a part of a large one, that waits for its batch."""
+
+    feeds: Feeds
+    size: int
+    deadline: float
+    outputs: Future[list[np.ndarray]] = field(default_factory=Future)
+
+
+@dataclass
+class _Batch:
+    """What will run together."""
+
+    tasks: list[_Task] = field(default_factory=list)
+    size: int = 0
+    opened: float = 0.0
+
+    def add(self, task: _Task) -> None:
+        if not self.tasks:
+            self.opened = time.monotonic()
+        self.tasks.append(task)
+        self.size += task.size
+
+
+class _Queue:
+    """Batches of one signature of one servable; the last one is open for more tasks."""
+
+    def __init__(self, run: Run, fetches: Sequence[str], options: BatchingOptions) -> None:
+        self.run = run
+        self.fetches = fetches
+        self.options = options
+        self.batches: deque[_Batch] = deque([_Batch()])
+
+    def put(self, feeds: Feeds, size: int, deadline: float) -> list[_Task]:
+        """Appends a request, cut where batches end.
+
+        Raises:
+            StatusError: UNAVAILABLE; there is no room for it.
+        """
+        self._check_room(size)
+        limit, tasks, begin = self.options.batch_size, [], 0
+        whole = not self.options.enable_large_batch_splitting
+        while begin < size:
+            if self.batches[-1].size + (size if whole else 1) > limit:
+                self.batches.append(_Batch())
+            end = min(begin + limit - self.batches[-1].size, size)
+            part = feeds if end - begin == size else {name: value[begin:end] for name, value in feeds.items()}
+            tasks.append(_Task(part, end - begin, deadline))
+            self.batches[-1].add(tasks[-1])
+            begin = end
+        return tasks
+
+    def due(self) -> float:
+        """When the first batch may run: at once (0) if it is full, otherwise when its time to wait is over."""
+        first = self.batches[0]
+        if len(self.batches) > 1 or first.size >= self.options.batch_size:
+            return 0.0
+        return first.opened + self.options.batch_timeout_s
+
+    def take(self) -> _Batch:
+        """The first batch, which is no longer in the queue."""
+        return self.batches.popleft()
+
+    def _check_room(self, size: int) -> None:
+        limit, most, count = self.options.batch_size, self.options.max_enqueued_batches, len(self.batches)
+        open_size = self.batches[-1].size
+        full = "The batch scheduling queue to which this task was submitted is full; "
+        if not self.options.enable_large_batch_splitting:
+            if open_size + size > limit and count >= most:
+                raise StatusError(
+                    Code.UNAVAILABLE, f"{full}currently {count} batches enqueued and max_enqueued_batches is {most}"
+                )
+            return
+        capacity = (most - count) * limit + limit - open_size
+        if size > capacity:
+            raise StatusError(
+                Code.UNAVAILABLE,
+                f"{full}task size is {size} but scheduling capacity is only {capacity} (num_enqueued_batches={count}, "
+                f"max_enqueued_batches={most}, open_batch_size={open_size}, max_execution_batch_size={limit})",
+            )
+
+
+class BatchScheduler:
+    """Forms batches of concurrent requests and runs them in threads of its own.
+
+    Requests share a batch if they go to the same signature of the same servable and fit together: a request of another
+    type or shape starts a batch of its own instead of spoiling that of others. A batch that fails is run again request
+    by request, so that each gets the answer that it would have got alone.
+
+    Args:
+        threads: Batches that run at the same time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._changed = threading.Condition()
+        # Only queues with something in them; the first is served first and then goes to the end.
+        self._queues: OrderedDict[Hashable, _Queue] = OrderedDict()
+        self._stopped = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(
+        self, owner: Hashable, run: Run, feeds: Feeds, fetches: Sequence[str], deadline: float, options: BatchingOptions
+    ) -> list[np.ndarray]:
+        """Runs a request together with others; returns when it is done.
+
+        Args:
+            owner: What `run` belongs to; requests of different owners are never mixed.
+            run: Runs a batch.
+            feeds: Values by tensor name; the first dimension of each counts the examples.
+            fetches: Tensor names.
+            deadline: When nobody waits for the result any more.
+            options: How batches of this owner are formed.
+
+        Raises:
+            StatusError: The request cannot be batched, there is no room for it, its time was over before its batch
+                ran, or what `run` raised.
+        """
+        size = _size(feeds)
+        if options.input_limit is not None and size > options.input_limit:
+            raise invalid_argument(f"Task size {size} is larger than maximum input batch size {options.input_limit}")
+        if size == 0:
+            return run(feeds, fetches, deadline)
+        key = (owner, _kind(feeds, options.pad_variable_length_inputs), tuple(fetches))
+        with self._changed:
+            if self._stopped:
+                raise StatusError(Code.UNAVAILABLE, "The batch scheduler has stopped")
+            if key not in self._queues:
+                self._queues[key] = _Queue(run, fetches, options)
+            tasks = self._queues[key].put(feeds, size, deadline)
+            self._changed.notify()
+        parts = [task.outputs.result() for task in tasks]
+        return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def stop(self) -> None:
+        """Runs what is queued, then ends the threads."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while taken := self._next():
+            queue, batch = taken
+            now = time.monotonic()
+            for task in batch.tasks:
+                if task.deadline <= now:
+                    task.outputs.set_exception(
+                        StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
+                    )
+            if waiting := [task for task in batch.tasks if task.deadline > now]:
+                _run_together(queue, waiting)
+
+    def _next(self) -> tuple[_Queue, _Batch] | None:
+        """Waits for the next batch that is due; None if there will be no more."""
+        with self._changed:
+            while self._queues or not self._stopped:
+                now, soonest = time.monotonic(), math.inf
+                for key, queue in self._queues.items():
+                    due = queue.due()
+                    if due <= now or self._stopped:
+                        batch = queue.take()
+                        if queue.batches:
+                            self._queues.move_to_end(key)
+                        else:
+                            del self._queues[key]
+                        if self._queues:
+                            self._changed.notify()
+                        return queue, batch
+                    soonest = min(soonest, due)
+                self._changed.wait(None if soonest == math.inf else soonest - now)
+        return None
+
+
+def _run_together(queue: _Queue, tasks: Sequence[_Task]) -> None:
+    """Runs tasks as one batch and gives each its part, or its own error."""
+    try:
+        parts = _parts(queue, tasks)
+    except Exception as error:
+        if len(tasks) > 1:
+            for task in tasks:
+                _run_together(queue, [task])
+            return
+        if not isinstance(error, StatusError):
+            logger.exception("A batch failed in a way that it should not")
+            error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        tasks[0].outputs.set_exception(error)
+        return
+    for task, part in zip(tasks, parts, strict=True):
+        task.outputs.set_result(part)
+
+
+def _parts(queue: _Queue, tasks: Sequence[_Task]) -> list[list[np.ndarray]]:
+    """The outputs of each task, from one run."""
+    size = sum(task.size for task in tasks)
+    padded = min((allowed for allowed in queue.options.allowed_batch_sizes if allowed >= size), default=size)
+    feeds = {
+        name: _merged([task.feeds[name] for task in tasks], padded - size, queue.options.pad_variable_length_inputs)
+        for name in tasks[0].feeds
+    }
+    outputs = queue.run(feeds, queue.fetches, max(task.deadline for task in tasks))
+    for output in outputs:
+        if not output.ndim:
+            raise StatusError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+        if len(output) != padded:
+            raise StatusError(
+                Code.FAILED_PRECONDITION,
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
+                "tensors",
+            )
+    parts, begin = [], 0
+    for task in tasks:
+        parts.append([output[begin : begin + task.size] for output in outputs])
+        begin += task.size
+    return parts
+
+
+def _merged(values: list[np.ndarray], padding: int, pad_variable_length: bool) -> np.ndarray:
+    """One array of all, filled up with copies of the last one's first row."""
+    if pad_variable_length:
+        longest = np.max([value.shape[1:] for value in values], axis=0)
+        values = [_lengthened(value, longest) for value in values]
+    if padding:
+        values = [*values, np.repeat(values[-1][:1], padding, axis=0)]
+    return values[0] if len(values) == 1 else np.concatenate(values)
+
+
+def _lengthened(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The array with rows of a larger shape, filled up with its first element."""
+    if value.shape[1:] == tuple(shape):
+        return value
+    lengthened = np.full((len(value), *shape), value.flat[0] if value.size else np.zeros((), value.dtype), value.dtype)
+    lengthened[tuple(map(slice, value.shape))] = value
+    return lengthened
+
+
+def _size(feeds: Feeds) -> int:
+    if not feeds:
+        raise invalid_argument("Batching Run() must have at least one input tensor")
+    if any(not value.ndim for value in feeds.values()):
+        raise invalid_argument("Batching Run() input tensors must have at least one dimension")
+    sizes = {len(value) for value in feeds.values()}
+    if len(sizes) > 1:
+        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
+    return sizes.pop()
+
+
+def _kind(feeds: Feeds, pad_variable_length: bool) -> Hashable:
+    """What requests must have in common to share a batch."""
+    return frozenset(
+        (name, value.dtype, value.ndim if pad_variable_length else value.shape[1:]) for name, value in feeds.items()
+    )

@@ -1,0 +1,117 @@
+"""Metrics, by the names and labels that TensorFlow Serving gives them, for Prometheus to scrape."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
+
+import prometheus_client
+
+from mien_serving._status import Code, StatusError
+
+METRICS_PATH: Final = "/monitoring/prometheus/metrics"
+"""Where the page is unless the configuration names another path."""
+
+_LATENCY_BUCKETS: Final = [10 * 1.8**power for power in range(33)]
+"""Microseconds: from 10 to about 20 minutes."""
+
+# The library ends the name of every counter in _total, TensorFlow Serving none.
+_COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z_:]+?)_total\b", re.MULTILINE)
+
+
+class Metrics:
+    """What the server counts of itself."""
+
+    def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = prometheus_client.CollectorRegistry()
+        self._requests = prometheus_client.Counter(
+            ":tensorflow:serving:request_count",
+            "The total number of requests.",
+            ["model_name", "status"],
+            registry=self._registry,
+        )
+        self._latency = prometheus_client.Histogram(
+            ":tensorflow:serving:request_latency",
+            "Distribution of wall time (in microseconds) for Tensorflow Serving request.",
+            ["model_name", "API", "entrypoint"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._loads = prometheus_client.Counter(
+            ":tensorflow:cc:saved_model:load_attempt_count",
+            "The number of times a SavedModel was successfully loaded, or not.",
+            ["model_path", "status"],
+            registry=self._registry,
+        )
+        self._load_latency = prometheus_client.Counter(
+            ":tensorflow:cc:saved_model:load_latency",
+            "Latency in microseconds for SavedModels that were successfully loaded.",
+            ["model_path"],
+            registry=self._registry,
+        )
+        self._graph_runs = prometheus_client.Counter(
+            ":tensorflow:core:graph_runs",
+            "The number of graph executions used to collect graph_run_time_usecs.",
+            registry=self._registry,
+        )
+        self._graph_run_time = prometheus_client.Counter(
+            ":tensorflow:core:graph_run_time_usecs",
+            "The total time spent on executing graphs in microseconds.",
+            registry=self._registry,
+        )
+
+    @contextmanager
+    def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
+        """Counts one request by how it ended, and its latency if it ended well.
+
+        Args:
+            model: The model that it asked for.
+            api: ``Predict``, ``Classify``, ….
+            entrypoint: ``GRPC`` or ``REST``.
+        """
+        start, code = time.perf_counter(), Code.INTERNAL
+        try:
+            yield
+            code = Code.OK
+            self._latency.labels(model, api, entrypoint).observe(_micros_since(start))
+        except StatusError as error:
+            code = error.code
+            raise
+        finally:
+            self._requests.labels(model, code.name).inc()
+
+    @contextmanager
+    def load(self, path: str) -> Iterator[None]:
+        """Counts one attempt to load a SavedModel."""
+        start, status = time.perf_counter(), "fail"
+        try:
+            yield
+            status = "success"
+            self._load_latency.labels(path).inc(_micros_since(start))
+        finally:
+            self._loads.labels(path, status).inc()
+
+    @contextmanager
+    def graph_run(self) -> Iterator[None]:
+        """Counts one run of a graph."""
+        start = time.perf_counter()
+        yield
+        self._graph_runs.inc()
+        self._graph_run_time.inc(_micros_since(start))
+
+    def page(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return _COUNTER_ENDING.sub(rb"\1", prometheus_client.generate_latest(self._registry))
+
+
+def measured(metrics: Metrics | None, model: str, api: str, entrypoint: str) -> AbstractContextManager[None]:
+    """Counts one request, if anything is counted at all."""
+    return metrics.request(model, api, entrypoint) if metrics else nullcontext()
+
+
+def _micros_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1_000_000

@@ -1,0 +1,321 @@
+"""The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import requests
+from mien_serving._batching import BatchScheduler
+from mien_serving._batching_parameters import BatchingOptions
+from mien_serving._status import Code, StatusError
+
+FOREVER = float("inf")
+PATIENT = 30.0
+
+
+class Graph:
+    """Doubles `x`, records the batches it was given, and runs only while its gate is open."""
+
+    def __init__(self):
+        self.batches = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = threading.Semaphore(0)
+
+    def run(self, feeds, fetches, deadline):
+        self.batches.append(feeds["x"].tolist())
+        self.deadline = deadline
+        self.running.release()
+        assert self.gate.wait(PATIENT)
+        if -1 in feeds["x"]:
+            raise StatusError(Code.INVALID_ARGUMENT, "no -1")
+        return [feeds["x"] * 2 for _ in fetches]
+
+
+@pytest.fixture
+def graph():
+    graph = Graph()
+    yield graph
+    graph.gate.set()
+
+
+@pytest.fixture
+def batching(graph):
+    """Sends requests of these values at the same time; returns a future for each."""
+    schedulers, pool = [], ThreadPoolExecutor(32)
+
+    def begin(*requests, owner="m", deadline=FOREVER, **options):
+        options = BatchingOptions(**{"num_batch_threads": 1, "max_batch_size": 4, **options})
+        if not schedulers:
+            schedulers.append(BatchScheduler(options.num_batch_threads))
+
+        def send(values):
+            feeds = {"x": np.asarray(values)}
+            return schedulers[0].run(owner, graph.run, feeds, ["y"], deadline, options)[0].tolist()
+
+        futures = []
+        for values in requests:
+            futures.append(pool.submit(send, values))
+            time.sleep(0.02)  # In this order.
+        return futures
+
+    yield begin
+    graph.gate.set()
+    for scheduler in schedulers:
+        scheduler.stop()
+    pool.shutdown()
+
+
+def busy(graph, batching, **options):
+    """Keeps the one batch thread busy, so that what comes next is queued."""
+    graph.gate.clear()
+    (first,) = batching([0], **{"owner": "other", **options})
+    assert graph.running.acquire(timeout=PATIENT)
+    return first
+
+
+def error_of(future):
+    with pytest.raises(StatusError) as error:
+        future.result(PATIENT)
+    return error.value
+
+
+def test_requests_that_wait_together_run_together(graph, batching):
+    busy(graph, batching)
+    answers = batching([1], [2, 3])
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers] == [[2], [4, 6]]
+    assert graph.batches[1:] == [[1, 2, 3]]
+
+
+def test_a_request_alone_does_not_wait_for_others_by_default(graph, batching):
+    assert batching([1])[0].result(PATIENT) == [2]
+
+
+def test_a_batch_waits_its_timeout_for_more(graph, batching):
+    answers = batching([1], [2], batch_timeout_s=0.5)
+    assert [answer.result(PATIENT) for answer in answers] == [[2], [4]]
+    assert graph.batches == [[1, 2]]
+
+
+def test_a_full_batch_does_not_wait(graph, batching):
+    answers = batching([1, 2], [3, 4], batch_timeout_s=3600)
+    assert [answer.result(PATIENT) for answer in answers] == [[2, 4], [6, 8]]
+    assert graph.batches == [[1, 2, 3, 4]]
+
+
+def test_a_request_larger_than_a_batch_is_split_and_its_answer_whole(graph, batching):
+    (answer,) = batching(list(range(10)))
+    assert answer.result(PATIENT) == [2 * x for x in range(10)]
+    assert graph.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_request_fills_the_open_batch_first(graph, batching):
+    busy(graph, batching)
+    answers = batching([1, 2, 3], [4, 5, 6])
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers] == [[2, 4, 6], [8, 10, 12]]
+    assert graph.batches[1:] == [[1, 2, 3, 4], [5, 6]]
+
+
+def test_without_splitting_a_request_stays_whole_and_may_be_too_large(graph, batching):
+    busy(graph, batching)
+    answers = batching([1, 2, 3], [4, 5, 6], range(5), enable_large_batch_splitting=False)
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers[:2]] == [[2, 4, 6], [8, 10, 12]]
+    assert graph.batches[1:] == [[1, 2, 3], [4, 5, 6]]
+    assert str(error_of(answers[2])) == "INVALID_ARGUMENT: Task size 5 is larger than maximum input batch size 4"
+
+
+def test_requests_may_be_larger_than_what_is_executed_at_once(graph, batching):
+    small, large = batching(range(3), range(5), max_execution_batch_size=2)
+    assert small.result(PATIENT) == [0, 2, 4]
+    assert graph.batches == [[0, 1], [2]]
+    assert error_of(large).code is Code.INVALID_ARGUMENT
+
+
+def test_a_full_queue_refuses_at_once(graph, batching):
+    busy(graph, batching)
+    queued = batching([1, 2, 3, 4], [5, 6, 7], max_enqueued_batches=2)
+    (refused,) = batching([8, 9], max_enqueued_batches=2)
+    assert str(error_of(refused)) == (
+        "UNAVAILABLE: The batch scheduling queue to which this task was submitted is full; task size is 2 but "
+        "scheduling capacity is only 1 (num_enqueued_batches=2, max_enqueued_batches=2, open_batch_size=3, "
+        "max_execution_batch_size=4)"
+    )
+    graph.gate.set()
+    assert [len(answer.result(PATIENT)) for answer in queued] == [4, 3]
+
+
+def test_a_full_queue_refuses_whole_requests_too(graph, batching):
+    busy(graph, batching)
+    batching([1, 2, 3], max_enqueued_batches=1, enable_large_batch_splitting=False)
+    (refused,) = batching([1, 2], max_enqueued_batches=1, enable_large_batch_splitting=False)
+    assert str(error_of(refused)) == (
+        "UNAVAILABLE: The batch scheduling queue to which this task was submitted is full; currently 1 batches "
+        "enqueued and max_enqueued_batches is 1"
+    )
+
+
+def test_one_full_queue_does_not_concern_other_servables(graph, batching):
+    busy(graph, batching)
+    batching([1, 2, 3, 4], max_enqueued_batches=1)
+    (other,) = batching([5], owner="another", max_enqueued_batches=1)
+    graph.gate.set()
+    assert other.result(PATIENT) == [10]
+
+
+def test_a_bad_request_fails_alone(graph, batching):
+    busy(graph, batching)
+    answers = batching([1], [-1], [3])
+    graph.gate.set()
+    assert str(error_of(answers[1])) == "INVALID_ARGUMENT: no -1"
+    assert [answers[0].result(PATIENT), answers[2].result(PATIENT)] == [[2], [6]]
+
+
+def test_requests_of_other_shapes_and_types_run_apart(graph, batching):
+    busy(graph, batching)
+    answers = batching([[1, 2]], [[1, 2, 3]], [[1.5, 2]])
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers] == [[[2, 4]], [[2, 4, 6]], [[3, 4]]]
+
+
+def test_variable_lengths_are_padded_with_the_first_element_if_asked(graph, batching):
+    busy(graph, batching)
+    answers = batching([[1, 2]], [[3, 4, 5]], pad_variable_length_inputs=True)
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers] == [[[2, 4, 2]], [[6, 8, 10]]]
+
+
+def test_batches_are_filled_up_to_an_allowed_size_with_the_last_ones_first_row(graph, batching):
+    (answer,) = batching([1, 2, 3], allowed_batch_sizes=(1, 2, 4))
+    assert answer.result(PATIENT) == [2, 4, 6]
+    assert graph.batches == [[1, 2, 3, 1]]
+
+
+def test_expired_work_is_not_run(graph, batching):
+    busy(graph, batching)
+    (expired,) = batching([1], deadline=time.monotonic() + 0.1)
+    (alive,) = batching([2])
+    time.sleep(0.2)
+    graph.gate.set()
+    assert str(error_of(expired)) == ("RESOURCE_EXHAUSTED: Run() timeout exceeded while waiting in batching queue")
+    assert alive.result(PATIENT) == [4]
+    assert graph.batches[1:] == [[2]]
+
+
+def test_a_batch_runs_as_long_as_its_most_patient_request(graph, batching):
+    busy(graph, batching)
+    soon, late = time.monotonic() + 100, time.monotonic() + 200
+    answers = batching([1], deadline=soon) + batching([2], deadline=late)
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers] == [[2], [4]]
+    assert graph.deadline == late
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "Batching Run() must have at least one input tensor"),
+        ({"x": np.array(1)}, "Batching Run() input tensors must have at least one dimension"),
+        ({"x": np.zeros(1), "z": np.zeros(2)}, "Batching Run() input tensors must have equal 0th-dimension size"),
+    ],
+)
+def test_a_request_without_a_batch_dimension_is_refused(graph, feeds, message):
+    scheduler = BatchScheduler(1)
+    with pytest.raises(StatusError) as error:
+        scheduler.run("m", graph.run, feeds, ["y"], FOREVER, BatchingOptions())
+    assert (error.value.code, error.value.message) == (Code.INVALID_ARGUMENT, message)
+    scheduler.stop()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (np.array(1), "Batched output tensor has 0 dimensions"),
+        (np.zeros(3), "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes"),
+    ],
+)
+def test_an_output_that_cannot_be_parted_is_an_error(output, message):
+    scheduler = BatchScheduler(1)
+    with pytest.raises(StatusError) as error:
+        scheduler.run("m", lambda *_: [output], {"x": np.zeros(2)}, ["y"], FOREVER, BatchingOptions())
+    assert error.value.code is Code.FAILED_PRECONDITION
+    assert error.value.message.startswith(message)
+    scheduler.stop()
+
+
+def test_many_requests_of_many_sizes_all_get_their_own_answers(batching):
+    sent = [[10 * number + row for row in range(number % 7)] for number in range(60)]
+    answers = batching(*sent, max_enqueued_batches=1000, num_batch_threads=3)
+    assert [answer.result(PATIENT) for answer in answers] == [[2 * x for x in request] for request in sent]
+
+
+@pytest.fixture(scope="module")
+def batching_server(start_server, conformance_models, tmp_path_factory):
+    file = tmp_path_factory.mktemp("batching") / "batching.config"
+    file.write_text(
+        "max_batch_size { value: 4 } batch_timeout_micros { value: 20000 } num_batch_threads { value: 2 }\n"
+        "max_enqueued_batches { value: 50 } allowed_batch_sizes: 2 allowed_batch_sizes: 4"
+    )
+    return start_server(
+        f"--model_config_file={conformance_models / 'models.config'}",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--enable_batching",
+        f"--batching_parameters_file={file}",
+        "--grpc_max_threads=64",
+    )
+
+
+def mean_request(protos, images):
+    request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "mean"})
+    tensor = request.inputs["images"]
+    tensor.dtype = protos.DataType.Value("DT_UINT8")
+    tensor.tensor_content = images.tobytes()
+    for size in images.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return request
+
+
+def test_a_server_with_batching_answers_each_request_as_one_without(batching_server):
+    from mien_client import protos
+
+    images = [np.full((size, 2, 2), value, np.uint8) for value, size in enumerate([1, 3, 9, 2, 4] * 8)]
+    bad = mean_request(protos, np.zeros((1, 2, 2), np.uint8))
+    bad.inputs["images"].dtype = protos.DataType.Value("DT_INT8")
+    calls = [batching_server.future("Predict", mean_request(protos, image)) for image in images]
+    failing = batching_server.future("Predict", bad)
+    for image, call in zip(images, calls, strict=True):
+        assert list(call.result().outputs["mean"].float_val) == [image.flat[0]] * len(image)
+    assert failing.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "to be uint8 but int8 is provided" in failing.details()
+
+
+def test_each_model_can_bring_its_own_parameters(start_server, publish, tmp_path):
+    publish(tmp_path / "with", 1)
+    publish(tmp_path / "without", 1)
+    (tmp_path / "with" / "1" / "batching_params.pbtxt").write_text(
+        "max_batch_size { value: 2 } enable_large_batch_splitting { value: false }"
+    )
+    config = tmp_path / "models.config"
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{tmp_path / name}" model_platform: "tensorflow" }}'
+        for name in ("with", "without")
+    )
+    config.write_text(f"model_config_list {{ {models} }}")
+    server = start_server(
+        f"--model_config_file={config}", "--enable_batching", "--enable_per_model_batching_parameters"
+    )
+    answers = {
+        name: requests.post(
+            f"{server.url}/v1/models/{name}:predict", data='{"instances": [1, 2, 3]}', timeout=20
+        ).json()
+        for name in ("with", "without")
+    }
+    assert answers == {
+        "with": {"error": "Task size 3 is larger than maximum input batch size 2"},
+        "without": {"predictions": [2.0, 3.0, 4.0]},
+    }

@@ -1,0 +1,120 @@
+"""Metrics, as Prometheus scrapes them."""
+
+import re
+import shutil
+import socket
+import subprocess
+
+import grpc
+import pytest
+import requests
+from mien_client import protos
+
+# The parser of prometheus_client would add _total to the names of counters, which TensorFlow Serving's have not.
+_SAMPLE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+PATH = "/monitoring/prometheus/metrics"
+
+
+@pytest.fixture(scope="module")
+def measured(start_server, conformance_models, tmp_path_factory):
+    file = tmp_path_factory.mktemp("monitoring") / "monitoring.config"
+    file.write_text("prometheus_config { enable: true }")
+    server = start_server(
+        "--model_name=tiny", f"--model_base_path={conformance_models / 'tiny'}", f"--monitoring_config_file={file}"
+    )
+    for _ in range(3):
+        requests.post(f"{server.url}/v1/models/tiny:predict", data='{"instances": [[1, 2]]}', timeout=20)
+    requests.post(f"{server.url}/v1/models/nobody:predict", data='{"instances": [[1, 2]]}', timeout=20)
+    with pytest.raises(grpc.RpcError):
+        server.call("Predict", protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "none"}))
+    server.call("GetModelStatus", protos.GetModelStatusRequest(model_spec={"name": "tiny"}))
+    return server
+
+
+def samples(server):
+    page = requests.get(server.url + PATH, timeout=20)
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/plain")
+    lines = [_SAMPLE.fullmatch(line) for line in page.text.splitlines() if not line.startswith("#")]
+    return {(line[1], *sorted(_LABEL.findall(line[2] or ""))): float(line[3]) for line in lines}
+
+
+def test_requests_are_counted_by_model_and_status(measured):
+    counts = {key[1:]: value for key, value in samples(measured).items() if key[0].endswith(":request_count")}
+    assert counts == {
+        (("model_name", "tiny"), ("status", "OK")): 3,
+        (("model_name", "nobody"), ("status", "NOT_FOUND")): 1,
+        (("model_name", "tiny"), ("status", "FAILED_PRECONDITION")): 1,
+    }
+
+
+def test_latencies_of_answered_requests_are_a_histogram_in_microseconds(measured):
+    found = {key: value for key, value in samples(measured).items() if ":request_latency" in key[0]}
+    labels = (("API", "Predict"), ("entrypoint", "REST"), ("model_name", "tiny"))
+    assert found[":tensorflow:serving:request_latency_count", *labels] == 3
+    assert found[":tensorflow:serving:request_latency_sum", *labels] > 100
+    buckets = [value for key, value in found.items() if key[0].endswith("_bucket")]
+    assert len(buckets) == 34
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == 3
+
+
+def test_loads_and_graph_runs_are_counted(measured, conformance_models):
+    found = samples(measured)
+    path = ("model_path", str(conformance_models / "tiny" / "2"))
+    assert found[":tensorflow:cc:saved_model:load_attempt_count", path, ("status", "success")] == 1
+    assert found[":tensorflow:cc:saved_model:load_latency", path] > 0
+    assert found[(":tensorflow:core:graph_runs",)] >= 3
+    assert found[(":tensorflow:core:graph_run_time_usecs",)] > 0
+
+
+def test_the_page_is_where_the_configuration_puts_it_and_nowhere_by_default(
+    start_server, conformance_models, tmp_path, server
+):
+    file = tmp_path / "monitoring.config"
+    file.write_text('prometheus_config { enable: true path: "/m" }')
+    elsewhere = start_server(
+        "--model_name=tiny", f"--model_base_path={conformance_models / 'tiny'}", f"--monitoring_config_file={file}"
+    )
+    assert requests.get(f"{elsewhere.url}/m", timeout=20).status_code == 200
+    assert requests.get(elsewhere.url + PATH, timeout=20).status_code == 404
+    assert requests.get(server.url + PATH, timeout=20).status_code == 404
+
+
+def test_a_real_prometheus_scrapes_it(measured, tmp_path):
+    prometheus = shutil.which("prometheus")
+    if not prometheus:
+        pytest.skip("Prometheus is not installed (Debian: apt install prometheus)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "prometheus.yml").write_text(
+        "scrape_configs:\n  - job_name: mien\n    scrape_interval: 1s\n"
+        f"    metrics_path: {PATH}\n    static_configs: [{{targets: ['127.0.0.1:{measured.rest_port}']}}]\n"
+    )
+    process = subprocess.Popen(
+        [
+            prometheus,
+            f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+
+    def ask(query):
+        try:
+            answer = requests.get(f"http://{address}/api/v1/query", params={"query": query}, timeout=20)
+        except requests.ConnectionError:
+            return []
+        if answer.status_code != 200:  # It is still starting.
+            return []
+        return [float(result["value"][1]) for result in answer.json().get("data", {}).get("result", [])]
+
+    try:
+        measured.until(lambda: ask(':tensorflow:serving:request_count{model_name="tiny",status="OK"}') == [3])
+        assert ask(':tensorflow:serving:request_latency_bucket{model_name="tiny",le="+Inf"}') == [3]
+        assert ask('up{job="mien"}') == [1]
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
