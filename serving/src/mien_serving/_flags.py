@@ -131,6 +131,12 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
         help="arguments of the gRPC library, such as grpc.max_connection_age_ms=2000",
     )
     flag(
+        "--ssl_config_file",
+        type=Path,
+        metavar="FILE",
+        help="an SSLConfig in text form: gRPC over TLS; REST stays as it is",
+    )
+    flag(
         "--grpc_max_threads",
         type=_count,
         default=DEFAULT_THREADS,

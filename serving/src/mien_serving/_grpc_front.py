@@ -86,9 +86,21 @@ class GrpcFront:
         Raises:
             RuntimeError: One of them is not to be had.
         """
+        port = self._listen(f"0.0.0.0:{self._options.port}")
         if self._options.socket_path:
-            self._server.add_insecure_port(f"unix:{self._options.socket_path}")
-        return self._server.add_insecure_port(f"0.0.0.0:{self._options.port}")
+            self._listen(f"unix:{self._options.socket_path}")
+        return port
+
+    def _listen(self, address: str) -> int:
+        ssl = self._options.ssl
+        if ssl is None:
+            return self._server.add_insecure_port(address)
+        credentials = grpc.ssl_server_credentials(
+            [(ssl.server_key.encode(), ssl.server_cert.encode())],
+            ssl.custom_ca.encode() or None,
+            require_client_auth=ssl.client_verify,
+        )
+        return self._server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
         """Begins to answer."""

@@ -67,6 +67,23 @@ class SessionOptions:
 
 
 @dataclass(frozen=True)
+class SslOptions:
+    """How gRPC connections are secured; keys and certificates are PEM text.
+
+    Attributes:
+        server_key: The server's private key.
+        server_cert: Its certificate, or chain of certificates.
+        custom_ca: Who signs the certificates of clients.
+        client_verify: Whether clients need one.
+    """
+
+    server_key: str
+    server_cert: str
+    custom_ca: str = ""
+    client_verify: bool = False
+
+
+@dataclass(frozen=True)
 class GrpcOptions:
     """How gRPC is served.
 
@@ -76,6 +93,7 @@ class GrpcOptions:
         max_threads: Requests computed at the same time; one more is refused.
         channel_arguments: Arguments of the gRPC library, by name.
         enable_health_service: Whether the standard health service answers too.
+        ssl: How connections are secured; None if they are not.
     """
 
     port: int = 8500
@@ -83,6 +101,7 @@ class GrpcOptions:
     max_threads: int = DEFAULT_THREADS
     channel_arguments: Mapping[str, int | str] = field(default_factory=dict)
     enable_health_service: bool = False
+    ssl: SslOptions | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ from mien_serving._config import REPOSITORY, read_config, single_model_config
 from mien_serving._config_protos import read_message
 from mien_serving._flags import add_flags, without_meaning
 from mien_serving._metrics import METRICS_PATH
-from mien_serving._options import CoreOptions, GrpcOptions, ManagerOptions, RestOptions, ServerOptions, SessionOptions
+from mien_serving._options import (
+    CoreOptions,
+    GrpcOptions,
+    ManagerOptions,
+    RestOptions,
+    ServerOptions,
+    SessionOptions,
+    SslOptions,
+)
 from mien_serving._status import StatusError, invalid_argument
 
 _START_FAILED: Final = 255
@@ -82,6 +90,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             max_threads=flags.grpc_max_threads,
             channel_arguments=_channel_arguments(flags.grpc_channel_arguments),
             enable_health_service=flags.enable_grpc_healthcheck_service,
+            ssl=_ssl(flags.ssl_config_file),
         ),
         rest=RestOptions(
             port=flags.rest_api_port,
@@ -140,6 +149,18 @@ def _batching(flags: argparse.Namespace) -> BatchingOptions | None:
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
     return None
+
+
+def _ssl(file: Path | None) -> SslOptions | None:
+    if not file:
+        return None
+    config = read_message(file, "SSLConfig")
+    for name, begin in (("server_key", "PRIVATE KEY-----"), ("server_cert", "-----BEGIN CERTIFICATE-----")):
+        if begin not in getattr(config, name):
+            raise invalid_argument(f"{file}: {name} is not in PEM form")
+    if config.client_verify and not config.custom_ca:
+        raise invalid_argument(f"{file}: client_verify needs custom_ca, to know whose certificates to trust")
+    return SslOptions(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
 
 
 def _metrics_path(monitoring_config_file: Path | None) -> str | None:
