@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client.contract import EMOTIONS, KEYPOINTS
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Face:
@@ -84,6 +87,30 @@ class Analysis(Sequence[Face]):
         self.probabilities = probabilities
         self.keypoints = keypoints
         self.versions = versions
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Returns a pandas data frame with one row for each face.
+
+        Its columns are ``emotion`` and ``confidence``, a probability under the name of every emotion, ``_x`` and
+        ``_y`` (pixels) of every key point, as in ``nose_tip_x``, and the version of each model, as in
+        ``emotion_version``.
+
+        Raises:
+            ImportError: If pandas is not there: ``pip install "mien-client[frames]"``.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install 'mien-client[frames]'") from error
+        columns: dict[str, Any] = {
+            "emotion": np.array(EMOTIONS, object)[self.probabilities.argmax(axis=1)],
+            "confidence": self.probabilities.max(axis=1),
+        }
+        columns |= {name: self.probabilities[:, index] for index, name in enumerate(EMOTIONS)}
+        for index, name in enumerate(KEYPOINTS):
+            columns[f"{name}_x"], columns[f"{name}_y"] = self.keypoints[:, index].T
+        columns |= {f"{model}_version": version for model, version in self.versions.items()}
+        return pd.DataFrame(columns, index=range(len(self)))
 
     def __len__(self) -> int:
         return len(self.probabilities)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis
-from mien_client._base import POLL_SECONDS, BaseClient, checked_timeout, states
+from mien_client._analysis import Analysis, Face
+from mien_client._base import BATCHES_IN_FLIGHT, POLL_SECONDS, BaseClient, checked_count, checked_timeout, states
 from mien_client._calls import Attempt, Call
 from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
+from mien_client._images import in_batches
+from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client._transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
 
@@ -47,6 +51,49 @@ class AsyncClient(BaseClient[AsyncTransport]):
             probe.add_done_callback(self._probes.discard)
         await _run(job.call, job.faces)
         return job.result()
+
+    async def analyze_iter(
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int = CHUNK_FACES,
+        max_in_flight: int = BATCHES_IN_FLIGHT,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Face]:
+        """Asks about any number of faces as they come, for ``async for``; see `Client.analyze_iter`."""
+        self._check_open()
+        batches = in_batches(images, checked_count("batch size", batch_size))
+        checked_count("number of calls", max_in_flight)
+        running: deque[asyncio.Task[Analysis]] = deque()
+        problem: Exception | None = None
+        more = True
+        try:
+            while True:
+                while more and len(running) < max_in_flight:
+                    try:
+                        call = self.analyze(
+                            next(batches),
+                            emotion_version=emotion_version,
+                            keypoint_version=keypoint_version,
+                            timeout=timeout,
+                        )
+                        running.append(asyncio.create_task(call))
+                    except StopIteration:
+                        more = False
+                    except Exception as error:  # What comes before it is answered first.
+                        more, problem = False, error
+                if not running:
+                    break
+                for face in await running.popleft():
+                    yield face
+            if problem is not None:
+                raise problem
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
         """Asks a server about the versions of both models; see `Client.status`."""

@@ -24,6 +24,9 @@ from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a call may take."""
 
+BATCHES_IN_FLIGHT = 4
+"""Of `Client.analyze_iter`. With a request to each model they are eight, which a server on two cores accepts."""
+
 POLL_SECONDS = 0.1
 """Between two looks at a server that is not ready."""
 
@@ -59,7 +62,7 @@ class BaseClient(Generic[T]):
     ) -> None:
         self._timeout = checked_timeout(timeout)
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
-        self._retries = Retries(_checked_attempts(max_attempts))
+        self._retries = Retries(checked_count("number of attempts", max_attempts))
         self._replicas = Replicas([self._open_transport(one) for one in _addresses(address)])
         self._closed = False
 
@@ -105,6 +108,13 @@ class BaseClient(Generic[T]):
         )
 
 
+def checked_count(name: str, count: int) -> int:
+    """Returns ``count`` if it is a whole number above 0."""
+    if not isinstance(count, int) or count < 1:
+        raise ConfigurationError(f"{count!r} is no {name}: say a whole number above 0")
+    return count
+
+
 def states(target: Target, versions: Sequence[VersionStatus]) -> str:
     """Returns the states of a model's versions, none of which is the one that ``target`` names, as a clause."""
     told = (f"version {v.version} is {v.state}{v.error and f' ({v.error})'}" for v in versions)
@@ -140,9 +150,3 @@ def checked_timeout(timeout: float) -> float:
     if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
         raise ConfigurationError(f"{timeout!r} is no timeout: say a number of seconds above 0")
     return float(timeout)
-
-
-def _checked_attempts(attempts: int) -> int:
-    if not isinstance(attempts, int) or attempts < 1:
-        raise ConfigurationError(f"{attempts!r} is no number of attempts: say a whole number above 0")
-    return attempts

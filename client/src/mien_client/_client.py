@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis
-from mien_client._base import POLL_SECONDS, BaseClient, checked_timeout, states
+from mien_client._analysis import Analysis, Face
+from mien_client._base import BATCHES_IN_FLIGHT, POLL_SECONDS, BaseClient, checked_count, checked_timeout, states
 from mien_client._calls import Attempt, Call
 from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
+from mien_client._images import in_batches
+from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
+from mien_client._threads import in_thread
 from mien_client._transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
 
 
@@ -74,9 +79,45 @@ class Client(BaseClient[Transport]):
         """
         job = self._job(images, emotion_version, keypoint_version, timeout)
         for replica in self._replicas.to_probe():
-            Thread(target=self._probe, args=[replica], daemon=True).start()
+            in_thread(self._probe, replica)
         _run(job.call, job.faces)
         return job.result()
+
+    def analyze_iter(
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int = CHUNK_FACES,
+        max_in_flight: int = BATCHES_IN_FLIGHT,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Face]:
+        """Asks about any number of faces as they come, in batches, several of them at the same time.
+
+        At no time more than ``batch_size * max_in_flight`` images and results are in memory.
+
+        Args:
+            images: Yields images, each uint8 (48, 48) or (48, 48, 1); read in the caller's thread, as needed.
+            batch_size: Images in one call.
+            max_in_flight: Calls at the same time.
+            emotion_version: A version number or label, instead of the client's. Batches may be answered by different
+                versions while versions change; each `Face` tells its own.
+            keypoint_version: The same for the key point model.
+            timeout: Seconds that each batch may take, instead of the client's.
+
+        Returns:
+            One `Face` for each image, in their order. If an image is none, or a call fails, the error comes after the
+            results of all batches before it.
+
+        Raises:
+            InvalidImageError: If an image is not as above. The text says which.
+            MienError: If a batch was not answered, as for `analyze`.
+        """
+        self._check_open()
+        ask = partial(self.analyze, emotion_version=emotion_version, keypoint_version=keypoint_version, timeout=timeout)
+        batches = in_batches(images, checked_count("batch size", batch_size))
+        return _stream(ask, batches, checked_count("number of calls", max_in_flight))
 
     def status(self) -> dict[str, tuple[VersionStatus, ...]]:
         """Asks a server about the versions of both models.
@@ -172,6 +213,27 @@ class Client(BaseClient[Transport]):
         except (UnavailableError, DeadlineExceededError) as error:
             return str(error)
         return ""
+
+
+def _stream(
+    ask: Callable[[NDArray[np.uint8]], Analysis], batches: Iterator[NDArray[np.uint8]], max_in_flight: int
+) -> Iterator[Face]:
+    running: deque[Future[Analysis]] = deque()
+    problem: Exception | None = None
+    more = True
+    while True:
+        while more and len(running) < max_in_flight:
+            try:
+                running.append(in_thread(ask, next(batches)))
+            except StopIteration:
+                more = False
+            except Exception as error:  # What comes before it is answered first.
+                more, problem = False, error
+        if not running:
+            break
+        yield from running.popleft().result()
+    if problem is not None:
+        raise problem
 
 
 def _run(call: Call[Transport], faces: NDArray[np.uint8]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,40 @@ def as_images(images: Any) -> NDArray[np.uint8]:
     if images.dtype != np.uint8:
         raise InvalidImageError(_wrong_dtype(images))
     return np.ascontiguousarray(images).reshape(shape)
+
+
+def in_batches(images: Iterable[Any], size: int) -> Iterator[NDArray[np.uint8]]:
+    """Reads images one by one and yields them as arrays of shape (n, 48, 48), n up to ``size``.
+
+    Raises:
+        InvalidImageError: At the first of them that is none, after those before it. The text says which it is.
+        Exception: Whatever reading them raises, likewise.
+    """
+    numbered = enumerate(images)
+    while True:
+        batch, problem = [], None
+        try:
+            for index, image in islice(numbered, size):
+                batch.append(_one_image(image, index))
+        except Exception as error:
+            problem = error
+        if batch:
+            yield np.stack(batch)
+        if problem is not None:
+            raise problem
+        if len(batch) < size:
+            return
+
+
+def _one_image(image: Any, index: int) -> NDArray[np.uint8]:
+    try:
+        faces = as_images(image)
+    except InvalidImageError as error:
+        raise InvalidImageError(f"of the iterable, number {index} (from 0): {error}") from None
+    if len(faces) != 1:
+        raise InvalidImageError(f"of the iterable, number {index} (from 0) is {len(faces)} images, not one")
+    face: NDArray[np.uint8] = faces[0]
+    return face
 
 
 def _batch_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from concurrent.futures import Future
 from http import HTTPStatus, cookiejar
-from threading import Thread
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 
 from mien_client._exceptions import ConfigurationError, MienError, NotServedError
+from mien_client._threads import in_thread
 from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
 from mien_client._transports.failures import failure, unexpected
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
@@ -63,10 +62,8 @@ class RestTransport:
         """See `Transport.predict`."""
         if self._closed:
             raise self._failure("CANCELLED", "the client was closed", target, deadline)
-        answer: Future[Answer] = Future()
+        answer = in_thread(self._predict, target, images, output, deadline)
         answer.add_done_callback(lambda _: ended())
-        # Not a pool's threads: those would keep a program that wants to end, on Ctrl-C say, until the server answers.
-        Thread(target=_fulfil, args=(answer, self._predict, target, images, output, deadline), daemon=True).start()
         return answer
 
     def resolve(self, target: Target, deadline: Deadline) -> int:
@@ -143,15 +140,6 @@ class RestTransport:
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
-
-
-def _fulfil(future: Future[Answer], function: Callable[..., Answer], *arguments: Any) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function(*arguments))
-    except BaseException as error:
-        future.set_exception(error)
 
 
 def predict_body(images: NDArray[np.uint8]) -> bytes:
