@@ -3,49 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mien_client._exceptions import MienError
 from mien_client.contract import EMOTIONS, KEYPOINTS
 
 if TYPE_CHECKING:
     import pandas
 
 
+def _answered(half: NDArray[np.float32] | MienError) -> NDArray[np.float32]:
+    if isinstance(half, MienError):
+        raise half.with_traceback(None)
+    return half
+
+
 class Face:
     """What the two models saw in one face.
 
+    Of a partial result what a model did not answer raises that model's error.
+
     Attributes:
-        keypoints: (x, y) of the fifteen points of `mien_client.KEYPOINTS`, float32 [15, 2], in pixels of the 48x48
-            image; x to the right, y down, and (0, 0) the centre of the first pixel. Read-only.
         versions: The version number of each model that answered.
     """
 
-    __slots__ = ("_probabilities", "keypoints", "versions")
+    __slots__ = ("_keypoints", "_probabilities", "versions")
 
     def __init__(
-        self, probabilities: NDArray[np.float32], keypoints: NDArray[np.float32], versions: Mapping[str, int]
+        self,
+        probabilities: NDArray[np.float32] | MienError,
+        keypoints: NDArray[np.float32] | MienError,
+        versions: Mapping[str, int],
     ) -> None:
         self._probabilities = probabilities
-        self.keypoints = keypoints
+        self._keypoints = keypoints
         self.versions = versions
+
+    @property
+    def keypoints(self) -> NDArray[np.float32]:
+        """(x, y) of the fifteen points of `mien_client.KEYPOINTS`, float32 [15, 2], in pixels of the 48x48 image.
+
+        x to the right, y down, and (0, 0) the centre of the first pixel. Read-only.
+        """
+        return _answered(self._keypoints)
 
     @property
     def emotion(self) -> str:
         """The likeliest of `mien_client.EMOTIONS`."""
-        return EMOTIONS[int(self._probabilities.argmax())]
+        return EMOTIONS[int(_answered(self._probabilities).argmax())]
 
     @property
     def confidence(self) -> float:
         """The probability of `emotion`, 0 to 1."""
-        return float(self._probabilities.max())
+        return float(_answered(self._probabilities).max())
 
     @property
     def probabilities(self) -> dict[str, float]:
         """The probability of every emotion, 0 to 1, in the order of `mien_client.EMOTIONS`."""
-        return dict(zip(EMOTIONS, self._probabilities.tolist(), strict=True))
+        return dict(zip(EMOTIONS, _answered(self._probabilities).tolist(), strict=True))
 
     def keypoint(self, name: str) -> tuple[float, float]:
         """Returns (x, y) of one key point.
@@ -60,7 +79,8 @@ class Face:
 
     def __repr__(self) -> str:
         versions = ", ".join(f"{model} {version}" for model, version in self.versions.items())
-        return f"<Face {self.emotion} {self.confidence:.1%} ({versions})>"
+        seen = "?" if isinstance(self._probabilities, MienError) else f"{self.emotion} {self.confidence:.1%}"
+        return f"<Face {seen} ({versions})>"
 
 
 class Analysis(Sequence[Face]):
@@ -69,31 +89,53 @@ class Analysis(Sequence[Face]):
     The numbers stay in arrays, which is how large results are best worked on; a `Face` is made when it is asked for.
 
     Attributes:
-        probabilities: float32 [N, 5], columns in the order of `mien_client.EMOTIONS`. Read-only.
-        keypoints: float32 [N, 15, 2], (x, y) in pixels of the 48x48 images, points in the order of
-            `mien_client.KEYPOINTS`. Read-only.
         versions: The version number of each model that answered, the same for all faces of the call; empty if there
             were no images to ask about.
+        errors: Why a model did not answer, by its name: empty unless a partial result was asked for.
     """
 
-    __slots__ = ("keypoints", "probabilities", "versions")
+    __slots__ = ("_keypoints", "_probabilities", "errors", "versions")
 
     def __init__(
-        self, probabilities: NDArray[np.float32], keypoints: NDArray[np.float32], versions: Mapping[str, int]
+        self,
+        probabilities: NDArray[np.float32] | MienError,
+        keypoints: NDArray[np.float32] | MienError,
+        versions: Mapping[str, int],
+        errors: Mapping[str, MienError] | None = None,
     ) -> None:
-        # Every face looks into these arrays: a change to one result must not reach another.
-        probabilities.flags.writeable = False
-        keypoints.flags.writeable = False
-        self.probabilities = probabilities
-        self.keypoints = keypoints
+        for half in (probabilities, keypoints):
+            if not isinstance(half, MienError):
+                # Every face looks into these arrays: a change to one result must not reach another.
+                half.flags.writeable = False
+        self._probabilities = probabilities
+        self._keypoints = keypoints
         self.versions = versions
+        self.errors = errors or {}
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """float32 [N, 5], columns in the order of `mien_client.EMOTIONS`. Read-only.
+
+        Raises:
+            MienError: If the result is partial and lacks them.
+        """
+        return _answered(self._probabilities)
+
+    @property
+    def keypoints(self) -> NDArray[np.float32]:
+        """float32 [N, 15, 2], (x, y) in pixels of the 48x48 images, in the order of `mien_client.KEYPOINTS`. Read-only.
+
+        Raises:
+            MienError: If the result is partial and lacks them.
+        """
+        return _answered(self._keypoints)
 
     def to_frame(self) -> pandas.DataFrame:
         """Returns a pandas data frame with one row for each face.
 
-        Its columns are ``emotion`` and ``confidence``, a probability under the name of every emotion, ``_x`` and
-        ``_y`` (pixels) of every key point, as in ``nose_tip_x``, and the version of each model, as in
-        ``emotion_version``.
+        The columns are ``emotion`` and ``confidence``, a probability under the name of every emotion, ``_x`` and ``_y``
+        (pixels) of every key point, as in ``nose_tip_x``, and the version of each model, as in ``emotion_version``. Of
+        a partial result those of the model that did not answer are missing.
 
         Raises:
             ImportError: If pandas is not there: ``pip install "mien-client[frames]"``.
@@ -102,29 +144,39 @@ class Analysis(Sequence[Face]):
             import pandas as pd
         except ImportError as error:
             raise ImportError("to_frame needs pandas: pip install 'mien-client[frames]'") from error
-        columns: dict[str, Any] = {
-            "emotion": np.array(EMOTIONS, object)[self.probabilities.argmax(axis=1)],
-            "confidence": self.probabilities.max(axis=1),
-        }
-        columns |= {name: self.probabilities[:, index] for index, name in enumerate(EMOTIONS)}
-        for index, name in enumerate(KEYPOINTS):
-            columns[f"{name}_x"], columns[f"{name}_y"] = self.keypoints[:, index].T
+        columns: dict[str, Any] = {}
+        if not isinstance(self._probabilities, MienError):
+            columns["emotion"] = np.array(EMOTIONS, object)[self.probabilities.argmax(axis=1)]
+            columns["confidence"] = self.probabilities.max(axis=1)
+            columns |= {name: self.probabilities[:, index] for index, name in enumerate(EMOTIONS)}
+        if not isinstance(self._keypoints, MienError):
+            for index, name in enumerate(KEYPOINTS):
+                columns[f"{name}_x"], columns[f"{name}_y"] = self.keypoints[:, index].T
         columns |= {f"{model}_version": version for model, version in self.versions.items()}
         return pd.DataFrame(columns, index=range(len(self)))
 
     def __len__(self) -> int:
-        return len(self.probabilities)
+        half = self._keypoints if isinstance(self._probabilities, MienError) else self._probabilities
+        return len(_answered(half))
 
     @overload
     def __getitem__(self, index: int) -> Face: ...
     @overload
     def __getitem__(self, index: slice) -> Analysis: ...
     def __getitem__(self, index: int | slice) -> Face | Analysis:
-        kind = Analysis if isinstance(index, slice) else Face
-        return kind(self.probabilities[index], self.keypoints[index], self.versions)
+        probabilities, keypoints = (
+            half if isinstance(half, MienError) else half[index] for half in (self._probabilities, self._keypoints)
+        )
+        if isinstance(index, slice):
+            return Analysis(probabilities, keypoints, self.versions, self.errors)
+        return Face(probabilities, keypoints, self.versions)
 
     def __iter__(self) -> Iterator[Face]:
-        for probabilities, keypoints in zip(self.probabilities, self.keypoints, strict=True):
+        halves = [
+            repeat(half, len(self)) if isinstance(half, MienError) else half
+            for half in (self._probabilities, self._keypoints)
+        ]
+        for probabilities, keypoints in zip(*halves, strict=True):
             yield Face(probabilities, keypoints, self.versions)
 
     def __repr__(self) -> str:

@@ -42,9 +42,18 @@ class AsyncClient(BaseClient[AsyncTransport]):
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
         timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
     ) -> Analysis:
         """Asks both models, at the same time, about one face or many; see `Client.analyze`."""
-        job = self._job(images, emotion_version, keypoint_version, timeout)
+        job = self._job(
+            images,
+            emotion_version=emotion_version,
+            keypoint_version=keypoint_version,
+            timeout=timeout,
+            key=key,
+            partial=partial,
+        )
         for replica in self._replicas.to_probe():
             probe = asyncio.create_task(self._probe(replica))
             self._probes.add(probe)
@@ -61,6 +70,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
         timeout: float | None = None,
+        key: str | bytes | int | None = None,
     ) -> AsyncIterator[Face]:
         """Asks about any number of faces as they come, for ``async for``; see `Client.analyze_iter`."""
         self._check_open()
@@ -78,6 +88,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
                             emotion_version=emotion_version,
                             keypoint_version=keypoint_version,
                             timeout=timeout,
+                            key=key,
                         )
                         running.append(asyncio.create_task(call))
                     except StopIteration:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -27,6 +29,8 @@ DEFAULT_TIMEOUT = 30.0
 BATCHES_IN_FLIGHT = 4
 """Of `Client.analyze_iter`. With a request to each model they are eight, which a server on two cores accepts."""
 
+CANARY_LABEL = "canary"
+
 POLL_SECONDS = 0.1
 """Between two looks at a server that is not ready."""
 
@@ -38,10 +42,11 @@ class Job(Generic[T]):
     faces: NDArray[np.uint8]
     halves: Sequence[Half]
     call: Call[T]
+    partial: bool
 
     def result(self) -> Analysis:
         """Returns the result once the call has ended, or raises its error."""
-        return merge(self.halves) if len(self.faces) else nothing()
+        return merge(self.halves, partial=self.partial) if len(self.faces) else nothing()
 
 
 class BaseClient(Generic[T]):
@@ -59,7 +64,9 @@ class BaseClient(Generic[T]):
         keypoint_model: str = KEYPOINT_MODEL,
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
+        canary: float = 0.0,
     ) -> None:
+        self._canary = _checked_share(canary)
         self._timeout = checked_timeout(timeout)
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
         self._retries = Retries(checked_count("number of attempts", max_attempts))
@@ -76,20 +83,28 @@ class BaseClient(Generic[T]):
     def _job(
         self,
         images: Any,
+        *,
         emotion_version: int | str | None,
         keypoint_version: int | str | None,
         timeout: float | None,
+        key: str | bytes | int | None,
+        partial: bool,
     ) -> Job[T]:
         self._check_open()
         faces = as_images(images)
         deadline = Deadline(self._timeout if timeout is None else checked_timeout(timeout))
-        emotion, keypoint = self._targets
-        if emotion_version is not None:
-            emotion = _target(emotion.model, emotion_version)
-        if keypoint_version is not None:
-            keypoint = _target(keypoint.model, keypoint_version)
-        halves = [Half(emotion, PROBABILITIES_OUTPUT, len(faces)), Half(keypoint, KEYPOINTS_OUTPUT, len(faces))]
-        return Job(faces, halves, Call(halves, self._replicas, deadline, self._retries))
+        on_canary = canary_side(self._canary, key)
+        outputs, versions = (PROBABILITIES_OUTPUT, KEYPOINTS_OUTPUT), (emotion_version, keypoint_version)
+        halves = []
+        for usual, version, output in zip(self._targets, versions, outputs, strict=True):
+            if version is not None:
+                half = Half(_target(usual.model, version), output, len(faces))
+            elif on_canary:
+                half = Half(Target(usual.model, label=CANARY_LABEL), output, len(faces), instead=usual)
+            else:
+                half = Half(usual, output, len(faces))
+            halves.append(half)
+        return Job(faces, halves, Call(halves, self._replicas, deadline, self._retries, partial=partial), partial)
 
     def _look(self, deadline: Deadline) -> Deadline:
         """Returns when a server must have said whether it is ready; one of several must not hold up the others."""
@@ -106,6 +121,26 @@ class BaseClient(Generic[T]):
             version=target.version,
             label=target.label,
         )
+
+
+def canary_side(share: float, key: str | bytes | int | None) -> bool:
+    """Returns whether a call is one of the ``share`` (0 to 1) that goes to the canary.
+
+    Which, is up to chance; but calls with the same ``key`` all go there or none of them does, with any client and in
+    any process. A greater share takes further keys there, and none away.
+    """
+    if key is None:
+        return random.random() < share  # noqa: S311
+    if not isinstance(key, (str, bytes, int)):
+        raise ConfigurationError(f"{key!r} is no key of a caller: say a text, bytes or a whole number")
+    text = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) < share * 2**64
+
+
+def _checked_share(share: float) -> float:
+    if not (isinstance(share, (int, float)) and 0 <= share <= 1):
+        raise ConfigurationError(f"{share!r} is no share of calls for the canary: say a number from 0 to 1")
+    return share
 
 
 def checked_count(name: str, count: int) -> int:

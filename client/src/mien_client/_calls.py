@@ -60,13 +60,17 @@ class Call(Generic[T]):
         replicas: Who can be asked.
         deadline: When all must be over.
         retries: The client's.
+        partial: Whether one of the halves is enough.
     """
 
-    def __init__(self, halves: Sequence[Half], replicas: Replicas[T], deadline: Deadline, retries: Retries) -> None:
+    def __init__(
+        self, halves: Sequence[Half], replicas: Replicas[T], deadline: Deadline, retries: Retries, *, partial: bool
+    ) -> None:
         self.deadline = deadline
         self._halves = halves
         self._replicas = replicas
         self._retries = retries
+        self._enough = any if partial else all
         self._home = replicas.pick()
         self._open: dict[Request, _Progress[T]] = {}
         self._patience = math.inf
@@ -182,8 +186,8 @@ class Call(Generic[T]):
         return None if self._lost() else next((half for half in self._halves if half.has_next()), None)
 
     def _lost(self) -> bool:
-        # When one half has failed the call will, so the other only waits for the answers that are on their way.
-        return any(half.error for half in self._halves)
+        # When the call will fail, what is left of it only waits for the answers that are on their way.
+        return not self._enough(half.error is None for half in self._halves)
 
     def _late(self, request: Request) -> MienError:
         endpoint = self._open[request].tried[-1].transport.endpoint

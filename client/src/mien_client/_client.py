@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,8 @@ class Client(BaseClient[Transport]):
         keypoint_model: The served name of the key point model.
         emotion_version: Which version of it: a number, a label such as ``"stable"``, or None for the latest.
         keypoint_version: The same for the key point model.
+        canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead of these; calls with
+            the same ``key`` are all among them or none is. A model without that label is asked as usual.
 
     Raises:
         ConfigurationError: If one of these cannot be meant. Whether the server is there shows at the first call.
@@ -60,6 +62,8 @@ class Client(BaseClient[Transport]):
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
         timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
     ) -> Analysis:
         """Asks both models, at the same time, about one face or many.
 
@@ -68,6 +72,8 @@ class Client(BaseClient[Transport]):
             emotion_version: A version number or label for this call, instead of the client's.
             keypoint_version: The same for the key point model.
             timeout: Seconds that this call may take, instead of the client's.
+            key: Who the call is for, if the client has a ``canary``: a customer's number, say.
+            partial: Return what one model answered even if the other did not; `Analysis.errors` says why.
 
         Returns:
             One `Face` for each image, in their order; a sequence for one image too. All faces of a call are answered
@@ -76,8 +82,16 @@ class Client(BaseClient[Transport]):
         Raises:
             InvalidImageError: If the images are not as above. Nothing was sent.
             MienError: If either model did not answer; see `mien_client` for the tree. Both have ended by then.
+                With ``partial``, if neither did.
         """
-        job = self._job(images, emotion_version, keypoint_version, timeout)
+        job = self._job(
+            images,
+            emotion_version=emotion_version,
+            keypoint_version=keypoint_version,
+            timeout=timeout,
+            key=key,
+            partial=partial,
+        )
         for replica in self._replicas.to_probe():
             in_thread(self._probe, replica)
         _run(job.call, job.faces)
@@ -92,6 +106,7 @@ class Client(BaseClient[Transport]):
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
         timeout: float | None = None,
+        key: str | bytes | int | None = None,
     ) -> Iterator[Face]:
         """Asks about any number of faces as they come, in batches, several of them at the same time.
 
@@ -105,6 +120,7 @@ class Client(BaseClient[Transport]):
                 versions while versions change; each `Face` tells its own.
             keypoint_version: The same for the key point model.
             timeout: Seconds that each batch may take, instead of the client's.
+            key: As for `analyze`. Without one every batch goes to either side.
 
         Returns:
             One `Face` for each image, in their order. If an image is none, or a call fails, the error comes after the
@@ -115,7 +131,13 @@ class Client(BaseClient[Transport]):
             MienError: If a batch was not answered, as for `analyze`.
         """
         self._check_open()
-        ask = partial(self.analyze, emotion_version=emotion_version, keypoint_version=keypoint_version, timeout=timeout)
+        ask = functools.partial(
+            self.analyze,
+            emotion_version=emotion_version,
+            keypoint_version=keypoint_version,
+            timeout=timeout,
+            key=key,
+        )
         batches = in_batches(images, checked_count("batch size", batch_size))
         return _stream(ask, batches, checked_count("number of calls", max_in_flight))
 
@@ -243,7 +265,7 @@ def _run(call: Call[Transport], faces: NDArray[np.uint8]) -> None:
     try:
         while not call.ended:
             for attempt in call.due():
-                request, notify = attempt.request, partial(ended.put, attempt)
+                request, notify = attempt.request, functools.partial(ended.put, attempt)
                 transport, images = attempt.replica.transport, faces[request.faces]
                 try:
                     pending[attempt] = transport.predict(request.target, images, request.output, call.deadline, notify)

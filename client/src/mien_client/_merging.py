@@ -50,10 +50,12 @@ class Half:
         target: What the caller asks for.
         output: Which output.
         faces: How many faces there are.
+        instead: What to ask for if ``target`` is not served.
     """
 
-    def __init__(self, target: Target, output: str, faces: int) -> None:
+    def __init__(self, target: Target, output: str, faces: int, instead: Target | None = None) -> None:
         self.target = target
+        self._instead = instead
         self.error: MienError | None = None
         self._output = output
         self._chunks = [slice(start, min(start + CHUNK_FACES, faces)) for start in range(0, faces, CHUNK_FACES)]
@@ -115,12 +117,18 @@ class Half:
         self._in_flight -= 1
         if not self.wants(request):
             return
-        vanished = isinstance(error, VersionNotFoundError) and error.version is not None and self.target.version is None
-        if vanished and self._restarts < _MAX_RESTARTS:
-            self._restarts += 1
-            self._start()
+        not_served = isinstance(error, VersionNotFoundError)
+        if not_served and error.version is not None and self.target.version is None and self._restarts < _MAX_RESTARTS:
+            self._restart()
+        elif not_served and error.version is None and self._instead is not None:
+            self.target, self._instead = self._instead, None
+            self._restart()
         else:
             self.error = error
+
+    def _restart(self) -> None:
+        self._restarts += 1
+        self._start()
 
     def _problem(self, request: Request, answer: Answer) -> str | None:
         """Returns what is wrong with an answer, as a clause, or None."""
@@ -137,20 +145,26 @@ class Half:
         return None
 
 
-def merge(halves: Sequence[Half]) -> Analysis:
+def merge(halves: Sequence[Half], *, partial: bool = False) -> Analysis:
     """Returns the result of a call whose emotion half and key point half have both ended.
 
+    Args:
+        halves: The halves.
+        partial: Whether one of them is enough.
+
     Raises:
-        MienError: If one of the halves, or both, failed. The second error is a note on the first.
+        MienError: If one of the halves failed and both are needed, or both did. The second error is a note on the
+            first.
     """
-    errors = [half.error for half in halves if half.error]
-    for other in errors[1:]:
-        errors[0].add_note(f"and: {other}")
-    if errors:
-        raise errors[0]
-    emotion, keypoint = halves
-    versions = {half.target.model: half.version for half in halves}
-    return Analysis(emotion.values, keypoint.values, versions)
+    errors = {half.target.model: half.error for half in halves if half.error}
+    if errors and (not partial or len(errors) == len(halves)):
+        first, *others = errors.values()
+        for other in others:
+            first.add_note(f"and: {other}")
+        raise first
+    emotion, keypoint = (half.error or half.values for half in halves)
+    versions = {half.target.model: half.version for half in halves if not half.error}
+    return Analysis(emotion, keypoint, versions, errors)
 
 
 def nothing() -> Analysis:

@@ -1,0 +1,94 @@
+"""`canary`: a share of the calls asks for the label of that name, and a caller stays on its side."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mien_client import Client, ConfigurationError
+from mien_client._base import canary_side
+
+STABLE, CANARY = {"emotion": 1, "keypoints": 1}, {"emotion": 2, "keypoints": 2}
+
+
+@pytest.fixture
+def rollout(backend):
+    """Version 2 of both models is a canary beside version 1."""
+    backend.versions = {"emotion": {1, 2}, "keypoints": {1, 2}}
+    backend.labels = {(model, label): v for model in backend.versions for label, v in [("stable", 1), ("canary", 2)]}
+    return backend
+
+
+def open_client(address, **options):
+    return Client(address, emotion_version="stable", keypoint_version="stable", **options)
+
+
+def test_about_that_share_of_calls(address, rollout):
+    random.seed(1)
+    with open_client(address, canary=0.3) as client:
+        versions = [client.analyze(rollout.faces(1)).versions for _ in range(100)]
+    assert 15 < versions.count(CANARY) < 45
+    assert versions.count(STABLE) + versions.count(CANARY) == 100
+
+
+@pytest.mark.parametrize(("share", "versions"), [(0, STABLE), (1, CANARY)])
+def test_none_or_all(address, rollout, share, versions):
+    with open_client(address, canary=share) as client:
+        for key in (None, "a", 7):
+            assert client.analyze(rollout.faces(1), key=key).versions == versions
+            assert [face.versions for face in client.analyze_iter(rollout.faces(2), key=key)] == [versions] * 2
+
+
+def test_a_caller_stays_on_its_side(address, rollout):
+    sides = {}
+    for _ in range(3):
+        with open_client(address, canary=0.5) as client:
+            for key in range(10):
+                sides.setdefault(key, []).append(client.analyze(rollout.faces(1), key=key).versions)
+    assert all(versions in ([STABLE] * 3, [CANARY] * 3) for versions in sides.values())
+    assert len({versions[0]["emotion"] for versions in sides.values()}) == 2
+
+
+def test_what_a_call_asks_for_itself_comes_first(address, rollout):
+    with open_client(address, canary=1) as client:
+        assert client.analyze(rollout.faces(1), emotion_version=1).versions == {"emotion": 1, "keypoints": 2}
+
+
+def test_a_model_without_a_canary_is_asked_as_usual(address, rollout):
+    del rollout.labels["keypoints", "canary"]
+    with open_client(address, canary=1) as client:
+        assert client.analyze(rollout.faces(700)).versions == {"emotion": 2, "keypoints": 1}
+
+
+def test_a_canary_that_is_withdrawn_in_mid_call_fails_no_call(address, rollout):
+    def withdraw(model, version):
+        if model == "emotion" and sum(name == "emotion" for name, *_ in rollout.answered) == 2:
+            rollout.labels.pop(("emotion", "canary"), None)
+            rollout.unload("emotion", 2)
+
+    rollout.before_answer = withdraw
+    with open_client(address, canary=1) as client:
+        assert client.analyze(rollout.faces(256 * 6)).versions == {"emotion": 1, "keypoints": 2}
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, "0.1", None, float("nan")])
+def test_a_share_that_is_none_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="share"):
+        Client("localhost:8500", canary=wrong)
+
+
+def test_a_key_that_is_none_is_refused(client, backend):
+    with pytest.raises(ConfigurationError, match="key"):
+        client.analyze(backend.faces(1), key=1.5)
+
+
+@given(st.text() | st.binary() | st.integers(), st.floats(0, 1), st.floats(0, 1))
+def test_a_greater_share_takes_further_keys_and_none_away(key, first, second):
+    small, great = sorted([first, second])
+    assert canary_side(great, key) or not canary_side(small, key)
+    assert canary_side(1, key)
+    assert not canary_side(0, key)
+
+
+def test_keys_spread_evenly():
+    assert 850 < sum(canary_side(0.1, f"customer-{number}") for number in range(10_000)) < 1150
