@@ -1,0 +1,64 @@
+"""The library: a block in which models are served, and the pytest fixture that goes with it."""
+
+import subprocess
+import sys
+
+import grpc
+import pytest
+import requests
+from mien_client import protos
+from mien_serving import LocalModelServer, LocalModelServerError
+
+pytest_plugins = ["pytester"]
+
+
+def test_models_can_be_asked_when_the_block_starts_and_are_gone_after_it(conformance_models):
+    with LocalModelServer(models_config={"tiny": conformance_models / "tiny"}) as server:
+        body = '{"instances": [[1, 2]]}'
+        answer = requests.post(f"{server.rest_url}/v1/models/tiny:predict", data=body, timeout=20)
+        assert answer.json() == {"predictions": [[4.0, 6.0]]}
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            call = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+            assert call(protos.GetModelStatusRequest(model_spec={"name": "tiny"}).SerializeToString(), timeout=20)
+        assert "AVAILABLE" in server.log()
+        url = server.rest_url
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=20)
+    with pytest.raises(LocalModelServerError, match="the server does not run"):
+        server.rest_url  # noqa: B018
+
+
+def test_a_configuration_file_and_flags_are_those_of_the_command(conformance_models, tmp_path):
+    config = tmp_path / "models.config"
+    config.write_text(
+        'model_config_list { config { name: "t" base_path: "/models/tiny" model_platform: "tensorflow" } }'
+    )
+    with LocalModelServer(config, model_repository=conformance_models, flags=["--enable_batching"]) as server:
+        assert requests.get(f"{server.rest_url}/v1/models/t", timeout=20).status_code == 200
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    with pytest.raises(LocalModelServerError, match=r"^Failed to start server\. Error: NOT_FOUND: .*; No such file"):
+        LocalModelServer(tmp_path / "no.config").start()
+
+
+def test_a_server_that_does_not_become_ready_is_given_up(tmp_path):
+    with pytest.raises(LocalModelServerError, match="the server was not ready within 1 s"):
+        LocalModelServer({"m": tmp_path / "never"}, start_timeout_s=1).start()
+
+
+def test_neither_importing_nor_using_it_loads_tensorflow():
+    program = "import sys, mien_serving, mien_serving.pytest_plugin; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_pytest_finds_the_fixture_by_itself(pytester, conformance_models):
+    pytester.makepyfile(f"""
+        import requests
+
+        def test_it(local_model_server):
+            server = local_model_server(models_config={{"tiny": {str(conformance_models / "tiny")!r}}})
+            assert requests.get(f"{{server.rest_url}}/v1/models/tiny", timeout=20).status_code == 200
+    """)
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
