@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mien_client._images import as_images
 from mien_client._merging import Half, merge, nothing
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
+from mien_client._security import Security, security
 from mien_client._transports import Deadline, Target, VersionStatus
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
 
@@ -52,7 +54,7 @@ class Job(Generic[T]):
 class BaseClient(Generic[T]):
     """What `Client` and `AsyncClient` are made with, and how they prepare a call."""
 
-    _open_transport: Callable[[str], T]
+    _open_transport: Callable[[str, Security], T]
 
     def __init__(
         self,
@@ -65,12 +67,19 @@ class BaseClient(Generic[T]):
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
         canary: float = 0.0,
+        tls: bool | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        api_key: str | None = None,
     ) -> None:
         self._canary = _checked_share(canary)
         self._timeout = checked_timeout(timeout)
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
         self._retries = Retries(checked_count("number of attempts", max_attempts))
-        self._replicas = Replicas([self._open_transport(one) for one in _addresses(address)])
+        secured = security(tls, ca_file, cert_file, key_file, token, api_key)
+        self._replicas = Replicas([self._open_transport(one, secured) for one in _addresses(address)])
         self._closed = False
 
     def __repr__(self) -> str:

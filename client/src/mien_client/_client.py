@@ -43,6 +43,13 @@ class Client(BaseClient[Transport]):
         keypoint_version: The same for the key point model.
         canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead of these; calls with
             the same ``key`` are all among them or none is. A model without that label is asked as usual.
+        tls: Whether gRPC is encrypted; it is if one of the files is given. REST is if its address says https://.
+        ca_file: Certificates (PEM) that vouch for the servers, if not the usual ones do.
+        cert_file: This client's own certificate (PEM), for servers that ask for one.
+        key_file: The key of that (PEM, without a password).
+        token: Goes with every request as ``authorization: Bearer ...``.
+        api_key: Goes with every request as ``x-api-key``. These six are taken from ``MIEN_TLS``, ``MIEN_CA_FILE``,
+            ``MIEN_CERT_FILE``, ``MIEN_KEY_FILE``, ``MIEN_TOKEN`` and ``MIEN_API_KEY`` if they are not said.
 
     Raises:
         ConfigurationError: If one of these cannot be meant. Whether the server is there shows at the first call.

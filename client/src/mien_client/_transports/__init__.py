@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from mien_client._security import Security
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class AsyncTransport(Protocol):
         """Gives the connections back."""
 
 
-def open_transport(address: str) -> Transport:
+def open_transport(address: str, security: Security) -> Transport:
     """Returns the transport that ``address`` asks for. Nothing is sent yet.
 
     Each one's libraries are imported here: together they take longer than everything else in this package.
@@ -140,19 +143,19 @@ def open_transport(address: str) -> Transport:
     if _is_rest(address):
         from mien_client._transports.rest import RestTransport
 
-        return RestTransport(address)
+        return RestTransport(address, security)
     from mien_client._transports.grpc import GrpcTransport
 
-    return GrpcTransport(address)
+    return GrpcTransport(address, security)
 
 
-def open_async_transport(address: str) -> AsyncTransport:
+def open_async_transport(address: str, security: Security) -> AsyncTransport:
     """Returns the asyncio transport that ``address`` asks for. Nothing is sent yet."""
     if _is_rest(address):
         raise ConfigurationError(f"{address!r} is for REST, and AsyncClient speaks gRPC: say 'localhost:8500'")
     from mien_client._transports.grpc_aio import AioTransport
 
-    return AioTransport(address)
+    return AioTransport(address, security)
 
 
 def _is_rest(address: str) -> bool:

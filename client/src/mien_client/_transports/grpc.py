@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import ConfigurationError, MienError
+from mien_client._security import Security
 from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
 from mien_client._transports.failures import failure
 from mien_client._transports.grpc_messages import (
@@ -42,12 +44,23 @@ def checked_address(address: str) -> str:
     return address
 
 
+def channel_credentials(security: Security) -> grpc.ChannelCredentials:
+    """Returns what an encrypted channel is made with."""
+    files = (security.ca_file, security.key_file, security.cert_file)
+    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() if file else None for file in files))
+
+
 class GrpcTransport:
     """One channel, to one server or to all that a name stands for."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: Security) -> None:
         self.endpoint = checked_address(address)
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        security.is_for(address, encrypted=security.tls)
+        if security.tls:
+            self._channel = grpc.secure_channel(address, channel_credentials(security), options=OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._headers = security.headers
         self._predict = self._method("PredictionService", "Predict")
         self._metadata = self._method("PredictionService", "GetModelMetadata")
         self._status = self._method("ModelService", "GetModelStatus")
@@ -86,7 +99,7 @@ class GrpcTransport:
 
     def _send(self, method: Any, request: Any, target: Target, deadline: Deadline) -> Any:
         try:
-            return method.future(request, timeout=deadline.remaining())
+            return method.future(request, timeout=deadline.remaining(), metadata=self._headers)
         except ValueError:  # The channel is closed.
             raise self._failure(grpc.StatusCode.CANCELLED, "the client was closed", target, deadline) from None
 

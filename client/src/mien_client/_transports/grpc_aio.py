@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import MienError
+from mien_client._security import Security
 from mien_client._transports import Answer, Deadline, Target, VersionStatus
 from mien_client._transports.failures import failure
-from mien_client._transports.grpc import OPTIONS, checked_address
+from mien_client._transports.grpc import OPTIONS, channel_credentials, checked_address
 from mien_client._transports.grpc_messages import (
     answering_version,
     metadata_request,
@@ -27,8 +28,11 @@ from mien_client._transports.grpc_messages import (
 class AioTransport:
     """One channel, to one server or to all that a name stands for; it belongs to the loop that uses it first."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: Security) -> None:
         self.endpoint = checked_address(address)
+        security.is_for(address, encrypted=security.tls)
+        self._headers = security.headers
+        self._credentials = channel_credentials(security) if security.tls else None
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
         self._closed = False
@@ -60,7 +64,8 @@ class AioTransport:
         if self._closed:
             raise self._failure("CANCELLED", "the client was closed", target, deadline)
         try:
-            return await self._method(service, name)(request, timeout=deadline.remaining())
+            method = self._method(service, name)
+            return await method(request, timeout=deadline.remaining(), metadata=self._headers)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error.code().name, error.details() or "", target, deadline) from None
         except asyncio.CancelledError:
@@ -69,7 +74,9 @@ class AioTransport:
             raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
 
     def _method(self, service: str, name: str) -> Any:
-        if self._channel is None:
+        if self._channel is None and self._credentials is not None:
+            self._channel = grpc.aio.secure_channel(self.endpoint, self._credentials, options=OPTIONS)
+        elif self._channel is None:
             self._channel = grpc.aio.insecure_channel(self.endpoint, options=OPTIONS)
         if name not in self._methods:
             self._methods[name] = self._channel.unary_unary(*signature(service, name))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 
 from mien_client._exceptions import ConfigurationError, MienError, NotServedError
+from mien_client._security import Security
 from mien_client._threads import in_thread
 from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
 from mien_client._transports.failures import failure, unexpected
@@ -45,14 +46,20 @@ _CODES: dict[int, str] = {
 class RestTransport:
     """A pool of connections to one server, and a thread for each answer that is waited for."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: Security) -> None:
         if not _is_server(address):
             raise ConfigurationError(f"{address!r} is no server's address: say something like 'http://localhost:8501'")
+        security.is_for(address, encrypted=address.startswith("https://"))
         self.endpoint = address.rstrip("/")
+        self._security = security
+        self._headers = {"Content-Type": "application/json", **dict(security.headers)}
         self._session = requests.Session()
         self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
         # A session that never stores a cookie has nothing that its threads could change under each other.
         self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
+        self._certificate = None
+        if security.cert_file and security.key_file:
+            self._certificate = (security.cert_file, security.key_file)
         self._versions: dict[Target, tuple[int, Deadline]] = {}
         self._closed = False
 
@@ -119,9 +126,11 @@ class RestTransport:
                 method,
                 f"{self.endpoint}{path}",
                 data=body,
-                headers={"Content-Type": "application/json"},
+                auth=self._sign,
                 timeout=max(1e-3, deadline.remaining()),
                 allow_redirects=False,
+                verify=self._security.ca_file or True,
+                cert=self._certificate,
             )
         except requests.RequestException as error:
             late = isinstance(error, requests.Timeout) or not deadline.remaining()
@@ -137,6 +146,11 @@ class RestTransport:
         code = _code(response.status_code, told is not None)
         text = str(told or f"HTTP status {response.status_code} {response.reason}")
         raise self._failure(code, text, target, deadline)
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # Headers that are simply handed over would give way to what a .netrc file says.
+        request.headers.update(self._headers)
+        return request
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
