@@ -21,7 +21,7 @@ from mien_serving._services import Services
 from mien_serving._status import Code, StatusError
 from mien_serving._workers import Workers
 
-_UNLIMITED: Final = -1
+_MAX_MESSAGE: Final = 2**31 - 1
 
 _PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 _PREDICTIONS: Final = {"Predict", "Classify", "Regress", "MultiInference"}
@@ -44,8 +44,8 @@ class GrpcFront:
         self._server = grpc.aio.server(
             options=list(
                 {
-                    "grpc.max_receive_message_length": _UNLIMITED,
-                    "grpc.max_send_message_length": _UNLIMITED,
+                    "grpc.max_receive_message_length": _MAX_MESSAGE,
+                    "grpc.max_send_message_length": _MAX_MESSAGE,
                     # A second server on a port is a mistake, not a way to share it.
                     "grpc.so_reuseport": 0,
                     **options.channel_arguments,

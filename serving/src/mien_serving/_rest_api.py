@@ -39,6 +39,8 @@ _MODEL: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _MAX_VERSION: Final = 2**63 - 1
+_MAX_DECOMPRESSED: Final = 100 << 20
+"""TensorFlow Serving's limit for compressed bodies."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,15 @@ def error_answer(error: StatusError) -> HttpAnswer:
 
 
 def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Undoes ``Content-Encoding: gzip``; a body that is not gzip after all is taken for empty."""
+    """Undoes ``Content-Encoding: gzip``; what is not gzip after all, or too much, is taken for empty."""
     if "gzip" not in headers.get("content-encoding", ""):
         return body
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        return zlib.decompress(body, wbits=zlib.MAX_WBITS | 16)
+        plain = decompressor.decompress(body, _MAX_DECOMPRESSED)
     except zlib.error:
         return b""
+    return plain if decompressor.eof else b""
 
 
 class _BadVersion(Exception):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import uvicorn
 
+from mien_serving._http_server import HttpProtocol, HttpServer
+from mien_serving._json_response import error_body
 from mien_serving._metrics import Metrics
 from mien_serving._options import RestOptions
 from mien_serving._rest_api import HttpAnswer, HttpRequest, RestApi, decompressed, error_answer
@@ -20,6 +21,10 @@ from mien_serving._workers import Workers
 
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 2048
+MAX_BODY: Final = 2**31 - 1
+"""Bytes of a request's body at most, as gRPC has it."""
+
+_TOO_LARGE: Final = HttpAnswer(413, error_body(f"The request's body is larger than {MAX_BODY} bytes"))
 _CORS_HEADERS: Final = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST"),
@@ -45,11 +50,12 @@ class RestFront:
         self._api = api
         self._options = options
         self._workers = Workers("rest", options.threads)
-        self._server = _Server(
+        self._server = HttpServer(
             uvicorn.Config(
                 self._application,
                 access_log=False,
                 backlog=_BACKLOG,
+                http=HttpProtocol,
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,
@@ -92,31 +98,11 @@ class RestFront:
         self._workers.stop()
 
     async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
-        chunks, more = [], True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            chunks.append(message.get("body", b""))
-            more = message.get("more_body", False)
-        timeout_s = self._options.timeout_s
-        deadline = time.monotonic() + timeout_s if timeout_s > 0 else NO_DEADLINE
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        query = scope["query_string"]
-        target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
-
-        def compute() -> HttpAnswer:
-            if self._options.enable_cors_support and scope["method"] == "OPTIONS":
-                return HttpAnswer(200, b"")
-            if self._metrics and target.partition("?")[0] == self._options.metrics_path:
-                return HttpAnswer(200, self._metrics.page(), "text/plain")
-            body = decompressed(b"".join(chunks), headers)
-            return self._api.answer(HttpRequest(scope["method"], target, body, deadline))
-
-        try:
-            answer = await self._workers.run(compute)
-        except StatusError as error:
-            answer = error_answer(error)
+        body = b"" if _too_large(headers) else await _received(receive)
+        if body is None:
+            return
+        answer = _TOO_LARGE if _too_large(headers) or len(body) > MAX_BODY else await self._answer(scope, headers, body)
         response_headers = [
             (b"content-type", answer.content_type.encode()),
             (b"content-length", b"%d" % len(answer.body)),
@@ -125,10 +111,37 @@ class RestFront:
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": answer.body})
 
+    async def _answer(self, scope: Scope, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        timeout_s = self._options.timeout_s
+        deadline = time.monotonic() + timeout_s if timeout_s > 0 else NO_DEADLINE
+        query = scope["query_string"]
+        target = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
 
-class _Server(uvicorn.Server):
-    """Uvicorn, except that signals are the process's business."""
+        def compute() -> HttpAnswer:
+            if self._options.enable_cors_support and scope["method"] == "OPTIONS":
+                return HttpAnswer(200, b"")
+            if self._metrics and target.partition("?")[0] == self._options.metrics_path:
+                return HttpAnswer(200, self._metrics.page(), "text/plain")
+            return self._api.answer(HttpRequest(scope["method"], target, decompressed(body, headers), deadline))
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+        try:
+            return await self._workers.run(compute)
+        except StatusError as error:
+            return error_answer(error)
+
+
+async def _received(receive: Receive) -> bytes | None:
+    """The body of a request, no more of it than just too much; None if the client hung up."""
+    chunks, size, more = [], 0, True
+    while more and size <= MAX_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+def _too_large(headers: Mapping[str, str]) -> bool:
+    return int(headers.get("content-length", "0")) > MAX_BODY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -45,6 +46,7 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.version:
         sys.stdout.write(_versions() + "\n")
         return 0
+    _allow_many_connections()
     if warning := without_meaning(flags):
         logging.getLogger(__name__).warning("%s", warning)
     try:
@@ -60,6 +62,19 @@ def _run(flags: argparse.Namespace) -> int:
         sys.stderr.write(f"Failed to start server. Error: {error}\n")
         return _START_FAILED
     return 0
+
+
+def _allow_many_connections() -> None:
+    """Raises the limit on open files, each connection being one, as far as this process may."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit.
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS takes no more than OPEN_MAX, whatever it claims.
+    limit = min(hard, 10_240) if sys.platform == "darwin" else hard
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _announce(grpc_port: int, rest_port: int) -> None:
