@@ -117,7 +117,7 @@ def open_at(request, nginx, monkeypatch):
         monkeypatch.delenv(f"MIEN_{name}", raising=False)
 
     def ask(server, images, **options):
-        address = f"localhost:{nginx[server]}"
+        address = f"127.0.0.1:{nginx[server]}"  # Not localhost: nginx is not on its other address, ::1.
         options = {"timeout": 10, "max_attempts": 1} | options
         if request.param == "aio":
 
