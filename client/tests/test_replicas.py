@@ -264,6 +264,16 @@ def test_rests_grow_up_to_a_limit(clock):
     assert rests[-1] == LONGEST_REST
 
 
+def test_an_answer_from_before_a_failure_proves_nothing(clock):
+    replicas = Replicas([Somebody("a"), Somebody("b")])
+    first = replicas.pick()
+    replicas.failed(first, UnavailableError(""))
+    replicas.answered(first, sent_at=clock[0] - 1)
+    assert first.down
+    replicas.answered(first, sent_at=clock[0] + 1)
+    assert not first.down
+
+
 def test_a_slow_answer_is_not_silence(clock):
     replicas = Replicas([Somebody("a"), Somebody("b")])
     first = replicas.pick()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import operator
 import os
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis
 from mien_client._calls import Call
-from mien_client._exceptions import ConfigurationError, UnavailableError
+from mien_client._exceptions import ConfigurationError, MienError, UnavailableError
 from mien_client._images import as_images
+from mien_client._latencies import Latencies
 from mien_client._merging import Half, merge, nothing
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
@@ -30,6 +33,8 @@ DEFAULT_TIMEOUT = 30.0
 
 BATCHES_IN_FLIGHT = 4
 """Of `Client.analyze_iter`. With a request to each model they are eight, which a server on two cores accepts."""
+
+_log = logging.getLogger("mien_client")
 
 CANARY_LABEL = "canary"
 
@@ -45,10 +50,20 @@ class Job(Generic[T]):
     halves: Sequence[Half]
     call: Call[T]
     partial: bool
+    started_at: float
 
     def result(self) -> Analysis:
         """Returns the result once the call has ended, or raises its error."""
-        return merge(self.halves, partial=self.partial) if len(self.faces) else nothing()
+        if not len(self.faces):
+            return nothing()
+        milliseconds = (time.monotonic() - self.started_at) * 1000
+        try:
+            analysis = merge(self.halves, partial=self.partial)
+        except MienError as error:
+            _log.debug("no answer for %d faces after %.1f ms: %s", len(self.faces), milliseconds, error)
+            raise
+        _log.debug("%r in %.1f ms", analysis, milliseconds)
+        return analysis
 
 
 class BaseClient(Generic[T]):
@@ -67,6 +82,7 @@ class BaseClient(Generic[T]):
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
         canary: float = 0.0,
+        hedge: float | None = None,
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         cert_file: str | os.PathLike[str] | None = None,
@@ -75,6 +91,8 @@ class BaseClient(Generic[T]):
         api_key: str | None = None,
     ) -> None:
         self._canary = _checked_share(canary)
+        self._hedge = _checked_hedge(hedge)
+        self._latencies = Latencies()
         self._timeout = checked_timeout(timeout)
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
         self._retries = Retries(checked_count("number of attempts", max_attempts))
@@ -113,7 +131,16 @@ class BaseClient(Generic[T]):
             else:
                 half = Half(usual, output, len(faces))
             halves.append(half)
-        return Job(faces, halves, Call(halves, self._replicas, deadline, self._retries, partial=partial), partial)
+        call = Call(
+            halves,
+            self._replicas,
+            deadline,
+            self._retries,
+            self._latencies,
+            partial=partial,
+            hedge=self._hedge,
+        )
+        return Job(faces, halves, call, partial, time.monotonic())
 
     def _look(self, deadline: Deadline) -> Deadline:
         """Returns when a server must have said whether it is ready; one of several must not hold up the others."""
@@ -149,6 +176,12 @@ def canary_side(share: float, key: str | bytes | int | None) -> bool:
 def _checked_share(share: float) -> float:
     if not (isinstance(share, (int, float)) and 0 <= share <= 1):
         raise ConfigurationError(f"{share!r} is no share of calls for the canary: say a number from 0 to 1")
+    return share
+
+
+def _checked_hedge(share: float | None) -> float | None:
+    if share is not None and not (isinstance(share, (int, float)) and 0.5 <= share < 1):
+        raise ConfigurationError(f"{share!r} is no share of answers to wait for: say a number from 0.5 to 1, as 0.95")
     return share
 
 

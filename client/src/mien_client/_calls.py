@@ -6,6 +6,7 @@ what came of each attempt, until the call has ended.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from mien_client._exceptions import MienError, NotServedError
+from mien_client._latencies import Latencies
 from mien_client._merging import Half, Request
 from mien_client._replicas import Replica, Replicas, T
 from mien_client._retries import Retries
@@ -29,6 +31,9 @@ PATIENCE_SHARE = 1 / 3
 one too: the first may be frozen. Whichever answers first has answered."""
 
 _MOST_COPIES = 3
+"""Servers that have one request at the same time: two may be frozen. A single server gets a second copy at most."""
+
+_log = logging.getLogger("mien_client")
 
 
 @dataclass(eq=False)
@@ -60,11 +65,21 @@ class Call(Generic[T]):
         replicas: Who can be asked.
         deadline: When all must be over.
         retries: The client's.
+        latencies: The client's.
         partial: Whether one of the halves is enough.
+        hedge: After the time in which this share of the latest answers came, a request is sent to another server too.
     """
 
     def __init__(
-        self, halves: Sequence[Half], replicas: Replicas[T], deadline: Deadline, retries: Retries, *, partial: bool
+        self,
+        halves: Sequence[Half],
+        replicas: Replicas[T],
+        deadline: Deadline,
+        retries: Retries,
+        latencies: Latencies,
+        *,
+        partial: bool,
+        hedge: float | None,
     ) -> None:
         self.deadline = deadline
         self._halves = halves
@@ -73,9 +88,12 @@ class Call(Generic[T]):
         self._enough = any if partial else all
         self._home = replicas.pick()
         self._open: dict[Request, _Progress[T]] = {}
-        self._patience = math.inf
+        self._latencies = latencies
+        self._silence = math.inf
         if replicas.several:
-            self._patience = min(PATIENCE_SECONDS, deadline.timeout * PATIENCE_SHARE)
+            self._silence = min(PATIENCE_SECONDS, deadline.timeout * PATIENCE_SHARE)
+        expected = None if hedge is None else latencies.quantile(hedge)
+        self._patience = self._silence if expected is None else min(expected, self._silence)
 
     @property
     def ended(self) -> bool:
@@ -108,7 +126,8 @@ class Call(Generic[T]):
 
     def answered(self, attempt: Attempt[T], answer: Answer) -> None:
         """Takes the answer to an attempt that is still waited for."""
-        self._replicas.answered(attempt.replica)
+        self._replicas.answered(attempt.replica, attempt.sent_at)
+        self._latencies.note(time.monotonic() - attempt.sent_at)
         self._retries.answered()
         del self._open[attempt.request]
         attempt.request.half.answered(attempt.request, answer, attempt.replica.transport.endpoint)
@@ -135,6 +154,7 @@ class Call(Generic[T]):
         else:
             # The pause spares a server that is in trouble; another one need not be spared.
             progress.again_at = time.monotonic() + (0.0 if elsewhere else pause)
+            _log.info("%s: sent again after attempt %d", error, request.attempts)
 
     def _may_send(self, request: Request, progress: _Progress[T]) -> bool:
         """Whether a request whose moment to be sent again has come shall be."""
@@ -142,7 +162,8 @@ class Call(Generic[T]):
             return True
         self._note_silence(progress)
         progress.again_at = time.monotonic() + self._patience
-        useful = request.half.wants(request) and not self._lost() and len(progress.copies) < _MOST_COPIES
+        most = _MOST_COPIES if self._replicas.several else 2
+        useful = request.half.wants(request) and not self._lost() and len(progress.copies) < most
         return useful and request.attempts < self._retries.max_attempts and self._retries.take()
 
     def _send(self, request: Request, progress: _Progress[T]) -> Attempt[T]:
@@ -163,9 +184,11 @@ class Call(Generic[T]):
                 self._settle(request, self._late(request))
 
     def _note_silence(self, progress: _Progress[T]) -> None:
+        now = time.monotonic()
         for attempt in progress.copies:
-            # A server that is frozen, not slow, has answered nobody else lately either.
-            self._replicas.silent(attempt.replica, since=(attempt.sent_at + time.monotonic()) / 2)
+            if now - attempt.sent_at >= self._silence:
+                # A server that is frozen, not slow, has answered nobody else lately either.
+                self._replicas.silent(attempt.replica, since=(attempt.sent_at + now) / 2)
 
     def _settle(self, request: Request, error: MienError) -> None:
         del self._open[request]

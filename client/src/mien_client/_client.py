@@ -43,6 +43,8 @@ class Client(BaseClient[Transport]):
         keypoint_version: The same for the key point model.
         canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead of these; calls with
             the same ``key`` are all among them or none is. A model without that label is asked as usual.
+        hedge: If a request has no answer in the time in which this share, 0.95 say, of the latest answers came, it is
+            sent a second time, to another server if there are several, and the first answer counts. None for not.
         tls: Whether gRPC is encrypted; it is if one of the files is given. REST is if its address says https://.
         ca_file: Certificates (PEM) that vouch for the servers, if not the usual ones do.
         cert_file: This client's own certificate (PEM), for servers that ask for one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,8 @@ fails too."""
 
 PROBE_TIMEOUT = 1.0
 """Seconds in which a server that failed must answer before it gets requests again."""
+
+_log = logging.getLogger("mien_client")
 
 
 class HasEndpoint(Protocol):
@@ -37,6 +40,7 @@ class Replica(Generic[T]):
     def __init__(self, transport: T) -> None:
         self.transport = transport
         self.down = False
+        self.down_since = -math.inf
         self.last_answer = -math.inf
         self.failures = 0
         self.probe_at = math.inf
@@ -86,21 +90,25 @@ class Replicas(Generic[T]):
         """Whether there is a server that is up and not among those ``tried``."""
         return any(not replica.down and replica not in tried for replica in self._replicas)
 
-    def answered(self, replica: Replica[T]) -> None:
-        """Takes note that a server has answered."""
+    def answered(self, replica: Replica[T], sent_at: float = math.inf) -> None:
+        """Takes note of an answer to what was sent at ``sent_at``; if that was before the failure it proves nothing."""
         with self._lock:
             replica.last_answer = time.monotonic()
-            replica.down, replica.failures = False, 0
+            recovered = replica.down and sent_at > replica.down_since
+            if recovered:
+                replica.down, replica.failures = False, 0
+        if recovered:
+            _log.info("%s answers again", replica.transport.endpoint)
 
     def failed(self, replica: Replica[T], error: MienError) -> None:
         """Takes note that a server has not answered as it should."""
         if isinstance(error, (UnavailableError, ModelNotFoundError)):
-            self._rest(replica)
+            self._rest(replica, str(error))
 
     def silent(self, replica: Replica[T], since: float) -> None:
         """Takes note that a request has no answer yet: the server is down unless others had theirs after ``since``."""
         if replica.last_answer < since:
-            self._rest(replica)
+            self._rest(replica, f"{replica.transport.endpoint} is silent")
 
     def to_probe(self) -> list[Replica[T]]:
         """Returns the servers that have rested. What comes of asking them goes to `probed`."""
@@ -119,11 +127,13 @@ class Replicas(Generic[T]):
             self.answered(replica)
         else:
             replica.down = False
-            self._rest(replica)
+            self._rest(replica, str(error))
 
-    def _rest(self, replica: Replica[T]) -> None:
+    def _rest(self, replica: Replica[T], reason: str) -> None:
         with self._lock:
             if not replica.down:
-                replica.down = True
+                if len(self) > 1 and not replica.failures:
+                    _log.warning("%s: it is left alone until it answers again", reason)
+                replica.down, replica.down_since = True, time.monotonic()
                 replica.probe_at = time.monotonic() + min(LONGEST_REST, FIRST_REST * 2**replica.failures)
                 replica.failures += 1

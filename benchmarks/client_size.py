@@ -1,0 +1,85 @@
+"""How long the client takes to import, the memory it takes, and the disk it takes, beside the official package.
+
+    python benchmarks/client_size.py
+
+The disk is what the package and all it requires take in this environment, the interpreter excepted.
+"""
+
+# ruff: noqa: S603, T201
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+RUNS = 7
+IMPORTS = {
+    "bare interpreter": "",
+    "import mien_client": "import mien_client",
+    "with Client": "from mien_client import Client; Client('localhost:8500')",
+}
+CHILD = """
+import time; start = time.perf_counter()
+{code}
+seconds = time.perf_counter() - start
+import resource, sys
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(seconds, peak * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def imported(code: str) -> tuple[float, float]:
+    """Returns the seconds that ``code`` takes in a new interpreter, and the bytes this has at most: the medians."""
+    runs = []
+    for _ in range(RUNS):
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD.format(code=code)], capture_output=True, text=True, check=True
+        )
+        runs.append([float(number) for number in done.stdout.split()])
+    return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
+
+
+def installed_size(name: str) -> int:
+    """Returns the bytes of the files of a distribution and of all that it requires."""
+    waiting, found = [name], {}
+    while waiting:
+        key = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if key in found:
+            continue
+        try:
+            distribution = metadata.distribution(key)
+        except metadata.PackageNotFoundError:  # Required on other systems only.
+            continue
+        files = [file.locate() for file in distribution.files or ()]
+        if key == "mien-client":  # Installed from its folder, of which the distribution only has the path.
+            import mien_client
+
+            files = [file for folder in mien_client.__path__ for file in Path(folder).rglob("*")]
+        found[key] = sum(file.stat().st_size for file in files if file.is_file())
+        waiting += [re.match(r"[\w.-]+", text)[0] for text in distribution.requires or () if "extra ==" not in text]
+    return sum(found.values())
+
+
+def main() -> None:
+    """Prints the tables."""
+    results = {name: imported(code) for name, code in IMPORTS.items()}
+    bare = results["bare interpreter"]
+    print(f"{'':20}{'seconds':>10}{'MB above bare':>16}")
+    for name, (seconds, memory) in results.items():
+        print(f"{name:20}{seconds:10.3f}{(memory - bare[1]) / 1e6:16.1f}")
+    print("asked for: less than 0.3 s and 60 MB\n")
+    ours = installed_size("mien-client")
+    print(f"{'mien-client':28}{ours / 1e6:8.0f} MB installed with all it requires; asked for: less than 150")
+    try:
+        metadata.distribution("tensorflow-serving-api")
+    except metadata.PackageNotFoundError:
+        return
+    official = installed_size("tensorflow-serving-api")
+    print(f"{'tensorflow-serving-api':28}{official / 1e6:8.0f} MB, {official / ours:.0f} times as much")
+
+
+if __name__ == "__main__":
+    main()

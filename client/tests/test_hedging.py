@@ -1,0 +1,76 @@
+"""`hedge`: a request that takes unusually long is sent a second time."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mien_client import Client, ConfigurationError
+from mien_client._latencies import KEPT, NEEDED, Latencies
+
+
+@pytest.fixture
+def warm(address, backend):
+    """A client that knows how long answers take."""
+    with Client(address, hedge=0.9, timeout=20) as client:
+        for _ in range(NEEDED):
+            client.analyze(backend.faces(1))
+        backend.asked.clear()
+        backend.answered.clear()
+        yield client
+
+
+def test_the_second_answer_counts_if_it_is_the_first_to_come(warm, backend, monkeypatch):
+    images, predict, slow = backend.faces(2), backend.predict, [True]
+
+    def one_is_slow(model, *request):
+        backend.delays["emotion"] = 3 if model == "emotion" and slow and slow.pop() else 0
+        return predict(model, *request)
+
+    monkeypatch.setattr(backend, "predict", one_is_slow)
+    analysis = warm.analyze(images)
+    np.testing.assert_allclose(analysis.probabilities, backend.values("emotion", 1, images), atol=1e-6)
+    assert sum(model == "emotion" for model, *_ in backend.asked) == 2
+    assert sum(model == "emotion" for model, *_ in backend.answered) == 1
+
+
+def test_at_most_one_more_is_sent_to_a_single_server(warm, backend):
+    backend.delays["emotion"] = 0.5
+    warm.analyze(backend.faces(1))
+    assert sum(model == "emotion" for model, *_ in backend.asked) == 2
+
+
+def test_without_budget_none_is_sent(warm, backend):
+    while warm._retries.take():
+        pass
+    backend.delays["emotion"] = 0.3
+    warm.analyze(backend.faces(1))
+    assert sum(model == "emotion" for model, *_ in backend.asked) == 1
+
+
+def test_nothing_is_sent_twice_unless_it_is_asked_for(client, backend):
+    for _ in range(NEEDED):
+        client.analyze(backend.faces(1))
+    backend.asked.clear()
+    backend.delays["emotion"] = 0.3
+    client.analyze(backend.faces(1))
+    assert len(backend.asked) == 2
+
+
+@pytest.mark.parametrize("wrong", [0, 0.4, 1, "0.9", float("nan")])
+def test_a_share_that_is_none_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="share of answers"):
+        Client("localhost:8500", hedge=wrong)
+
+
+@given(st.lists(st.floats(0, 10), max_size=KEPT + 50), st.floats(0.5, 0.99))
+def test_the_quantile_is_of_the_latest_answers(seconds, share):
+    latencies = Latencies()
+    for each in seconds:
+        latencies.note(each)
+    latest = seconds[-KEPT:]
+    quantile = latencies.quantile(share)
+    if len(latest) < NEEDED:
+        assert quantile is None
+    else:
+        assert sum(each <= quantile for each in latest) >= share * len(latest)
+        assert sum(each < quantile for each in latest) <= share * len(latest)
