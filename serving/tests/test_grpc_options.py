@@ -1,7 +1,9 @@
 """What gRPC can be told beyond its port: a UNIX socket, channel arguments, the health service."""
 
 import grpc
+import numpy as np
 import pytest
+import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mien_client import protos
 
@@ -17,6 +19,7 @@ def optioned(start_server, conformance_models, tmp_path_factory):
         f"--grpc_socket_path={socket}",
         "--grpc_channel_arguments=grpc.max_receive_message_length=1000",
         "--enable_grpc_healthcheck_service",
+        "--enable_serialization_as_tensor_content",
     )
     server.socket = socket
     return server
@@ -41,6 +44,19 @@ def test_channel_arguments_reach_grpc(optioned):
     with pytest.raises(grpc.RpcError) as error:
         optioned.call("GetModelStatus", protos.GetModelStatusRequest(model_spec={"name": "x" * 2000}))
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_answers_are_bytes_if_asked_and_rest_is_not_concerned(optioned):
+    request = protos.PredictRequest(model_spec={"name": "tiny"})
+    x = request.inputs["x"]
+    x.dtype = protos.DataType.Value("DT_FLOAT")
+    x.float_val.extend([1, 2])
+    x.tensor_shape.dim.add(size=1)
+    x.tensor_shape.dim.add(size=2)
+    (output,) = optioned.call("Predict", request).outputs.values()
+    assert np.frombuffer(output.tensor_content, np.float32).tolist() == [4.0, 6.0]
+    answer = requests.post(f"{optioned.url}/v1/models/tiny:predict", data='{"instances": [[1, 2]]}', timeout=20)
+    assert answer.json() == {"predictions": [[4.0, 6.0]]}
 
 
 def test_the_health_service_says_that_the_server_serves(optioned):

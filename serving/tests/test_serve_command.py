@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from mien_client.cli import main
+from mien_client.protos import ConfigProto
 from mien_serving._flags import add_flags
 from mien_serving._serve_command import options_from
 
@@ -179,6 +180,13 @@ def test_a_channel_argument_without_a_value_is_named(capsys):
     assert complaint(capsys, "--model_base_path=/m", "--grpc_channel_arguments=a=1,grpc.x") == (
         "INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.x' has no value; write grpc.x=VALUE"
     )
+
+
+def test_a_session_config_file_configures_sessions(tmp_path):
+    file = tmp_path / "session.config"
+    file.write_text("inter_op_parallelism_threads: 3")
+    options = options_from(parse("--model_base_path=/m", f"--tensorflow_session_config_file={file}"))
+    assert ConfigProto.FromString(options.session.config).inter_op_parallelism_threads == 3
 
 
 def test_the_version_is_printed(capsys):

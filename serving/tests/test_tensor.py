@@ -101,3 +101,12 @@ def test_content_is_not_copied():
 )
 def test_types_are_called_what_tensorflow_calls_them(data_type, name):
     assert type_name(DataType.Value(data_type)) == name
+
+
+def test_numbers_are_written_as_bytes_if_asked_and_strings_never():
+    numbers, strings = TensorProto(), TensorProto()
+    write_proto(np.float32([[1, 2]]), numbers, as_tensor_content=True)
+    write_proto(np.array([b"a"], object), strings, as_tensor_content=True)
+    assert numbers.tensor_content == np.float32([1, 2]).tobytes()
+    assert array_from_proto(numbers).tolist() == [[1, 2]]
+    assert strings.string_val == [b"a"]

@@ -11,7 +11,6 @@ from mien_serving._options import DEFAULT_THREADS
 _WITHOUT_MEANING: Final = {
     "num_unload_threads": "versions unload in threads of their own",
     "flush_filesystem_caches": "the operating system decides what its caches hold",
-    "tensorflow_session_config_file": "sessions are configured by the other flags",
     "use_alts_credentials": "ALTS exists in Google's data centres only",
     "platform_config_file": "there is one platform, tensorflow",
     "per_process_gpu_memory_fraction": "TensorFlow takes GPU memory as it needs it",
@@ -26,7 +25,6 @@ _WITHOUT_MEANING: Final = {
     "thread_pool_factory_config_file": "TensorFlow makes its own thread pools",
     "mixed_precision": "the SavedModel decides the precision",
     "skip_initialize_tpu": "there is no TPU",
-    "enable_serialization_as_tensor_content": "answers carry typed fields, which every client reads",
 }
 """Flags of ``tensorflow_model_server`` that change nothing here, and why."""
 
@@ -149,6 +147,11 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
         help="answer the standard gRPC health service (%(default)s)",
     )
     flag(
+        "--enable_serialization_as_tensor_content",
+        **_boolean(False),
+        help="write gRPC predictions as bytes, not as typed fields (%(default)s)",
+    )
+    flag(
         "--rest_api_timeout_in_ms",
         type=int,
         default=30_000,
@@ -184,6 +187,9 @@ def _add_session_flags(group: argparse._ArgumentGroup) -> None:
         group.add_argument(
             f"--tensorflow_{name}_parallelism", type=int, default=0, metavar="N", help=f"{what} (TensorFlow chooses)"
         )
+    group.add_argument(
+        "--tensorflow_session_config_file", type=Path, metavar="FILE", help="a TensorFlow ConfigProto in text form"
+    )
     group.add_argument(
         "--saved_model_tags", default="serve", metavar="TAG,…", help="the graph of a SavedModel to load (%(default)s)"
     )

@@ -122,12 +122,14 @@ class LocalModelServer:
     @property
     def grpc_port(self) -> int:
         """The port of gRPC."""
-        return self._running_ports()[0]
+        self._running()
+        return self._ports[0]
 
     @property
     def rest_port(self) -> int:
         """The port of REST."""
-        return self._running_ports()[1]
+        self._running()
+        return self._ports[1]
 
     @property
     def grpc_address(self) -> str:
@@ -139,19 +141,24 @@ class LocalModelServer:
         """What REST paths are appended to, such as ``http://127.0.0.1:8501``."""
         return f"http://127.0.0.1:{self.rest_port}"
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._running().pid
+
     def log(self) -> str:
         """What the server has logged since it started."""
-        self._running_ports()
+        self._running()
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     @property
     def _log(self) -> Path:
         return Path(self._folder.name) / "log"
 
-    def _running_ports(self) -> tuple[int, int]:
+    def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
             raise LocalModelServerError("the server does not run; use it in a with block")
-        return self._ports
+        return self._process
 
     def _config_file(self) -> str:
         if not isinstance(self._models_config, Mapping):

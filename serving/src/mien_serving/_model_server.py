@@ -67,7 +67,7 @@ class ModelServer:
                 self._scheduler.stop()
 
     async def _serve(self, announce: Callable[[int, int], None]) -> None:
-        services = Services(self._core)
+        services = Services(self._core, as_tensor_content=self._options.grpc.serialization_as_tensor_content)
         grpc_front = GrpcFront(services, self._options.grpc, self._metrics)
         rest_front = RestFront(RestApi(services, self._metrics), self._options.rest, self._metrics)
         try:

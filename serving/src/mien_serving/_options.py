@@ -59,11 +59,13 @@ class SessionOptions:
         intra_op_parallelism: Threads that share the work of one operation.
         inter_op_parallelism: Operations that run at the same time.
         saved_model_tags: Which of a SavedModel's graphs is loaded.
+        config: A serialized ``ConfigProto`` with everything else.
     """
 
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
     saved_model_tags: Sequence[str] = ("serve",)
+    config: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class GrpcOptions:
         port: The port; 0 takes a free one.
         socket_path: A UNIX socket to serve on as well, if not empty.
         max_threads: Requests computed at the same time; one more is refused.
+        serialization_as_tensor_content: Whether predictions are written as bytes instead of typed fields.
         channel_arguments: Arguments of the gRPC library, by name.
         enable_health_service: Whether the standard health service answers too.
         ssl: How connections are secured; None if they are not.
@@ -99,6 +102,7 @@ class GrpcOptions:
     port: int = 8500
     socket_path: str = ""
     max_threads: int = DEFAULT_THREADS
+    serialization_as_tensor_content: bool = False
     channel_arguments: Mapping[str, int | str] = field(default_factory=dict)
     enable_health_service: bool = False
     ssl: SslOptions | None = None

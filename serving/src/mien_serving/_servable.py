@@ -53,10 +53,9 @@ class Servable:
                 f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. Check that "
                 "the directory exists and that you have the right permissions for accessing it.",
             )
-        config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=options.intra_op_parallelism,
-            inter_op_parallelism_threads=options.inter_op_parallelism,
-        )
+        config = tf.compat.v1.ConfigProto.FromString(options.config)
+        config.intra_op_parallelism_threads = options.intra_op_parallelism or config.intra_op_parallelism_threads
+        config.inter_op_parallelism_threads = options.inter_op_parallelism or config.inter_op_parallelism_threads
         self._session: Any = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             meta_graph = tf.compat.v1.saved_model.load(self._session, list(options.saved_model_tags), str(path))

@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mien_client.cli import Command
-from mien_client.protos import ModelServerConfig
+from mien_client.protos import POOL, ConfigProto, ModelServerConfig
 
 from mien_serving._batching_parameters import BatchingOptions, read_batching_parameters
 from mien_serving._config import REPOSITORY, read_config, single_model_config
-from mien_serving._config_protos import read_message
+from mien_serving._config_protos import parse_file, read_message
 from mien_serving._flags import add_flags, without_meaning
 from mien_serving._metrics import METRICS_PATH
 from mien_serving._options import (
@@ -103,6 +103,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             port=flags.port,
             socket_path=flags.grpc_socket_path,
             max_threads=flags.grpc_max_threads,
+            serialization_as_tensor_content=flags.enable_serialization_as_tensor_content,
             channel_arguments=_channel_arguments(flags.grpc_channel_arguments),
             enable_health_service=flags.enable_grpc_healthcheck_service,
             ssl=_ssl(flags.ssl_config_file),
@@ -131,6 +132,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
         session=SessionOptions(
             intra_op_parallelism=flags.tensorflow_intra_op_parallelism or parallelism,
             inter_op_parallelism=flags.tensorflow_inter_op_parallelism or parallelism,
+            config=_session_config(flags.tensorflow_session_config_file),
             saved_model_tags=flags.saved_model_tags.split(","),
         ),
     )
@@ -153,6 +155,11 @@ def _config(flags: argparse.Namespace) -> ModelServerConfig:
         "Both model_base_path and model_config_file are empty! Say what to serve: --model_config_file=FILE, or "
         "--model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
     )
+
+
+def _session_config(file: Path | None) -> bytes:
+    config: bytes = parse_file(file, ConfigProto(), POOL).SerializeToString() if file else b""
+    return config
 
 
 def _batching(flags: argparse.Namespace) -> BatchingOptions | None:

@@ -40,10 +40,15 @@ class Services:
     """TensorFlow Serving's PredictionService and ModelService.
 
     Every method takes the request and the deadline, in seconds on the monotonic clock, and raises `StatusError`.
+
+    Args:
+        core: Has the models.
+        as_tensor_content: Whether predictions are written as bytes instead of typed fields.
     """
 
-    def __init__(self, core: ServerCore[Servable]) -> None:
+    def __init__(self, core: ServerCore[Servable], *, as_tensor_content: bool = False) -> None:
         self.core = core
+        self._as_tensor_content = as_tensor_content
 
     def predict(self, request: PredictRequest, deadline: float = NO_DEADLINE) -> PredictResponse:
         """Runs a signature of a model."""
@@ -53,7 +58,7 @@ class Services:
             outputs = predict(servable, spec.signature_name, request.inputs, request.output_filter, deadline)
         response = PredictResponse(model_spec=_answered_by(servable_id, spec))
         for name, value in outputs.items():
-            write_proto(value, response.outputs[name])
+            write_proto(value, response.outputs[name], as_tensor_content=self._as_tensor_content)
         return response
 
     def classify(self, request: ClassificationRequest, deadline: float = NO_DEADLINE) -> ClassificationResponse:
