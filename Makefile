@@ -1,6 +1,7 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make test    all tests            make lint    ruff and mypy
 # make train   both networks, from the Kaggle files named below
+# make bench   how fast mien serve is, as ratios with their targets; close everything else first
 # make lock    recompile requirements.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
@@ -18,7 +19,7 @@ EMOTION_DATA ?= $(MIEN_DATA)/fer2013/fer2013.csv.gz
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo test lint train lock clean
+.PHONY: demo test lint train bench lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -34,6 +35,9 @@ lint: $(INSTALLED)
 train: $(INSTALLED)
 	$(BIN)/mien train emotion --data $(EMOTION_DATA) --out runs/emotion
 	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
+
+bench: $(PUBLISHED)
+	$(BIN)/python benchmarks/serving.py --repository models
 
 lock:
 	uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,193 @@
+"""Load: clients that ask a server, and the same work done in this process to compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import requests
+from mien_client import protos
+from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
+
+MODELS = (EMOTION_MODEL, KEYPOINT_MODEL)
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def faces(count: int) -> np.ndarray:
+    """Random faces, uint8 [count, 48, 48]: how long a network takes does not depend on what it sees."""
+    return np.random.default_rng(count).integers(0, 256, (count, 48, 48), np.uint8)
+
+
+def predict_request(model: str, images: np.ndarray) -> bytes:
+    """A gRPC request for the default signature."""
+    request = protos.PredictRequest(model_spec={"name": model})
+    tensor = request.inputs["images"]
+    tensor.dtype = protos.DataType.Value("DT_UINT8")
+    tensor.tensor_content = images.tobytes()
+    for size in images.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return request.SerializeToString()
+
+
+class InProcess:
+    """Both models loaded in this process: what a server is measured against."""
+
+    def __init__(self, repository: Path) -> None:
+        import tensorflow as tf
+
+        self._constant = tf.constant
+        self._models = [tf.saved_model.load(str(newest(repository / model))) for model in MODELS]
+
+    def run(self, number: int, images: np.ndarray) -> None:
+        """Runs the default signature of one of the two."""
+        outputs = self._models[number].signatures["serving_default"](images=self._constant(images))
+        for value in outputs.values():
+            value.numpy()
+
+    def throughput(self, calls: int, size: int) -> float:
+        """Faces per second that both models have seen, each called from a thread of its own."""
+        images = faces(size)
+
+        def work(number: int) -> None:
+            for _ in range(calls):
+                self.run(number, images)
+
+        return calls * size / _seconds([lambda number=number: work(number) for number in range(len(MODELS))])
+
+
+class GrpcClient:
+    """Asks a server over gRPC."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._predict = self._channel.unary_unary(_PREDICT)
+
+    def ask(self, *requests: bytes) -> None:
+        """Sends requests at the same time and waits for all answers."""
+        for call in [self._predict.future(request, timeout=600) for request in requests]:
+            protos.PredictResponse.FromString(call.result())
+
+    def throughput(self, calls: int, size: int, clients: int = 2) -> float:
+        """Faces per second that both models have seen, asked by a few clients at the same time."""
+        both = [predict_request(model, faces(size)) for model in MODELS]
+
+        def work() -> None:
+            for _ in range(calls // clients):
+                self.ask(*both)
+
+        return calls // clients * clients * size / _seconds([work] * clients)
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+
+def many_clients_throughput(address: str, clients: int, calls: int) -> float:
+    """Faces per second that both models have seen, asked by many clients of one face each."""
+
+    async def work() -> float:
+        both = [predict_request(model, faces(1)) for model in MODELS]
+        async with grpc.aio.insecure_channel(address) as channel:
+            predict = channel.unary_unary(_PREDICT)
+
+            async def client() -> None:
+                for _ in range(calls // clients):
+                    await asyncio.gather(*(predict(request, timeout=600) for request in both))
+
+            start = time.perf_counter()
+            await asyncio.gather(*(client() for _ in range(clients)))
+            return calls // clients * clients / (time.perf_counter() - start)
+
+    return asyncio.run(work())
+
+
+def rest_raw_throughput(url: str, calls: int, size: int, clients: int = 2) -> float:
+    """Faces per second that both models have seen, asked over REST with raw bytes."""
+    import base64
+    import json
+
+    instances = [{"b64": base64.b64encode(face.tobytes()).decode()} for face in faces(size)]
+    body = json.dumps({"signature_name": "serving_raw", "instances": instances}).encode()
+
+    def work(model: str) -> None:
+        with requests.Session() as session:
+            for _ in range(calls // clients):
+                answer = session.post(f"{url}/v1/models/{model}:predict", data=body, timeout=600)
+                answer.raise_for_status()
+                answer.json()
+
+    jobs: list[Callable[[], None]] = [lambda model=model: work(model) for model in MODELS] * clients
+    return calls // clients * clients * size / _seconds(jobs)
+
+
+class SteadyLoad:
+    """Requests at a steady pace, whether or not earlier ones are answered."""
+
+    def __init__(self, client: GrpcClient, per_second: float) -> None:
+        self._client = client
+        self._pause = 1 / per_second
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(64)
+        self._request = predict_request(EMOTION_MODEL, faces(1))
+        self.latencies: list[tuple[float, float]] = []
+        self.failed = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def between(self, begin: float, end: float) -> list[float]:
+        """The latencies, in seconds, of requests sent in a time."""
+        return [latency for sent, latency in self.latencies if begin <= sent < end]
+
+    def stop(self) -> None:
+        """Stops sending and waits for the answers."""
+        self._stopped.set()
+        self._thread.join()
+        self._pool.shutdown()
+
+    def _run(self) -> None:
+        start = time.perf_counter()
+        for number in itertools.count():
+            due = start + number * self._pause
+            if self._stopped.wait(max(0.0, due - time.perf_counter())):
+                return
+            self._pool.submit(self._ask, due)
+
+    def _ask(self, due: float) -> None:
+        try:
+            self._client.ask(self._request)
+        except grpc.RpcError:
+            self.failed += 1
+        # Counted from when it was to be sent, so that a stalled sender does not hide a slow server.
+        self.latencies.append((due, time.perf_counter() - due))
+
+
+def latency(call: Callable[[], Any], count: int) -> list[float]:
+    """How long each of some calls in a row takes, in seconds."""
+    found = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def newest(base_path: Path) -> Path:
+    """The folder of a model's highest version."""
+    return max((path for path in base_path.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _seconds(jobs: Sequence[Callable[[], None]]) -> float:
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for future in [pool.submit(job) for job in jobs]:
+            future.result()
+    return time.perf_counter() - start
