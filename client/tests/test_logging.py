@@ -7,7 +7,7 @@ from mien_client import Client, MienError
 
 
 def told(caplog, level):
-    return [record.getMessage() for record in caplog.records if record.levelno == level]
+    return [record.getMessage() for record in caplog.records if (record.name, record.levelno) == ("mien_client", level)]
 
 
 def test_a_call_that_works_is_told_to_who_debugs_only(client, backend, caplog):
@@ -15,7 +15,7 @@ def test_a_call_that_works_is_told_to_who_debugs_only(client, backend, caplog):
     client.analyze(backend.faces(2))
     [line] = told(caplog, logging.DEBUG)
     assert line.startswith("<Analysis of 2 faces (emotion 1, keypoints 1)> in ")
-    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert not told(caplog, logging.INFO) + told(caplog, logging.WARNING)
 
 
 def test_what_is_sent_again_is_told(client, backend, failure, caplog):

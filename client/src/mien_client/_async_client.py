@@ -58,8 +58,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
             probe = asyncio.create_task(self._probe(replica))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)
-        await _run(job.call, job.faces)
-        return job.result()
+        with job:
+            await _run(job.call, job.faces)
+            return job.result()
 
     async def analyze_iter(
         self,

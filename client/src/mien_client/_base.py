@@ -11,7 +11,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from types import TracebackType
+from typing import Any, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from mien_client._merging import Half, merge, nothing
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
 from mien_client._security import Security, security
+from mien_client._telemetry import Telemetry
 from mien_client._transports import Deadline, Target, VersionStatus
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
 
@@ -50,7 +52,16 @@ class Job(Generic[T]):
     halves: Sequence[Half]
     call: Call[T]
     partial: bool
+    telemetry: Telemetry
     started_at: float
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.telemetry.finish(error)
 
     def result(self) -> Analysis:
         """Returns the result once the call has ended, or raises its error."""
@@ -131,16 +142,18 @@ class BaseClient(Generic[T]):
             else:
                 half = Half(usual, output, len(faces))
             halves.append(half)
+        telemetry = Telemetry(len(faces))
         call = Call(
             halves,
             self._replicas,
             deadline,
             self._retries,
             self._latencies,
+            telemetry,
             partial=partial,
             hedge=self._hedge,
         )
-        return Job(faces, halves, call, partial, time.monotonic())
+        return Job(faces, halves, call, partial, telemetry, time.monotonic())
 
     def _look(self, deadline: Deadline) -> Deadline:
         """Returns when a server must have said whether it is ready; one of several must not hold up the others."""

@@ -18,6 +18,7 @@ from mien_client._latencies import Latencies
 from mien_client._merging import Half, Request
 from mien_client._replicas import Replica, Replicas, T
 from mien_client._retries import Retries
+from mien_client._telemetry import Telemetry
 from mien_client._transports import Answer, Deadline
 from mien_client._transports.failures import failure
 
@@ -66,6 +67,7 @@ class Call(Generic[T]):
         deadline: When all must be over.
         retries: The client's.
         latencies: The client's.
+        telemetry: What is told of this call.
         partial: Whether one of the halves is enough.
         hedge: After the time in which this share of the latest answers came, a request is sent to another server too.
     """
@@ -77,6 +79,7 @@ class Call(Generic[T]):
         deadline: Deadline,
         retries: Retries,
         latencies: Latencies,
+        telemetry: Telemetry,
         *,
         partial: bool,
         hedge: float | None,
@@ -89,6 +92,7 @@ class Call(Generic[T]):
         self._home = replicas.pick()
         self._open: dict[Request, _Progress[T]] = {}
         self._latencies = latencies
+        self._telemetry = telemetry
         self._silence = math.inf
         if replicas.several:
             self._silence = min(PATIENCE_SECONDS, deadline.timeout * PATIENCE_SHARE)
@@ -126,6 +130,7 @@ class Call(Generic[T]):
 
     def answered(self, attempt: Attempt[T], answer: Answer) -> None:
         """Takes the answer to an attempt that is still waited for."""
+        self._telemetry.ended(attempt, None, answer.version)
         self._replicas.answered(attempt.replica, attempt.sent_at)
         self._latencies.note(time.monotonic() - attempt.sent_at)
         self._retries.answered()
@@ -137,6 +142,7 @@ class Call(Generic[T]):
         """Takes the failure of an attempt that is still waited for."""
         request, progress = attempt.request, self._open[attempt.request]
         progress.copies.remove(attempt)
+        self._telemetry.ended(attempt, error)
         self._replicas.failed(attempt.replica, error)
         error.attempts = request.attempts
         progress.error = error
@@ -175,6 +181,7 @@ class Call(Generic[T]):
         progress.tried.append(self._home)
         progress.again_at = attempt.sent_at + self._patience
         request.attempts += 1
+        self._telemetry.sent(attempt, request.target.model, self._home.transport.endpoint, request.attempts)
         return attempt
 
     def _give_up(self) -> None:

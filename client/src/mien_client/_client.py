@@ -103,8 +103,9 @@ class Client(BaseClient[Transport]):
         )
         for replica in self._replicas.to_probe():
             in_thread(self._probe, replica)
-        _run(job.call, job.faces)
-        return job.result()
+        with job:
+            _run(job.call, job.faces)
+            return job.result()
 
     def analyze_iter(
         self,

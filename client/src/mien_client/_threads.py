@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from threading import Thread
 from typing import ParamSpec, TypeVar
 
@@ -25,5 +26,6 @@ def in_thread(function: Callable[_P, _R], *arguments: _P.args, **options: _P.kwa
         except BaseException as error:
             future.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    # The caller's context goes along: what traces calls keeps there whose call this is.
+    Thread(target=copy_context().run, args=[run], daemon=True).start()
     return future
