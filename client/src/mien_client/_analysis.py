@@ -29,6 +29,13 @@ class Face:
 
     Attributes:
         versions: The version number of each model that answered.
+
+    Example:
+        >>> [face] = client.analyze(images[0])
+        >>> list(face.probabilities)
+        ['Angry', 'Disgust', 'Sad', 'Happy', 'Surprise']
+        >>> face.keypoints.shape, face.versions
+        ((15, 2), {'emotion': 1, 'keypoints': 1})
     """
 
     __slots__ = ("_keypoints", "_probabilities", "versions")
@@ -71,6 +78,9 @@ class Face:
 
         Raises:
             ValueError: If ``name`` is none of `mien_client.KEYPOINTS`.
+
+        Example:
+            >>> x, y = client.analyze(images)[0].keypoint("nose_tip")
         """
         if name not in KEYPOINTS:
             raise ValueError(f"there is no key point {name!r}: the fifteen are {', '.join(KEYPOINTS)}")
@@ -92,6 +102,13 @@ class Analysis(Sequence[Face]):
         versions: The version number of each model that answered, the same for all faces of the call; empty if there
             were no images to ask about.
         errors: Why a model did not answer, by its name: empty unless a partial result was asked for.
+
+    Example:
+        >>> analysis = client.analyze(images)
+        >>> analysis.probabilities.shape, analysis.keypoints.shape
+        ((3, 5), (3, 15, 2))
+        >>> analysis[1:]
+        <Analysis of 2 faces (emotion 1, keypoints 1)>
     """
 
     __slots__ = ("_keypoints", "_probabilities", "errors", "versions")
@@ -139,6 +156,10 @@ class Analysis(Sequence[Face]):
 
         Raises:
             ImportError: If pandas is not there: ``pip install "mien-client[frames]"``.
+
+        Example:
+            >>> client.analyze(images).to_frame().shape
+            (3, 39)
         """
         try:
             import pandas as pd

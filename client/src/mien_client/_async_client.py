@@ -28,8 +28,11 @@ class AsyncClient(BaseClient[AsyncTransport]):
     cancelled takes its requests with it.
 
     Example:
-        >>> async with AsyncClient("localhost:8500") as client:  # doctest: +SKIP
-        ...     [face] = await client.analyze(image)
+        >>> async def ask():
+        ...     async with AsyncClient("localhost:8500") as client:
+        ...         return await client.analyze(images)
+        >>> asyncio.run(ask())
+        <Analysis of 3 faces (emotion 1, keypoints 1)>
     """
 
     _open_transport = staticmethod(open_async_transport)

@@ -57,9 +57,10 @@ class Client(BaseClient[Transport]):
         ConfigurationError: If one of these cannot be meant. Whether the server is there shows at the first call.
 
     Example:
-        >>> with Client("localhost:8500") as client:  # doctest: +SKIP
-        ...     [face] = client.analyze(image)
-        ...     print(face.emotion, face.confidence, face.keypoint("nose_tip"))
+        >>> with Client("localhost:8500") as client:
+        ...     analysis = client.analyze(images)
+        >>> analysis
+        <Analysis of 3 faces (emotion 1, keypoints 1)>
     """
 
     _open_transport = staticmethod(open_transport)
@@ -92,6 +93,10 @@ class Client(BaseClient[Transport]):
             InvalidImageError: If the images are not as above. Nothing was sent.
             MienError: If either model did not answer; see `mien_client` for the tree. Both have ended by then.
                 With ``partial``, if neither did.
+
+        Example:
+            >>> for face in client.analyze(images):
+            ...     assert face.emotion in EMOTIONS and 0 < face.confidence <= 1
         """
         job = self._job(
             images,
@@ -139,6 +144,10 @@ class Client(BaseClient[Transport]):
         Raises:
             InvalidImageError: If an image is not as above. The text says which.
             MienError: If a batch was not answered, as for `analyze`.
+
+        Example:
+            >>> sum(1 for face in client.analyze_iter(images, batch_size=2))
+            3
         """
         self._check_open()
         ask = functools.partial(
@@ -161,6 +170,10 @@ class Client(BaseClient[Transport]):
         Raises:
             ModelNotFoundError: If the server knows no version of one of them.
             MienError: If it could not be asked.
+
+        Example:
+            >>> client.status()["emotion"]
+            (VersionStatus(version=1, state='AVAILABLE', error=''),)
         """
         self._check_open()
         deadline = Deadline(self._timeout)
@@ -175,6 +188,9 @@ class Client(BaseClient[Transport]):
         Raises:
             UnavailableError: If it does not come to that in time. The text says what is missing.
             MienError: At once, for what does not go away by waiting.
+
+        Example:
+            >>> client.wait_ready(timeout=10)
         """
         self._check_open()
         deadline = Deadline(checked_timeout(timeout))
@@ -191,7 +207,13 @@ class Client(BaseClient[Transport]):
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer."""
+        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer.
+
+        Example:
+            >>> client.close()
+            >>> client  # doctest: +ELLIPSIS
+            <Client of ... (closed)>
+        """
         if not self._closed:
             self._closed = True
             self._retries.close()

@@ -34,6 +34,13 @@ class MienError(Exception):
         label: The version label that was asked for, if one was.
         attempts: How often the request that failed was sent; 0 if none was.
         retryable: Whether the same call may well succeed a moment later.
+
+    Example:
+        >>> try:
+        ...     client.analyze(images, emotion_version=99)
+        ... except MienError as error:
+        ...     print(type(error).__name__, error.model, error.version, error.attempts, error.retryable)
+        VersionNotFoundError emotion 99 1 False
     """
 
     retryable: ClassVar[bool] = False

@@ -56,6 +56,11 @@ class VersionStatus:
         version: Its number.
         state: ``START``, ``LOADING``, ``AVAILABLE``, ``UNLOADING`` or ``END``.
         error: Why it came to its end, or an empty text.
+
+    Example:
+        >>> [status] = client.status()["keypoints"]
+        >>> status.version, status.state
+        (1, 'AVAILABLE')
     """
 
     version: int

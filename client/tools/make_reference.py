@@ -1,0 +1,73 @@
+"""Writes REFERENCE.md from the docstrings of what `mien_client` offers.
+
+python client/tools/make_reference.py
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import mien_client
+from mien_client import _exceptions
+
+OUTPUT = Path(__file__).parents[1] / "REFERENCE.md"
+CLASSES = (
+    mien_client.Client,
+    mien_client.AsyncClient,
+    mien_client.Analysis,
+    mien_client.Face,
+    mien_client.VersionStatus,
+    mien_client.MienError,
+)
+
+
+def reference() -> str:
+    """Returns the text of the file."""
+    parts = ["# mien_client: reference", "Generated from the docstrings by `python client/tools/make_reference.py`."]
+    for cls in CLASSES:
+        parts += _entry("##", cls.__name__, cls)
+        for name, member in _members(cls):
+            parts += _entry("###", f"{cls.__name__}.{name}", member)
+    constants = {name: getattr(mien_client, name) for name in mien_client.__all__ if name.isupper()}
+    parts += ["## Constants", _fenced("\n".join(f"{name} = {value!r}" for name, value in constants.items()))]
+    parts += ["## The tree of errors", _fenced(inspect.getdoc(_exceptions) or "")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _members(cls: type) -> Iterator[tuple[str, object]]:
+    for name, member in vars(cls).items():
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+            yield name, member
+
+
+def _entry(level: str, name: str, thing: object) -> list[str]:
+    told = inspect.getdoc(thing) or ""
+    if inspect.isfunction(thing) or thing in (mien_client.Client, mien_client.AsyncClient):
+        arguments = "".join(_arguments(inspect.signature(thing)))
+        told = f"{name}({arguments})\n\n{told}"
+    return [f"{level} {name}", _fenced(told)]
+
+
+def _arguments(signature: inspect.Signature) -> Iterator[str]:
+    """Yields the lines of a signature, each argument on its own."""
+    keywords = False
+    for each in signature.parameters.values():
+        if each.name == "self":
+            continue
+        if each.kind is each.KEYWORD_ONLY and not keywords:
+            keywords = True
+            yield "\n    *,"
+        default = "" if each.default is each.empty else f" = {each.default!r}"
+        yield f"\n    {each.name}: {each.annotation}{default},"
+    if len(signature.parameters) > ("self" in signature.parameters):
+        yield "\n"
+
+
+def _fenced(text: str) -> str:
+    return f"```text\n{text}\n```"
+
+
+if __name__ == "__main__":
+    OUTPUT.write_text(reference(), encoding="utf-8")
