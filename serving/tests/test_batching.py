@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-import requests
+from mien_client.protos import ModelServerConfig
 from mien_serving._batching import BatchScheduler
 from mien_serving._batching_parameters import BatchingOptions
+from mien_serving._model_server import ModelServer
+from mien_serving._options import ServerOptions
+from mien_serving._prediction import predict
 from mien_serving._status import Code, StatusError
 
 FOREVER = float("inf")
@@ -294,28 +297,14 @@ def test_a_server_with_batching_answers_each_request_as_one_without(batching_ser
     assert "to be uint8 but int8 is provided" in failing.details()
 
 
-def test_each_model_can_bring_its_own_parameters(start_server, publish, tmp_path):
-    publish(tmp_path / "with", 1)
-    publish(tmp_path / "without", 1)
-    (tmp_path / "with" / "1" / "batching_params.pbtxt").write_text(
+def test_each_model_can_bring_its_own_parameters(publish, tmp_path):
+    options = ServerOptions(ModelServerConfig(), batching=BatchingOptions(), per_model_batching=True)
+    server = ModelServer(options)
+    with_parameters, without = publish(tmp_path / "with", 1), publish(tmp_path / "without", 1)
+    (with_parameters / "batching_params.pbtxt").write_text(
         "max_batch_size { value: 2 } enable_large_batch_splitting { value: false }"
     )
-    config = tmp_path / "models.config"
-    models = "".join(
-        f'config {{ name: "{name}" base_path: "{tmp_path / name}" model_platform: "tensorflow" }}'
-        for name in ("with", "without")
-    )
-    config.write_text(f"model_config_list {{ {models} }}")
-    server = start_server(
-        f"--model_config_file={config}", "--enable_batching", "--enable_per_model_batching_parameters"
-    )
-    answers = {
-        name: requests.post(
-            f"{server.url}/v1/models/{name}:predict", data='{"instances": [1, 2, 3]}', timeout=20
-        ).json()
-        for name in ("with", "without")
-    }
-    assert answers == {
-        "with": {"error": "Task size 3 is larger than maximum input batch size 2"},
-        "without": {"predictions": [2.0, 3.0, 4.0]},
-    }
+    three = {"x": np.float32([1, 2, 3])}
+    with pytest.raises(StatusError, match="Task size 3 is larger than maximum input batch size 2"):
+        predict(server.load_saved_model(with_parameters), "", three)
+    assert predict(server.load_saved_model(without), "", three)["y"].tolist() == [2, 3, 4]

@@ -28,15 +28,6 @@ def test_models_can_be_asked_when_the_block_starts_and_are_gone_after_it(conform
         server.rest_url  # noqa: B018
 
 
-def test_a_configuration_file_and_flags_are_those_of_the_command(conformance_models, tmp_path):
-    config = tmp_path / "models.config"
-    config.write_text(
-        'model_config_list { config { name: "t" base_path: "/models/tiny" model_platform: "tensorflow" } }'
-    )
-    with LocalModelServer(config, model_repository=conformance_models, flags=["--enable_batching"]) as server:
-        assert requests.get(f"{server.rest_url}/v1/models/t", timeout=20).status_code == 200
-
-
 def test_a_server_that_cannot_start_says_why(tmp_path):
     with pytest.raises(LocalModelServerError, match=r"^Failed to start server\. Error: NOT_FOUND: .*; No such file"):
         LocalModelServer(tmp_path / "no.config").start()
@@ -52,13 +43,19 @@ def test_neither_importing_nor_using_it_loads_tensorflow():
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 
-def test_pytest_finds_the_fixture_by_itself(pytester, conformance_models):
+def test_pytest_finds_the_fixture_which_takes_a_configuration_file_and_flags(pytester, conformance_models, tmp_path):
+    config = tmp_path / "models.config"
+    config.write_text(
+        'model_config_list { config { name: "t" base_path: "/models/tiny" model_platform: "tensorflow" } }'
+    )
     pytester.makepyfile(f"""
         import requests
 
         def test_it(local_model_server):
-            server = local_model_server(models_config={{"tiny": {str(conformance_models / "tiny")!r}}})
-            assert requests.get(f"{{server.rest_url}}/v1/models/tiny", timeout=20).status_code == 200
+            server = local_model_server(
+                {str(config)!r}, model_repository={str(conformance_models)!r}, flags=["--enable_batching"]
+            )
+            assert requests.get(f"{{server.rest_url}}/v1/models/t", timeout=20).status_code == 200
     """)
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)

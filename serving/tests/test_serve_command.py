@@ -128,24 +128,18 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(capsys, tmp_path):
     )
 
 
-def test_flags_that_change_nothing_here_are_named_in_one_line(start_server, conformance_models):
-    server = start_server(
-        "--model_name=tiny",
-        f"--model_base_path={conformance_models / 'tiny'}",
-        "--flush_filesystem_caches=false",
-        "--enable_profiler",
-    )
+def test_the_environment_says_what_to_serve_and_flags_that_change_nothing_are_named_in_one_line(
+    start_server, conformance_models, monkeypatch
+):
+    monkeypatch.setenv("MODEL_NAME", "tiny")
+    monkeypatch.setenv("MODEL_BASE_PATH", str(conformance_models))
+    server = start_server("--flush_filesystem_caches=false", "--enable_profiler")
+    assert server.states("tiny")[2] == ("AVAILABLE", "OK")
     (line,) = [line for line in server.log.read_text().splitlines() if "Without effect" in line]
     assert line.endswith(
         "Without effect here: --flush_filesystem_caches (the operating system decides what its caches hold); "
         "--enable_profiler (there is no profiler service)"
     )
-
-
-def test_the_containers_environment_variables_say_what_to_serve(start_server, conformance_models, monkeypatch):
-    monkeypatch.setenv("MODEL_NAME", "tiny")
-    monkeypatch.setenv("MODEL_BASE_PATH", str(conformance_models))
-    assert start_server().states("tiny")[2] == ("AVAILABLE", "OK")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +174,21 @@ def test_a_channel_argument_without_a_value_is_named(capsys):
     assert complaint(capsys, "--model_base_path=/m", "--grpc_channel_arguments=a=1,grpc.x") == (
         "INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.x' has no value; write grpc.x=VALUE"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("prometheus_config { enable: true }", "/monitoring/prometheus/metrics"),
+        ('prometheus_config { enable: true path: "/m" }', "/m"),
+        ('prometheus_config { path: "/m" }', None),
+        ("", None),
+    ],
+)
+def test_the_monitoring_config_says_whether_and_where_metrics_are(tmp_path, text, path):
+    file = tmp_path / "monitoring.config"
+    file.write_text(text)
+    assert options_from(parse("--model_base_path=/m", f"--monitoring_config_file={file}")).rest.metrics_path == path
 
 
 def test_a_session_config_file_configures_sessions(tmp_path):

@@ -91,7 +91,7 @@ class ModelServer:
 
     def _load(self, _: ServableId, path: Path) -> Servable:
         with self._metrics.load(str(path)) if self._metrics else nullcontext():
-            servable = self._load_saved_model(path)
+            servable = self.load_saved_model(path)
         if self._options.enable_model_warmup:
             try:
                 warm_up(servable, path, self._options.warmup_iterations)
@@ -100,7 +100,8 @@ class ModelServer:
                 raise
         return servable
 
-    def _load_saved_model(self, path: Path) -> Servable:
+    def load_saved_model(self, path: Path) -> Servable:
+        """Loads a SavedModel, with batching if the options, or its own parameters, ask for it."""
         batching = self._options.batching
         if batching and self._options.per_model_batching:
             file = path / "batching_params.pbtxt"

@@ -1,4 +1,4 @@
-"""What gRPC can be told beyond its port: a UNIX socket, channel arguments, the health service."""
+"""What the front ends can be told beyond their ports: a UNIX socket, channel arguments, the health service, CORS…"""
 
 import grpc
 import numpy as np
@@ -6,6 +6,12 @@ import pytest
 import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mien_client import protos
+
+PERMISSION = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -19,6 +25,7 @@ def optioned(start_server, conformance_models, tmp_path_factory):
         f"--grpc_socket_path={socket}",
         "--grpc_channel_arguments=grpc.max_receive_message_length=1000",
         "--enable_grpc_healthcheck_service",
+        "--rest_api_enable_cors_support",
         "--enable_serialization_as_tensor_content",
     )
     server.socket = socket
@@ -75,3 +82,20 @@ def test_without_its_flag_there_is_no_health_service(server):
     with pytest.raises(grpc.RpcError) as error:
         health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def permission(answer):
+    return {name: answer.headers[name] for name in PERMISSION if name in answer.headers}
+
+
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 200), ("POST", 200), ("GET", 400)])
+def test_every_rest_answer_carries_the_cors_permission(optioned, method, status):
+    answer = requests.request(
+        method, f"{optioned.url}/v1/models/tiny:predict", data='{"instances": [[1, 2]]}', timeout=20
+    )
+    assert answer.status_code == status
+    assert permission(answer) == PERMISSION
+
+
+def test_without_the_flag_there_is_no_cors_permission(server):
+    assert permission(requests.get(f"{server.url}/v1/models/tiny", timeout=20)) == {}
