@@ -136,7 +136,8 @@ def a_moving_model(repository: Path, work: Path) -> Iterator[tuple[LocalModelSer
         (base_path / f"aside-{version}").rename(base_path / str(version))
 
     publish(1)
-    with LocalModelServer({EMOTION_MODEL: base_path}) as server:
+    # Enough threads that no request is refused for want of one while a swap slows all down.
+    with LocalModelServer({EMOTION_MODEL: base_path}, flags=["--grpc_max_threads=64"]) as server:
 
         def swap(version: int) -> None:
             publish(version)
