@@ -109,8 +109,12 @@ def test_a_call_that_is_cancelled_takes_its_requests_with_it(grpc_address, backe
 
     async def ask():
         async with AsyncClient(grpc_address) as client:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(client.analyze(backend.faces(256 * 20)), 0.1)
+            call = asyncio.create_task(client.analyze(backend.faces(256 * 20)))
+            while len(backend.asked) < 2:
+                await asyncio.sleep(0.01)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
             assert len(asyncio.all_tasks()) == 1
             await asyncio.sleep(0.4)
 
