@@ -12,9 +12,6 @@ import prometheus_client
 
 from mien_serving._status import Code, StatusError
 
-METRICS_PATH: Final = "/monitoring/prometheus/metrics"
-"""Where the page is unless the configuration names another path."""
-
 _LATENCY_BUCKETS: Final = [10 * 1.8**power for power in range(33)]
 """Microseconds: from 10 to about 20 minutes."""
 

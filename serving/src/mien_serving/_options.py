@@ -18,6 +18,9 @@ from mien_serving._status import Code, StatusError, invalid_argument
 DEFAULT_THREADS: Final = 4 * (os.cpu_count() or 1)
 """Requests that each front end computes at the same time unless told otherwise, as in TensorFlow Serving."""
 
+METRICS_PATH: Final = "/monitoring/prometheus/metrics"
+"""Where Prometheus finds the metrics unless the monitoring configuration names another path."""
+
 
 @dataclass(frozen=True)
 class ManagerOptions:

@@ -20,8 +20,8 @@ from mien_serving._batching_parameters import BatchingOptions, read_batching_par
 from mien_serving._config import REPOSITORY, read_config, single_model_config
 from mien_serving._config_protos import parse_file, read_message
 from mien_serving._flags import add_flags, without_meaning
-from mien_serving._metrics import METRICS_PATH
 from mien_serving._options import (
+    METRICS_PATH,
     CoreOptions,
     GrpcOptions,
     ManagerOptions,
