@@ -1,5 +1,19 @@
 """Serving: TensorFlow Serving's model server on the TensorFlow that is installed."""
 
-from mien_serving._local_model_server import LocalModelServer, LocalModelServerError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mien_serving._local_model_server import LocalModelServer, LocalModelServerError
 
 __all__ = ["LocalModelServer", "LocalModelServerError"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for: the command needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mien_serving import _local_model_server
+
+    return getattr(_local_model_server, name)
