@@ -66,7 +66,7 @@ def keypoint_split(keypoint_faces):
 @pytest.fixture(scope="session")
 def tiny():
     """Recipes that train in a second."""
-    small = {"widths": (4, 8), "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
+    small = {"widths": (4, 8), "start_from": "", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
     return {model: replace(config, **small) for model, config in CONFIGS.items()}
 
 

@@ -6,8 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mien_client.contract import KEYPOINTS
-from mien_training.augmentation import MIRRORED, augment
+from mien_training.augmentation import augment
 from mien_training.configs import CONFIGS, Augmentation
+from mien_training.models import MIRRORED
 
 STILL = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
 MOVING = Augmentation(shift=4, rotation=20, zoom=0.2, contrast=0, brightness=0, cutout=0)

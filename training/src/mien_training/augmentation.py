@@ -4,15 +4,10 @@ import math
 from typing import Any
 
 import tensorflow as tf
-from mien_client.contract import IMAGE_SIZE, KEYPOINTS
+from mien_client.contract import IMAGE_SIZE
 
 from mien_training.configs import Augmentation
-
-_SWAP = {"left": "right", "right": "left"}
-
-# In a mirrored face the subject's left eye is where the right one was: point i of the mirrored face is point
-# MIRRORED[i] of the face as it was.
-MIRRORED = tuple(KEYPOINTS.index("_".join(_SWAP.get(word, word) for word in name.split("_"))) for name in KEYPOINTS)
+from mien_training.models import MIRRORED
 
 
 def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tuple[Any, Any]:

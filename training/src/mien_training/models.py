@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
+
+_SWAP = {"left": "right", "right": "left"}
+
+# In a mirrored face the subject's left eye is where the right one was: point i of the mirrored face is point
+# MIRRORED[i] of the face as it was.
+MIRRORED = tuple(KEYPOINTS.index("_".join(_SWAP.get(word, word) for word in name.split("_"))) for name in KEYPOINTS)
 
 
 def residual_block(x: Any, filters: int, stride: int, name: str) -> Any:
@@ -33,8 +40,8 @@ def residual_block(x: Any, filters: int, stride: int, name: str) -> Any:
 
 def emotion_network(widths: Sequence[int], dropout: float) -> keras.Model:
     """Faces to emotions: uint8 [N, 48, 48] to logits float32 [N, 5], in the order of `contract.EMOTIONS`."""
-    images, features = _backbone(widths)
-    x = layers.GlobalAveragePooling2D(name="pool")(features)
+    images, maps = _backbone(widths)
+    x = layers.GlobalAveragePooling2D(name="pool")(maps[-1])
     x = layers.Dropout(dropout, name="dropout")(x)
     logits = layers.Dense(len(EMOTIONS), dtype="float32", name="logits")(x)
     return keras.Model(images, logits, name="emotion")
@@ -42,20 +49,80 @@ def emotion_network(widths: Sequence[int], dropout: float) -> keras.Model:
 
 def keypoint_network(widths: Sequence[int], dropout: float) -> keras.Model:
     """Faces to key points: uint8 [N, 48, 48] to (x, y) pixels, float32 [N, 15, 2], ordered as `contract.KEYPOINTS`."""
-    images, features = _backbone(widths)
-    # Where a feature is matters here, so the map is flattened, not pooled; the 1×1 convolution keeps that small.
-    x = layers.ReLU(name="squeeze_relu")(_convolution(features, widths[-1] // 2, 1, 1, "squeeze"))
-    x = layers.Dropout(dropout, name="dropout")(layers.Flatten(name="flatten")(x))
-    x = layers.Dense(2 * len(KEYPOINTS), dtype="float32", name="offsets")(x)
-    # Offsets from the image's centre, in half images, so that they start near zero and stay near one.
-    centre = (IMAGE_SIZE - 1) / 2
-    x = layers.Rescaling(IMAGE_SIZE / 2, offset=centre, dtype="float32", name="pixels")(x)
-    return keras.Model(
-        images, layers.Reshape((len(KEYPOINTS), 2), dtype="float32", name="keypoints")(x), name="keypoints"
-    )
+    images, maps = _backbone(widths)
+    # What the deepest maps know of the whole face is brought back to the finer maps of the second stage, where one
+    # cell is four pixels wide (Lin et al. 2017, "Feature Pyramid Networks").
+    x = _convolution(maps[-1], widths[1], 1, 1, "top")
+    for stage in range(len(maps) - 1, 1, -1):
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"up{stage}")(x)
+        x = layers.Add(name=f"merge{stage}")([x, _convolution(maps[stage - 1], widths[1], 1, 1, f"lateral{stage}")])
+    x = residual_block(x, widths[1], 1, "head")
+    x = layers.SpatialDropout2D(dropout, name="dropout")(x)
+    x = layers.ZeroPadding2D(1, name="border")(x)  # a point may lie a little outside the picture
+    heat = layers.Conv2D(len(KEYPOINTS), 3, padding="same", dtype="float32", name="heat")(x)
+    return MirrorMean(images, SoftArgmax(name="keypoints")(heat), name="keypoints")
 
 
-def _backbone(widths: Sequence[int]) -> tuple[Any, Any]:
+class MirrorMean(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """A key-point network that, except in training, looks at every face and its mirror image and takes the mean."""
+
+    def call(self, images: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Find the points: uint8 [N, 48, 48] to float32 [N, 15, 2]."""
+        points = super().call(images, training=training, mask=mask)
+        if training:
+            return points
+        offset = self.get_layer("keypoints").offset
+        mirrored = super().call(images[:, :, ::-1], training=training, mask=mask) - offset
+        back = keras.ops.take(mirrored, MIRRORED, axis=1) * (-1.0, 1.0) + (IMAGE_SIZE - 1.0, 0.0)
+        return (points + back + offset) / 2
+
+
+def transfer(source: keras.Model, target: keras.Model) -> int:
+    """Copy the weights of every layer that both networks have under the same name and in the same shapes.
+
+    Returns:
+        How many layers were copied.
+    """
+    known = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    copied = 0
+    for layer in target.layers:
+        weights = known.get(layer.name, [])
+        if weights and [weight.shape for weight in weights] == [tuple(weight.shape) for weight in layer.weights]:
+            layer.set_weights(weights)
+            copied += 1
+    return copied
+
+
+class SoftArgmax(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Where each map is warm: the mean place of its softmax (Nibali et al. 2018, "Numerical Coordinate Regression").
+
+    Float [N, n, n, K] to (x, y) pixels, float32 [N, K, 2]. The maps cover the image and one cell more on every side.
+
+    Attributes:
+        offset: float32 [2], pixels by which labels lie beside what they mark, all points and faces alike. A network
+            that sees every face mirrored as well cannot learn such a thing by itself, since the two sides cancel; so it
+            is a weight of its own, and `Trainer` mirrors what is marked, not the labels.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(dtype="float32", **options)
+
+    def build(self, shape: Any) -> None:  # noqa: ARG002
+        """Make the offset, of nothing at first."""
+        self.offset = self.add_weight((2,), initializer="zeros", name="offset")
+
+    def call(self, heat: Any) -> Any:
+        """Compute the places."""
+        cells = heat.shape[1]
+        pixels = IMAGE_SIZE / (cells - 2)
+        centres = (np.arange(cells) - 0.5) * pixels - 0.5
+        places = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2).astype(np.float32)
+        share = keras.ops.softmax(keras.ops.reshape(heat, (-1, cells * cells, heat.shape[-1])), axis=1)
+        return keras.ops.einsum("npk,pc->nkc", share, places) + self.offset
+
+
+def _backbone(widths: Sequence[int]) -> tuple[Any, list[Any]]:
+    """Build the shared trunk; returns its input and the maps that each stage ends with."""
     images = keras.Input((IMAGE_SIZE, IMAGE_SIZE), dtype="uint8", name="images")
     x = layers.Reshape((IMAGE_SIZE, IMAGE_SIZE, 1), dtype="uint8", name="channel")(images)
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(x)
@@ -63,9 +130,11 @@ def _backbone(widths: Sequence[int]) -> tuple[Any, Any]:
     x = layers.Conv2D(widths[0], 3, padding="same", kernel_initializer="he_normal", name="stem_conv")(x)
     x = layers.MaxPooling2D(name="stem_pool")(x)
     x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_norm")(x))
+    maps = []
     for stage, filters in enumerate(widths, start=1):
         x = residual_block(x, filters, 1 if stage == 1 else 2, f"stage{stage}")
-    return images, x
+        maps.append(x)
+    return images, maps
 
 
 def _convolution(x: Any, filters: int, size: int, stride: int, name: str) -> Any:

@@ -72,7 +72,11 @@ def _measure_emotion(labels: Any, logits: Any) -> dict[str, float]:
 
 TASKS = {
     "emotion": Task(
-        lambda config: emotion_network(config.widths, config.dropout), emotion_loss, _measure_emotion, "accuracy", True
+        lambda config: emotion_network(config.widths, config.dropout),
+        emotion_loss,
+        _measure_emotion,
+        "accuracy",
+        True,
     ),
     "keypoints": Task(
         lambda config: keypoint_network(config.widths, config.dropout),

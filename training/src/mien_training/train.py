@@ -25,6 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from mien_client.contract import KEYPOINTS
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,8 +34,9 @@ from mien_training.augmentation import augment
 from mien_training.configs import Config
 from mien_training.errors import RunError
 from mien_training.files import write_atomically, write_json
+from mien_training.models import transfer
 from mien_training.report import draw_curves, png, write_picture
-from mien_training.runs import WEIGHTS
+from mien_training.runs import WEIGHTS, open_pretrained
 from mien_training.splits import Faces, Split
 from mien_training.tasks import TASKS, class_weights
 
@@ -66,6 +68,7 @@ class Trainer:
     def __init__(
         self, name: str, split: Split, config: Config, out: Path, source: dict[str, Any], precision: str
     ) -> None:
+        trunk = open_pretrained(config.start_from).load() if config.start_from else None
         keras.mixed_precision.set_global_policy(precision)
         keras.utils.set_random_seed(config.seed)
         self.task, self.config, self.split, self.out = TASKS[name], config, split, out
@@ -76,6 +79,8 @@ class Trainer:
         self.losses: list[float] = []
         self.history: History = []
         self.model = self.task.network(config)
+        if trunk:
+            transfer(trunk, self.model)
         self.averaged = self.task.network(config)
         self.averaged.set_weights(self.model.get_weights())
         self.optimizer = self._build_optimizer()
@@ -149,11 +154,14 @@ class Trainer:
 
     def _step(self, images: Any, targets: Any, step: Any) -> Any:
         seed = tf.stack([self.config.seed, tf.cast(step, tf.int32)])
-        if targets.dtype == tf.float32:
-            images, targets = augment(images, targets, seed, self.config.augmentation)
-        else:
-            images, _ = augment(images, tf.zeros([tf.shape(images)[0], 15, 2]), seed, self.config.augmentation)
         with tf.GradientTape() as tape:
+            if targets.dtype == tf.float32:
+                offset = self.model.get_layer("keypoints").offset
+                images, marked = augment(images, targets - offset, seed, self.config.augmentation)
+                targets = marked + offset
+            else:
+                nowhere = tf.zeros([tf.shape(images)[0], len(KEYPOINTS), 2])
+                images, _ = augment(images, nowhere, seed, self.config.augmentation)
             outputs = self.model(images, training=True)
             loss = self.task.loss(targets, outputs, self._class_weights, self.config)
         gradients = tape.gradient(loss, self.model.trainable_variables)
@@ -175,7 +183,7 @@ class Trainer:
             warmup_steps=warmup,
         )
         optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "offset"])
         optimizer.build(self.model.trainable_variables)
         return optimizer
 
