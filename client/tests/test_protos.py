@@ -12,8 +12,8 @@ from google.protobuf import text_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mien_client import protos
-from mien_client._transports import Target
-from mien_client._transports.grpc_messages import predict_request, to_array
+from mien_client.transports import Target
+from mien_client.transports.grpc_messages import predict_request, to_array
 
 MODULES = {
     "ClassificationRequest": "classification",

@@ -46,10 +46,11 @@ def test_a_call_of_many_requests_stays_with_its_version_while_that_is_loaded(cli
     backend.versions["emotion"] = {1, 2}
     images = backend.faces(FACES)
 
-    def move_label(model, version):
-        backend.labels = {("emotion", "stable"): 2}
+    def move_label_once_emotion_was_found_by_it(model, version):
+        if model == "emotion":
+            backend.labels = {("emotion", "stable"): 2}
 
-    backend.before_answer = move_label
+    backend.before_answer = move_label_once_emotion_was_found_by_it
     assert_all_from(client.analyze(images, emotion_version="stable"), backend, images, 1, 1)
 
 
@@ -60,7 +61,7 @@ def test_swaps_under_load_fail_no_call(client, backend):
 
     def keep_swapping():
         version = 1
-        while not stop.wait(0.01):
+        while not stop.wait(0.03):
             swap(backend, "emotion", version, version + 1)
             version += 1
 
@@ -68,15 +69,13 @@ def test_swaps_under_load_fail_no_call(client, backend):
     thread.start()
     try:
         seen = set()
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
+        while len(seen) < 10:
             analysis = client.analyze(images)
             seen.add(analysis.versions["emotion"])
             assert_all_from(analysis, backend, images, analysis.versions["emotion"], 1)
     finally:
         stop.set()
         thread.join()
-    assert len(seen) > 5
 
 
 def test_a_version_that_was_asked_for_by_number_is_not_replaced_by_another(client, backend):

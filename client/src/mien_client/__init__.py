@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mien_client._analysis import Analysis, Face
     from mien_client._async_client import AsyncClient
     from mien_client._client import Client
-    from mien_client._transports import VersionStatus
+    from mien_client.transports import VersionStatus
 
 __all__ = [
     "EMOTIONS",
@@ -59,7 +59,7 @@ _WITH_NUMPY = {
     "AsyncClient": "mien_client._async_client",
     "Client": "mien_client._client",
     "Face": "mien_client._analysis",
-    "VersionStatus": "mien_client._transports",
+    "VersionStatus": "mien_client.transports",
 }
 
 

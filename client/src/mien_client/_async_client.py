@@ -18,7 +18,7 @@ from mien_client._exceptions import DeadlineExceededError, MienError, NotServedE
 from mien_client._images import in_batches
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
-from mien_client._transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
+from mien_client.transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
 
 
 class AsyncClient(BaseClient[AsyncTransport]):

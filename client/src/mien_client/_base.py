@@ -25,10 +25,10 @@ from mien_client._latencies import Latencies
 from mien_client._merging import Half, merge, nothing
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
-from mien_client._security import Security, security
 from mien_client._telemetry import Telemetry
-from mien_client._transports import Deadline, Target, VersionStatus
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+from mien_client.security import Security, security
+from mien_client.transports import Deadline, Target, VersionStatus
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a call may take."""

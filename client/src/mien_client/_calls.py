@@ -19,8 +19,8 @@ from mien_client._merging import Half, Request
 from mien_client._replicas import Replica, Replicas, T
 from mien_client._retries import Retries
 from mien_client._telemetry import Telemetry
-from mien_client._transports import Answer, Deadline
-from mien_client._transports.failures import failure
+from mien_client.transports import Answer, Deadline
+from mien_client.transports.failures import failure
 
 GRACE_SECONDS = 0.25
 """A transport ends its requests at the deadline by itself, and tells best what happened. If one does not, for a server

@@ -22,7 +22,7 @@ from mien_client._images import in_batches
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client._threads import in_thread
-from mien_client._transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
+from mien_client.transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
 
 
 class Client(BaseClient[Transport]):

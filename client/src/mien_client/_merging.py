@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis
 from mien_client._exceptions import MienError, UnexpectedResponseError, VersionNotFoundError
-from mien_client._transports import Answer, Target
 from mien_client.contract import EMOTIONS, KEYPOINTS, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+from mien_client.transports import Answer, Target
 
 CHUNK_FACES = 256
 """Faces in one request. As base64 they stay under 1 MiB, the body size that proxies commonly accept."""

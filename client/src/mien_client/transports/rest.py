@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 
 from mien_client._exceptions import ConfigurationError, MienError, NotServedError
-from mien_client._security import Security
 from mien_client._threads import in_thread
-from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
-from mien_client._transports.failures import failure, unexpected
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
+from mien_client.security import Security
+from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
+from mien_client.transports.failures import failure, unexpected
 
 # Kept open, that is: two for each of sixteen callers that share a client. Beyond that they are made and closed again.
 _MAX_CONNECTIONS = 32

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import MienError
-from mien_client._security import Security
-from mien_client._transports import Answer, Deadline, Target, VersionStatus
-from mien_client._transports.failures import failure
-from mien_client._transports.grpc import OPTIONS, channel_credentials, checked_address
-from mien_client._transports.grpc_messages import (
+from mien_client.security import Security, channel_credentials
+from mien_client.transports import Answer, Deadline, Target, VersionStatus
+from mien_client.transports.failures import failure
+from mien_client.transports.grpc import OPTIONS, checked_address
+from mien_client.transports.grpc_messages import (
     answering_version,
     metadata_request,
     predict_request,

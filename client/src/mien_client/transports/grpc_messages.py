@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client import protos
-from mien_client._transports import Answer, Target, VersionStatus
-from mien_client._transports.failures import unexpected
 from mien_client.contract import IMAGES_INPUT, SIGNATURE_DEFAULT
+from mien_client.transports import Answer, Target, VersionStatus
+from mien_client.transports.failures import unexpected
 
 
 def signature(service: str, name: str) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import ConfigurationError, MienError
-from mien_client._security import Security
-from mien_client._transports import Answer, Deadline, Pending, Target, VersionStatus
-from mien_client._transports.failures import failure
-from mien_client._transports.grpc_messages import (
+from mien_client.security import Security, channel_credentials
+from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
+from mien_client.transports.failures import failure
+from mien_client.transports.grpc_messages import (
     answering_version,
     metadata_request,
     predict_request,
@@ -42,12 +41,6 @@ def checked_address(address: str) -> str:
     if ":" not in address:
         raise ConfigurationError(f"{address!r} names no port: TensorFlow Serving's gRPC port is '{address}:8500'")
     return address
-
-
-def channel_credentials(security: Security) -> grpc.ChannelCredentials:
-    """Returns what an encrypted channel is made with."""
-    files = (security.ca_file, security.key_file, security.cert_file)
-    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() if file else None for file in files))
 
 
 class GrpcTransport:

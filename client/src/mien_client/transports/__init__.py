@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mien_client._exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from mien_client._security import Security
+    from mien_client.security import Security
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def open_transport(address: str, security: Security) -> Transport:
     Each one's libraries are imported here: together they take longer than everything else in this package.
     """
     if _is_rest(address):
-        from mien_client._transports.rest import RestTransport
+        from mien_client.transports.rest import RestTransport
 
         return RestTransport(address, security)
-    from mien_client._transports.grpc import GrpcTransport
+    from mien_client.transports.grpc import GrpcTransport
 
     return GrpcTransport(address, security)
 
@@ -158,7 +158,7 @@ def open_async_transport(address: str, security: Security) -> AsyncTransport:
     """Returns the asyncio transport that ``address`` asks for. Nothing is sent yet."""
     if _is_rest(address):
         raise ConfigurationError(f"{address!r} is for REST, and AsyncClient speaks gRPC: say 'localhost:8500'")
-    from mien_client._transports.grpc_aio import AioTransport
+    from mien_client.transports.grpc_aio import AioTransport
 
     return AioTransport(address, security)
 

@@ -6,8 +6,12 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mien_client._exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    import grpc
 
 _log = logging.getLogger("mien_client")
 
@@ -43,12 +47,12 @@ class Security:
 
 
 def security(
-    tls: bool | None,
-    ca_file: str | os.PathLike[str] | None,
-    cert_file: str | os.PathLike[str] | None,
-    key_file: str | os.PathLike[str] | None,
-    token: str | None,
-    api_key: str | None,
+    tls: bool | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+    cert_file: str | os.PathLike[str] | None = None,
+    key_file: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    api_key: str | None = None,
 ) -> Security:
     """Returns what the arguments say, or ``MIEN_TLS``, ``MIEN_CA_FILE`` and so on for those that are None.
 
@@ -112,3 +116,11 @@ def _check_files(ca: str | None, cert: str | None, key: str | None) -> None:
         raise ConfigurationError(
             f"{cert} and {key} are no certificate and its key in PEM form, without a password"
         ) from None
+
+
+def channel_credentials(security: Security) -> grpc.ChannelCredentials:
+    """Returns what an encrypted gRPC channel is made with."""
+    import grpc  # REST does without it.
+
+    files = (security.ca_file, security.key_file, security.cert_file)
+    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() if file else None for file in files))

@@ -7,7 +7,7 @@ come to the same exception by construction.
 from __future__ import annotations
 
 from mien_client import _exceptions as exceptions
-from mien_client._transports import Target
+from mien_client.transports import Target
 
 _CLASSES: dict[str, type[exceptions.MienError]] = {
     "UNAVAILABLE": exceptions.UnavailableError,
