@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mien_training.configs import CONFIGS
+from mien_training.configs import CONFIGS, Network
 from mien_training.kaggle import KEYPOINT_HEADER
 from mien_training.splits import Faces, Split
 
@@ -66,7 +66,8 @@ def keypoint_split(keypoint_faces):
 @pytest.fixture(scope="session")
 def tiny():
     """Recipes that train in a second."""
-    small = {"widths": (4, 8), "start_from": "", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
+    network = Network("basic", stem=8, early=True, widths=(8, 16), depths=(1, 1), dropout=0.0, mirror=False)
+    small = {"network": network, "start_from": "", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
     return {model: replace(config, **small) for model, config in CONFIGS.items()}
 
 

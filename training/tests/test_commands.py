@@ -55,6 +55,13 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
     assert status == 0
     assert re.search(r"faces +7\b", out)
 
+    status, out, _ = mien(
+        "evaluate", "emotion", "--run", emotion_run, "--run", emotion_run, "--data", emotion_csv, "--robustness"
+    )
+    assert status == 0
+    assert re.search(r"accuracy A +accuracy B", out)
+    assert "turned by 15°" in out
+
     status, out, _ = mien("export", emotion_run, "--repository", tmp_path / "models")
     assert status == 0
     assert f"published {tmp_path / 'models' / 'emotion' / '1'}" in out
@@ -128,6 +135,10 @@ class TestMistakesAreOneSentence:
                 ["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--out", "{data}/x"],
                 "cannot be written: Not a directory",
             ),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--config", "y"], "There is no recipe y"),
+            (["train", "keypoints", "--data", "{data}", "--out", "x", "--teacher", "y"], "--teacher is for emotion"),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--strategy", "multi-worker"], "needs TF_CONFIG"),
+            (["evaluate", "emotion", "--data", "{data}"], "Name one --run, --pretrained or --server, or two"),
             (["evaluate", "emotion", "--run", "x", "--data", "{data}"], "x is no run"),
             (["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--limit", "0"], "--limit must be"),
             (

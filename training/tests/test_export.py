@@ -13,8 +13,8 @@ import tensorflow as tf
 from mien_client import contract, protos
 from mien_training import export
 from mien_training.errors import ExportError, RunError
+from mien_training.prediction import inference
 from mien_training.runs import open_run
-from mien_training.train import inference
 from PIL import Image
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (4, 48, 48), np.uint8)
@@ -134,6 +134,19 @@ class TestAVersion:
         assert manifest["versions"]["tensorflow"] == tf.__version__
         assert manifest["largest_difference"] <= 1e-5
 
+    def test_golden_images_come_with_the_networks_answers(self, repository, signatures, finished_runs, model):
+        with np.load(repository / model / "1" / "assets.extra" / "golden.npz") as golden:
+            images, answers = golden["images"], golden["answers"]
+        expected = inference(open_run(finished_runs[model]).load())(images)
+        if model == "emotion":
+            expected = tf.nn.softmax(expected)
+        assert images.shape == (8, 48, 48)
+        assert answers.dtype == np.float32
+        np.testing.assert_allclose(answers, expected, rtol=1e-6, atol=1e-6)
+        output = "probabilities" if model == "emotion" else "keypoints"
+        answered = signatures[model][1]["serving_default"](images=tf.constant(images))[output]
+        np.testing.assert_allclose(answered, answers, rtol=1e-5, atol=1e-5)
+
     def test_warm_up_requests_cover_every_signature(self, repository, signatures, model):
         path = repository / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
         seen = set()
@@ -173,7 +186,9 @@ class TestVersionNumbers:
 
 
 class TestAFailedExport:
-    @pytest.mark.parametrize("step", ["_write_saved_model", "_write_warmup", "_compare", "_manifest", "_sync"])
+    @pytest.mark.parametrize(
+        "step", ["_write_saved_model", "_write_warmup", "_write_golden", "_compare", "_manifest", "_sync"]
+    )
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("no")])
     def test_leaves_no_trace(self, tmp_path, finished_runs, monkeypatch, step, error):
         def fail(*_arguments):

@@ -3,34 +3,46 @@
 import keras
 import numpy as np
 import pytest
-from mien_training.models import MIRRORED, SoftArgmax, emotion_network, keypoint_network, residual_block, transfer
+from mien_training.configs import Network
+from mien_training.models import BLOCKS, MIRRORED, SoftArgmax, emotion_network, keypoint_network, transfer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
 
 
-def test_both_take_raw_images_and_answer_as_the_contract_says():
-    assert emotion_network((4, 8), 0.1)(IMAGES).shape == (3, 5)
-    assert keypoint_network((4, 8), 0.1)(IMAGES).shape == (3, 15, 2)
+def shape(blocks="basic", early=True, widths=(8, 16), depths=(1, 2), mirror=False):
+    return Network(blocks, stem=8, early=early, widths=widths, depths=depths, dropout=0.1, mirror=mirror)
 
 
-@pytest.mark.parametrize("build", [emotion_network, keypoint_network])
-def test_both_are_made_of_the_same_residual_blocks(build):
-    names = {layer.name for layer in build((4, 8, 16), 0.1).layers}
-    assert {f"stage{stage}_add" for stage in (1, 2, 3)} <= names
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("early", [True, False])
+def test_both_take_raw_images_and_answer_as_the_contract_says(blocks, early):
+    assert emotion_network(shape(blocks, early))(IMAGES).shape == (3, 5)
+    assert keypoint_network(shape(blocks, early))(IMAGES).shape == (3, 15, 2)
 
 
-def test_a_block_whose_convolutions_are_silent_passes_its_input_on():
+@pytest.mark.parametrize("early", [True, False])
+def test_both_are_made_of_the_same_residual_blocks(early):
+    for network in (emotion_network(shape(early=early)), keypoint_network(shape(early=early))):
+        names = {layer.name for layer in network.layers}
+        assert {"stage1_add", "stage2_add", "stage2_2_add"} <= names
+        assert network.get_layer("stage1_add").output.shape[1] == (12 if early else 24)
+        assert network.get_layer("stage2_2_add").output.shape[1] == (6 if early else 12)
+
+
+@pytest.mark.parametrize(("blocks", "last"), [("basic", "b"), ("bottleneck", "c"), ("separable", "b")])
+def test_a_block_whose_convolutions_are_silent_passes_its_input_on(blocks, last):
     inputs = keras.Input((6, 6, 4))
-    block = keras.Model(inputs, residual_block(inputs, 4, 1, "block"))
-    block.get_layer("block_b_norm").set_weights([np.zeros(4), np.zeros(4), np.zeros(4), np.ones(4)])
+    block = keras.Model(inputs, BLOCKS[blocks](inputs, 4, 1, "block"))
+    block.get_layer(f"block_{last}_norm").set_weights([np.zeros(4), np.zeros(4), np.zeros(4), np.ones(4)])
     features = np.random.default_rng(0).random((2, 6, 6, 4), np.float32)
     np.testing.assert_allclose(block(features), features)
 
 
-@pytest.mark.parametrize(("filters", "stride", "shape"), [(4, 1, (6, 6, 4)), (8, 1, (6, 6, 8)), (8, 2, (3, 3, 8))])
-def test_a_blocks_shape(filters, stride, shape):
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize(("filters", "stride", "size"), [(4, 1, (6, 6, 4)), (8, 1, (6, 6, 8)), (8, 2, (3, 3, 8))])
+def test_a_blocks_shape(blocks, filters, stride, size):
     inputs = keras.Input((6, 6, 4))
-    assert residual_block(inputs, filters, stride, "block").shape[1:] == shape
+    assert BLOCKS[blocks](inputs, filters, stride, "block").shape[1:] == size
 
 
 @pytest.mark.parametrize(("row", "column", "point"), [(1, 1, (1.5, 1.5)), (12, 1, (1.5, 45.5)), (0, 13, (49.5, -2.5))])
@@ -50,16 +62,16 @@ def test_a_point_between_two_cells_lies_between_them():
 
 
 def test_layers_of_the_same_name_and_shape_are_transferred_and_no_others():
-    source, target = emotion_network((4, 8, 16), 0.1), keypoint_network((4, 8, 12), 0.1)
+    source, target = emotion_network(shape(widths=(8, 16))), keypoint_network(shape(widths=(8, 12)))
     before = {layer.name: layer.get_weights() for layer in target.layers}
     assert transfer(source, target) > 0
-    same, other = target.get_layer("stage2_a_conv"), target.get_layer("stage3_a_conv")
-    np.testing.assert_array_equal(same.get_weights()[0], source.get_layer("stage2_a_conv").get_weights()[0])
-    np.testing.assert_array_equal(other.get_weights()[0], before["stage3_a_conv"][0])
+    same, other = target.get_layer("stage1_a_conv"), target.get_layer("stage2_a_conv")
+    np.testing.assert_array_equal(same.get_weights()[0], source.get_layer("stage1_a_conv").get_weights()[0])
+    np.testing.assert_array_equal(other.get_weights()[0], before["stage2_a_conv"][0])
 
 
 def test_a_face_and_its_mirror_image_get_mirrored_points_except_for_the_labels_offset():
-    network = keypoint_network((4, 8), 0.1)
+    network = keypoint_network(shape(mirror=True))
     network.get_layer("keypoints").offset.assign([0.5, -0.25])
     points, mirrored = (network(images, training=False).numpy() for images in (IMAGES, IMAGES[:, :, ::-1]))
     marked, marked_mirrored = points - [0.5, -0.25], mirrored - [0.5, -0.25]

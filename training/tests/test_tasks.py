@@ -1,5 +1,7 @@
 """Losses and class weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +15,7 @@ def test_missing_points_count_neither_in_the_loss_nor_in_its_gradient():
     points[0, 3:] = np.nan
     predicted = tf.Variable(np.full((2, 15, 2), 23, np.float32))
     with tf.GradientTape() as tape:
-        loss = keypoint_loss(points, predicted, None, config)
+        loss = keypoint_loss(points, predicted, None, None, config)
     gradient = tape.gradient(loss, predicted).numpy()
     assert float(loss) == pytest.approx(2.5)  # Huber of 3 pixels with a threshold of 1: 3 - 0.5
     assert (gradient[0, 3:] == 0).all()
@@ -22,7 +24,9 @@ def test_missing_points_count_neither_in_the_loss_nor_in_its_gradient():
 
 
 def test_faces_without_any_point_do_no_harm():
-    loss = keypoint_loss(np.full((2, 15, 2), np.nan, np.float32), tf.zeros((2, 15, 2)), None, CONFIGS["keypoints"])
+    loss = keypoint_loss(
+        np.full((2, 15, 2), np.nan, np.float32), tf.zeros((2, 15, 2)), None, None, CONFIGS["keypoints"]
+    )
     assert float(loss) == 0
 
 
@@ -46,6 +50,17 @@ def test_the_emotion_loss_is_least_for_the_right_answer_and_follows_the_weights(
     labels = tf.constant([2])
     ones, heavy = tf.ones(5), tf.constant([1.0, 1, 3, 1, 1])
     right, wrong = tf.one_hot(labels, 5) * 6, tf.one_hot([0], 5) * 6
-    losses = [float(emotion_loss(labels, logits, ones, CONFIGS["emotion"])) for logits in (right, wrong)]
+    losses = [float(emotion_loss(labels, logits, None, ones, CONFIGS["emotion"])) for logits in (right, wrong)]
     assert losses[0] < losses[1]
-    assert float(emotion_loss(labels, wrong, heavy, CONFIGS["emotion"])) == pytest.approx(3 * losses[1])
+    assert float(emotion_loss(labels, wrong, None, heavy, CONFIGS["emotion"])) == pytest.approx(3 * losses[1])
+
+
+def test_a_teacher_has_its_share_of_the_loss():
+    config = replace(CONFIGS["emotion"], teacher=0.25, label_smoothing=0.0)
+    labels, ones = tf.constant([2]), tf.ones(5)
+    logits = tf.constant([[0.0, 0, 2, 0, 1]])
+    alone = float(emotion_loss(labels, logits, None, ones, config))
+    answers = tf.nn.softmax(logits)
+    entropy = -float(tf.reduce_sum(answers * tf.math.log(answers)))
+    taught = float(emotion_loss(labels, logits, logits, ones, config))
+    assert taught == pytest.approx(0.75 * alone + 0.25 * entropy)

@@ -11,8 +11,11 @@ import pytest
 from mien_training import train
 from mien_training.configs import Augmentation
 from mien_training.errors import RunError
+from mien_training.interruption import Interrupted
+from mien_training.prediction import taught_by
 from mien_training.runs import open_run
-from mien_training.train import Interrupted, Trainer
+from mien_training.splits import batches
+from mien_training.train import Trainer
 
 SOURCE = {"file": "made up"}
 
@@ -34,6 +37,7 @@ def test_a_run_leaves_its_records(finished_runs):
     folder = finished_runs["emotion"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["validation"]) == {"accuracy", "macro_f1"}
+    assert set(metrics["calibration"]) == {"temperature", "ece_before", "ece"}
     assert metrics["faces"] == {"training": 90, "validation": 30}
     log = list(csv.DictReader((folder / "log.csv").open()))
     assert [row["epoch"] for row in log] == ["1", "2"]
@@ -45,9 +49,7 @@ def test_a_run_leaves_its_records(finished_runs):
 
 def test_a_network_learns_what_can_be_learned(tmp_path, tiny, emotion_split):
     still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
-    config = replace(
-        tiny["emotion"], epochs=25, batch_size=8, widths=(8, 16), learning_rate=5e-3, average=0.9, augmentation=still
-    )
+    config = replace(tiny["emotion"], epochs=25, batch_size=8, learning_rate=5e-3, average=0.9, augmentation=still)
     result = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32").run()
     assert result["validation"]["accuracy"] > 0.6  # chance is 0.2
 
@@ -99,6 +101,26 @@ def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path, tiny, emotion
     assert Trainer(*arguments).step == 3
 
 
+def test_a_teachers_answers_are_learned_and_it_is_named(tmp_path, tiny, finished_runs, emotion_split):
+    teacher = open_run(finished_runs["emotion"])
+    faces = taught_by(teacher, emotion_split.training)
+    assert faces.taught.shape == (90, 5)
+    mirrored = taught_by(teacher, replace(emotion_split.training, images=emotion_split.training.images[:, :, ::-1]))
+    np.testing.assert_allclose(faces.taught, mirrored.taught, atol=1e-4)
+    config = replace(tiny["emotion"], teacher=0.5, epochs=1)
+    Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32", teacher).run()
+    assert len(open_run(tmp_path / "run").facts["source"]["teacher_sha256"]) == 64
+
+
+def test_the_estimate_of_the_time_leaves_nothing_behind(tmp_path, tiny, emotion_split):
+    trainer = Trainer("emotion", emotion_split, tiny["emotion"], tmp_path / "run", SOURCE, "float32")
+    before = [np.array(variable) for variable in trainer._variables()]
+    assert trainer.estimate() > 0
+    assert trainer.step == 0
+    for old, variable in zip(before, trainer._variables(), strict=True):
+        np.testing.assert_array_equal(old, variable)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path, tiny, finished_runs, emotion_split):
     trainer = Trainer("emotion", emotion_split, tiny["emotion"], finished_runs["emotion"], SOURCE, "float32")
     before = (finished_runs["emotion"] / "best.weights.h5").read_bytes()
@@ -135,7 +157,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny, emotion_split)
 
 def test_every_face_is_seen_once_an_epoch_in_an_order_of_its_own(emotion_faces):
     def order(epoch, first=0):
-        return [image.tobytes() for images, _ in train.batches(emotion_faces, 24, 0, epoch, first) for image in images]
+        return [image.tobytes() for faces in batches(emotion_faces, 24, 0, epoch, first) for image in faces.images]
 
     assert sorted(order(0)) == sorted(image.tobytes() for image in emotion_faces.images)
     assert order(0) != order(1)

@@ -8,8 +8,8 @@ from typing import Any
 
 from mien_client.cli import INTERRUPTED, Command, CommandError
 
-from mien_training.configs import CONFIGS
-from mien_training.errors import DataError, ExportError, RunError
+from mien_training.configs import CONFIGS, NAMES, Config, load
+from mien_training.errors import ConfigError, DataError, ExportError, RunError
 
 MODELS = tuple(CONFIGS)
 _FLAGS = ("epochs", "batch_size", "learning_rate", "seed")
@@ -35,6 +35,18 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="the run folder; one that was interrupted is continued"
     )
+    parser.add_argument(
+        "--config", metavar="NAME", help=f"the recipe: {', '.join(NAMES)}, or a .toml file (default: the model's name)"
+    )
+    parser.add_argument(
+        "--teacher", type=Path, metavar="RUN", help="emotion: a finished run whose answers are learned too"
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("single", "mirrored", "multi-worker"),
+        default="single",
+        help="who shares each batch: one device, all GPUs of this machine, or the workers that TF_CONFIG names",
+    )
     kinds = {field.name: field.type for field in fields(CONFIGS["emotion"])}
     for name in _FLAGS:
         shipped = ", ".join(f"{model} {getattr(config, name)}" for model, config in CONFIGS.items())
@@ -50,33 +62,43 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     _quiet_tensorflow()
     from mien_training import train
+    from mien_training.distribution import strategy
     from mien_training.files import sha256
+    from mien_training.interruption import Interrupted
+    from mien_training.runs import open_run
 
-    config = CONFIGS[arguments.model]
+    config = _config(arguments)
     config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
+    if arguments.teacher and arguments.model != "emotion":
+        raise CommandError("--teacher is for emotion; key points are learned from their labels alone.")
     positive = (config.epochs, config.batch_size, config.learning_rate)
     if not all(0 < value < math.inf for value in positive) or config.seed < 0:
         raise CommandError("--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it.")
     try:
+        sharing = strategy(arguments.strategy)  # first: workers must meet before TensorFlow does anything else
         split = _read_split(arguments, config)
         source = {"file": arguments.data.name, "sha256": sha256(arguments.data)}
         if arguments.groups:
             source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups)}
         precision = _native_precision() if arguments.precision == "auto" else arguments.precision
-        trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision)
+        teacher = open_run(arguments.teacher) if arguments.teacher else None
+        trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision, teacher, sharing)
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise _unwritable(arguments.out, error) from None
     if trainer.step:
         print(f"Continuing {arguments.out} after step {trainer.step:,} of {trainer.total_steps:,}.")
+    left = trainer.total_steps - trainer.step
     print(
         f"{arguments.model}: {len(split.training):,} training and {len(split.validation):,} validation faces "
-        f"({split.how}); {config.epochs} epochs of {trainer.steps_per_epoch} steps in {precision}."
+        f"({split.how}); {config.epochs} epochs of {trainer.steps_per_epoch} steps in {precision}.\n"
+        f"{left:,} steps to go, about {max(trainer.estimate() / 60, 1):,.0f} minutes.",
+        flush=True,
     )
     try:
         result = trainer.run()
-    except train.Interrupted:
+    except Interrupted:
         print(f"Interrupted after step {trainer.step:,} of {trainer.total_steps:,}; the same command continues.")
         return INTERRUPTED
     except OSError as error:
@@ -84,6 +106,13 @@ def _train(arguments: argparse.Namespace) -> int:
     measured = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
     print(f"Kept epoch {result['best_epoch']}: {measured}. See {arguments.out}/metrics.json and curves.png.")
     return 0
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    try:
+        return load(arguments.config) if arguments.config else CONFIGS[arguments.model]
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
 
 
 def _read_split(arguments: argparse.Namespace, config: Any) -> Any:
@@ -133,11 +162,17 @@ def _list_skipped(skipped: list[str]) -> None:
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", choices=MODELS, help="what to evaluate")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path, metavar="RUN", help="a finished run of `mien train`")
+    which = parser.add_argument_group("what is asked", "one of these, or two to compare them")
+    which.add_argument(
+        "--run", type=Path, action="append", default=[], metavar="RUN", help="a finished run of `mien train`"
+    )
     which.add_argument("--pretrained", action="store_true", help="the weights that ship with Mien")
     which.add_argument(
-        "--server", metavar="ADDRESS", help="a running server: host:port (gRPC) or http://host:port (REST)"
+        "--server",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a running server: host:port (gRPC) or http://host:port (REST)",
     )
     _add_data_arguments(parser)
     parser.add_argument(
@@ -146,50 +181,48 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         default="validation",
         help="which faces: a part of the training split (default: the held-out one), all, or a Usage of the file",
     )
+    parser.add_argument("--robustness", action="store_true", help="measure changed faces too; takes minutes")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N of these faces")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html, metrics.json and pictures there")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     _quiet_tensorflow()
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from mien_training import evaluate
+    from mien_training import evaluate, runs
+    from mien_training.compare import compare
 
     if arguments.limit is not None and arguments.limit < 1:
         raise CommandError("--limit must be at least 1.")
     try:
-        run = None
-        if not arguments.server:
-            from mien_training import runs
-
-            run = runs.open_run(arguments.run) if arguments.run else runs.open_pretrained(arguments.model)
+        asked = [runs.open_run(folder) for folder in arguments.run]
+        if arguments.pretrained:
+            asked.append(runs.open_pretrained(arguments.model))
+        if not 1 <= len(asked) + len(arguments.server) <= 2:
+            raise CommandError("Name one --run, --pretrained or --server, or two of them to compare.")
+        for run in asked:
             if run.model != arguments.model:
                 raise CommandError(f"{run.folder} is a run of {run.model}, not of {arguments.model}.")
-        faces, which = _select_faces(arguments, run.config if run else CONFIGS[arguments.model])
+        faces, which = _select_faces(arguments, asked[0].config if asked else CONFIGS[arguments.model])
         faces = faces[slice(arguments.limit)]
-        if run:
-            from mien_training.train import inference, predict
-
-            answers = predict(inference(run.load()), faces.images)
-            name = "shipped weights" if arguments.pretrained else str(run.folder)
-        else:
-            with Progress(console=Console(stderr=True)) as progress:
-                bar = progress.add_task("Asking the server", total=len(faces))
-                answers, versions = evaluate.answers_of_server(
-                    arguments.server, arguments.model, faces, lambda count: progress.advance(bar, count)
-                )
-            name = f"{arguments.server}, version {versions}"
+        answers: list[Any] = [evaluate.OfRun(run) for run in asked]
+        answers += [evaluate.OfServer(address, arguments.model) for address in arguments.server]
+        evaluations = [evaluate.EVALUATE[arguments.model](faces, answer(faces.images)) for answer in answers]
+        if arguments.robustness:
+            for evaluation, answer in zip(evaluations, answers, strict=True):
+                evaluate.add_robustness(evaluation, arguments.model, faces, answer)
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
-    evaluation = evaluate.EVALUATE[arguments.model](faces.targets, answers)
-    facts = {"network": name, "data": arguments.data.name, "faces": which}
+    names = [str(answer) for answer in answers]
+    networks = {"network": names[0]} if len(names) == 1 else dict(zip("AB", names, strict=True))
+    evaluation = evaluations[0] if len(evaluations) == 1 else compare(*evaluations)
+    for mark, name in networks.items():
+        print(f"{mark}: {name}")
     for table in evaluation.tables:
         _print_table(table)
     if arguments.out:
+        facts = {**networks, "data": arguments.data.name, "faces": which}
         try:
-            evaluation.write(arguments.out, f"Mien {arguments.model}: {name}", facts)
+            evaluation.write(arguments.out, f"Mien {arguments.model}: {' and '.join(names)}", facts)
         except OSError as error:
             raise _unwritable(arguments.out, error) from None
         print(f"Wrote {arguments.out}/report.html, metrics.json and pictures.")

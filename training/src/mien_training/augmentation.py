@@ -35,8 +35,23 @@ def _warp(images: Any, keypoints: Any, seed: Any, count: Any, limits: Augmentati
     unit = tf.random.stateless_uniform([count, 5], seed, -1.0, 1.0)
     mirror = tf.where(unit[:, 0] < 0, -1.0, 1.0)
     angle = unit[:, 1] * limits.rotation * math.pi / 180
-    zoom = 1.0 + unit[:, 2] * limits.zoom
-    shift = unit[:, 3:5] * limits.shift
+    return warp(images, keypoints, mirror, angle, 1.0 + unit[:, 2] * limits.zoom, unit[:, 3:5] * limits.shift)
+
+
+def warp(images: Any, keypoints: Any, mirror: Any, angle: Any, zoom: Any, shift: Any) -> tuple[Any, Any]:
+    """Mirror, turn, zoom and shift faces about the middle of the image, and their points along with them.
+
+    Args:
+        images: uint8 [N, 48, 48].
+        keypoints: float32 [N, 15, 2] in pixels, NaN where missing.
+        mirror: float32 [N], -1 for those to mirror, else 1.
+        angle: float32 [N], radians.
+        zoom: float32 [N].
+        shift: float32 [N, 2], pixels right and down.
+
+    Returns:
+        The images, float32 [N, 48, 48], and the points.
+    """
     # A point p of the face goes to q = matrix · (p - centre) + centre + shift.
     cos, sin = zoom * tf.cos(angle), zoom * tf.sin(angle)
     matrix = tf.reshape(tf.stack([mirror * cos, -sin, mirror * sin, cos], axis=1), [-1, 2, 2])
@@ -49,7 +64,7 @@ def _warp(images: Any, keypoints: Any, seed: Any, count: Any, limits: Augmentati
     offset = centre - tf.einsum("nij,nj->ni", back, centre + shift)
     transform = tf.stack(
         [back[:, 0, 0], back[:, 0, 1], offset[:, 0], back[:, 1, 0], back[:, 1, 1], offset[:, 1]]
-        + [tf.zeros([count])] * 2,
+        + [tf.zeros_like(angle)] * 2,
         axis=1,
     )
     warped = tf.raw_ops.ImageProjectiveTransformV3(

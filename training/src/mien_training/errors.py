@@ -5,6 +5,10 @@ class DataError(ValueError):
     """A file that cannot be used as data; the message names the file, the row and what was expected."""
 
 
+class ConfigError(ValueError):
+    """A recipe that cannot be used; the message says which and why."""
+
+
 class RunError(ValueError):
     """A run folder that cannot be used; the message says why."""
 

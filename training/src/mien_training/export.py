@@ -19,14 +19,17 @@ import numpy as np
 import tensorflow as tf
 from mien_client import contract, protos
 from numpy.typing import NDArray
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from mien_training.errors import ExportError
 from mien_training.files import sha256, write_json
+from mien_training.prediction import inference
 from mien_training.runs import Run
-from mien_training.train import inference
 
 MAX_DIFFERENCE = 1e-5
-WARMUP_BATCHES = (1, 64)
+WARMUP_BATCHES = (1, 4)
+"""Faces in the warm-up requests. A graph is prepared by its first run, whatever its size; large requests would only
+take the processors from those that the version before still answers."""
 
 _SIDE = contract.IMAGE_SIZE
 
@@ -56,6 +59,7 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
         say(f"{run.model}: writing the SavedModel")
         _write_saved_model(network, run.model, aside)
         _write_warmup(run.model, aside)
+        _write_golden(network, run.model, aside)
         say(f"{run.model}: loading it back and comparing")
         difference = _compare(network, run.model, aside)
         if not difference <= MAX_DIFFERENCE:
@@ -78,12 +82,23 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
         raise
 
 
+def freeze(network: keras.Model) -> Any:
+    """Make a network's weights constants, which can be folded into each other (normalisations into convolutions).
+
+    Returns:
+        A function from uint8 [N, 48, 48] to a list of one tensor, the network's outputs.
+    """
+    images = tf.TensorSpec([None, _SIDE, _SIDE], tf.uint8, name=contract.IMAGES_INPUT)
+    return convert_variables_to_constants_v2(inference(network).get_concrete_function(images))
+
+
 def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:
-    archive = keras.export.ExportArchive()
-    archive.track(network)
+    many_bytes = tf.TensorSpec([None], tf.string, name=contract.IMAGE_BYTES_INPUT)
+    many_images = tf.TensorSpec([None, _SIDE, _SIDE], tf.uint8, name=contract.IMAGES_INPUT)
+    frozen = freeze(network)
 
     def answer(images: Any) -> dict[str, Any]:
-        outputs = network(images, training=False)
+        outputs = frozen(images)[0]
         if model == contract.KEYPOINT_MODEL:
             return {contract.KEYPOINTS_OUTPUT: outputs}
         probabilities = tf.nn.softmax(outputs)
@@ -93,14 +108,13 @@ def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:
             contract.LABEL_OUTPUT: tf.gather(names, tf.argmax(probabilities, axis=1)),
         }
 
-    many_bytes = tf.TensorSpec([None], tf.string, name=contract.IMAGE_BYTES_INPUT)
-    many_images = tf.TensorSpec([None, _SIDE, _SIDE], tf.uint8, name=contract.IMAGES_INPUT)
-    archive.add_endpoint(contract.SIGNATURE_DEFAULT, lambda images: answer(images), [many_images])
-    archive.add_endpoint(contract.SIGNATURE_RAW, lambda image_bytes: answer(_from_raw(image_bytes)), [many_bytes])
-    archive.add_endpoint(
-        contract.SIGNATURE_ENCODED, lambda image_bytes: answer(_from_encoded(image_bytes)), [many_bytes]
-    )
-    archive.write_out(str(folder), verbose=False)
+    module = tf.Module()
+    signatures = {
+        contract.SIGNATURE_DEFAULT: tf.function(lambda images: answer(images), [many_images]),
+        contract.SIGNATURE_RAW: tf.function(lambda image_bytes: answer(_from_raw(image_bytes)), [many_bytes]),
+        contract.SIGNATURE_ENCODED: tf.function(lambda image_bytes: answer(_from_encoded(image_bytes)), [many_bytes]),
+    }
+    tf.saved_model.save(module, str(folder), signatures)
 
 
 def _from_raw(image_bytes: Any) -> Any:
@@ -153,17 +167,27 @@ def _write_warmup(model: str, folder: Path) -> None:
                 writer.write(log.SerializeToString())
 
 
+def _answers(network: keras.Model, model: str, images: NDArray[np.uint8]) -> Any:
+    """What the network itself says: probabilities float32 [N, 5], or key points float32 [N, 15, 2]."""
+    outputs = inference(network)(images)
+    return tf.nn.softmax(outputs) if model == contract.EMOTION_MODEL else outputs
+
+
+def _write_golden(network: keras.Model, model: str, folder: Path) -> None:
+    """Record images with the network's answers, so that any machine can tell whether it computes the same."""
+    images = _random_images(8)
+    answers = np.asarray(_answers(network, model, images), np.float32)
+    np.savez(folder / "assets.extra" / "golden.npz", images=images, answers=answers)
+
+
 def _compare(network: keras.Model, model: str, folder: Path) -> float:
     """Find the largest difference between the network's answers to random images and the SavedModel's.
 
     Numbers above one, such as pixels, are compared in proportion: float32 has seven digits, wherever they are.
     """
     images = _random_images(16)
-    expected = inference(network)(images)
-    if model == contract.EMOTION_MODEL:
-        expected, output = tf.nn.softmax(expected), contract.PROBABILITIES_OUTPUT
-    else:
-        output = contract.KEYPOINTS_OUTPUT
+    expected = _answers(network, model, images)
+    output = contract.PROBABILITIES_OUTPUT if model == contract.EMOTION_MODEL else contract.KEYPOINTS_OUTPUT
     signatures = tf.saved_model.load(str(folder)).signatures
     answers = [signatures[name](**inputs)[output] for name, inputs in _signature_inputs(images).items()]
     scale = tf.maximum(tf.abs(expected), 1.0)

@@ -1,15 +1,20 @@
-"""The two residual networks. They share one residual block and one backbone, and differ in their heads.
+"""The two residual networks. They share their residual blocks and one backbone, and differ in their heads.
 
 Both take raw uint8 images: scaling grey levels is the networks' first layer, so training and serving cannot differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
+
+from mien_training.configs import Network
+
+HEAT_CELLS = 12
 
 _SWAP = {"left": "right", "right": "left"}
 
@@ -18,7 +23,7 @@ _SWAP = {"left": "right", "right": "left"}
 MIRRORED = tuple(KEYPOINTS.index("_".join(_SWAP.get(word, word) for word in name.split("_"))) for name in KEYPOINTS)
 
 
-def residual_block(x: Any, filters: int, stride: int, name: str) -> Any:
+def basic_block(x: Any, filters: int, stride: int, name: str) -> Any:
     """Two 3×3 convolutions beside a shortcut (He et al. 2016, "Deep Residual Learning for Image Recognition").
 
     Args:
@@ -33,34 +38,59 @@ def residual_block(x: Any, filters: int, stride: int, name: str) -> Any:
     y = _convolution(x, filters, 3, stride, f"{name}_a")
     y = layers.ReLU(name=f"{name}_a_relu")(y)
     y = _convolution(y, filters, 3, 1, f"{name}_b")
-    if stride > 1 or x.shape[-1] != filters:
-        x = _convolution(x, filters, 1, stride, f"{name}_shortcut")
-    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
+    return _join(x, y, filters, stride, name)
 
 
-def emotion_network(widths: Sequence[int], dropout: float) -> keras.Model:
+def bottleneck_block(x: Any, filters: int, stride: int, name: str) -> Any:
+    """A 3×3 convolution between two 1×1 ones that halve the channels and bring them back; else as `basic_block`."""
+    y = layers.ReLU(name=f"{name}_a_relu")(_convolution(x, filters // 2, 1, 1, f"{name}_a"))
+    y = layers.ReLU(name=f"{name}_b_relu")(_convolution(y, filters // 2, 3, stride, f"{name}_b"))
+    y = _convolution(y, filters, 1, 1, f"{name}_c")
+    return _join(x, y, filters, stride, name)
+
+
+def separable_block(x: Any, filters: int, stride: int, name: str) -> Any:
+    """Two 3×3 convolutions of each channel by itself, each followed by a 1×1 one across channels; as `basic_block`."""
+    y = _depthwise(x, stride, f"{name}_a_depth")
+    y = layers.ReLU(name=f"{name}_a_relu")(_convolution(y, filters, 1, 1, f"{name}_a"))
+    y = _depthwise(y, 1, f"{name}_b_depth")
+    y = _convolution(y, filters, 1, 1, f"{name}_b")
+    return _join(x, y, filters, stride, name)
+
+
+BLOCKS: dict[str, Callable[[Any, int, int, str], Any]] = {
+    "basic": basic_block,
+    "bottleneck": bottleneck_block,
+    "separable": separable_block,
+}
+
+
+def emotion_network(shape: Network) -> keras.Model:
     """Faces to emotions: uint8 [N, 48, 48] to logits float32 [N, 5], in the order of `contract.EMOTIONS`."""
-    images, maps = _backbone(widths)
+    images, maps = _backbone(shape)
     x = layers.GlobalAveragePooling2D(name="pool")(maps[-1])
-    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Dropout(shape.dropout, name="dropout")(x)
     logits = layers.Dense(len(EMOTIONS), dtype="float32", name="logits")(x)
     return keras.Model(images, logits, name="emotion")
 
 
-def keypoint_network(widths: Sequence[int], dropout: float) -> keras.Model:
+def keypoint_network(shape: Network) -> keras.Model:
     """Faces to key points: uint8 [N, 48, 48] to (x, y) pixels, float32 [N, 15, 2], ordered as `contract.KEYPOINTS`."""
-    images, maps = _backbone(widths)
-    # What the deepest maps know of the whole face is brought back to the finer maps of the second stage, where one
-    # cell is four pixels wide (Lin et al. 2017, "Feature Pyramid Networks").
-    x = _convolution(maps[-1], widths[1], 1, 1, "top")
-    for stage in range(len(maps) - 1, 1, -1):
-        x = layers.UpSampling2D(interpolation="bilinear", name=f"up{stage}")(x)
-        x = layers.Add(name=f"merge{stage}")([x, _convolution(maps[stage - 1], widths[1], 1, 1, f"lateral{stage}")])
-    x = residual_block(x, widths[1], 1, "head")
-    x = layers.SpatialDropout2D(dropout, name="dropout")(x)
+    images, maps = _backbone(shape)
+    maps = [x for x in maps if x.shape[1] <= HEAT_CELLS]
+    # What the deepest maps know of the whole face is brought back to the finer ones, where one cell is four pixels
+    # wide (Lin et al. 2017, "Feature Pyramid Networks").
+    filters = maps[0].shape[-1]
+    x = _convolution(maps[-1], filters, 1, 1, "top")
+    for level in range(len(maps) - 1, 0, -1):
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"up{level}")(x)
+        x = layers.Add(name=f"merge{level}")([x, _convolution(maps[level - 1], filters, 1, 1, f"lateral{level}")])
+    x = BLOCKS[shape.blocks](x, filters, 1, "head")
+    x = layers.SpatialDropout2D(shape.dropout, name="dropout")(x)
     x = layers.ZeroPadding2D(1, name="border")(x)  # a point may lie a little outside the picture
     heat = layers.Conv2D(len(KEYPOINTS), 3, padding="same", dtype="float32", name="heat")(x)
-    return MirrorMean(images, SoftArgmax(name="keypoints")(heat), name="keypoints")
+    kind = MirrorMean if shape.mirror else keras.Model
+    return kind(images, SoftArgmax(name="keypoints")(heat), name="keypoints")
 
 
 class MirrorMean(keras.Model):  # type: ignore[misc]  # Keras has no types
@@ -121,24 +151,47 @@ class SoftArgmax(layers.Layer):  # type: ignore[misc]  # Keras has no types
         return keras.ops.einsum("npk,pc->nkc", share, places) + self.offset
 
 
-def _backbone(widths: Sequence[int]) -> tuple[Any, list[Any]]:
+def _backbone(shape: Network) -> tuple[Any, list[Any]]:
     """Build the shared trunk; returns its input and the maps that each stage ends with."""
     images = keras.Input((IMAGE_SIZE, IMAGE_SIZE), dtype="uint8", name="images")
     x = layers.Reshape((IMAGE_SIZE, IMAGE_SIZE, 1), dtype="uint8", name="channel")(images)
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(x)
-    # Most of a plain network's time goes into its first, largest maps: halve them at once.
-    x = layers.Conv2D(widths[0], 3, padding="same", kernel_initializer="he_normal", name="stem_conv")(x)
-    x = layers.MaxPooling2D(name="stem_pool")(x)
-    x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_norm")(x))
+    # Most of a network's time goes into its first, largest maps: halve them at once.
+    size, stride = (5, 2) if shape.early else (3, 1)
+    x = layers.Conv2D(
+        shape.stem, size, stride, "same", use_bias=False, kernel_initializer="he_normal", name="stem_conv"
+    )(x)
+    if not shape.early:
+        x = layers.MaxPooling2D(name="stem_pool")(x)
+    x = layers.ReLU(name="stem_relu")(_normalization("stem_norm")(x))
     maps = []
-    for stage, filters in enumerate(widths, start=1):
-        x = residual_block(x, filters, 1 if stage == 1 else 2, f"stage{stage}")
+    for stage, (filters, depth) in enumerate(zip(shape.widths, shape.depths, strict=True), start=1):
+        for block in range(depth):
+            halve = block == 0 and (stage > 1 or shape.early)
+            name = f"stage{stage}_{block + 1}" if block else f"stage{stage}"
+            x = BLOCKS[shape.blocks](x, filters, 2 if halve else 1, name)
         maps.append(x)
     return images, maps
+
+
+def _join(x: Any, y: Any, filters: int, stride: int, name: str) -> Any:
+    if stride > 1 or x.shape[-1] != filters:
+        x = _convolution(x, filters, 1, stride, f"{name}_shortcut")
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
 
 
 def _convolution(x: Any, filters: int, size: int, stride: int, name: str) -> Any:
     x = layers.Conv2D(
         filters, size, stride, "same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
-    return layers.BatchNormalization(name=f"{name}_norm")(x)
+    return _normalization(f"{name}_norm")(x)
+
+
+def _depthwise(x: Any, stride: int, name: str) -> Any:
+    x = layers.DepthwiseConv2D(3, stride, "same", use_bias=False, name=f"{name}_conv")(x)
+    return _normalization(f"{name}_norm")(x)
+
+
+def _normalization(name: str) -> Any:
+    shared = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return layers.BatchNormalization(synchronized=shared, name=name)

@@ -69,6 +69,50 @@ def draw_classes(classes: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
+def draw_reliability(bins: list[tuple[float, float, float]]) -> Figure:
+    """Draw accuracy against confidence, each dot as large as its share of the faces: (confidence, accuracy, share)."""
+    figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
+    confidence, accuracy, share = np.array(bins).T
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="what it says is what it is")
+    axes.plot(confidence, accuracy, color="tab:blue")
+    axes.scatter(confidence, accuracy, 20 + 800 * share, color="tab:blue", alpha=0.5)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_by_condition(conditions: dict[str, list[tuple[float, float]]], ylabel: str) -> Figure:
+    """Draw a score against each condition of the pictures: by its name, (condition, score) of groups of faces."""
+    figure, every = plt.subplots(1, len(conditions), figsize=(9, 3.6), layout="constrained", sharey=True)
+    for axes, (name, groups) in zip(every, conditions.items(), strict=True):
+        axes.plot(*zip(*groups, strict=True), marker="o")
+        axes.set(xlabel=name)
+        axes.grid(alpha=0.3)
+    every[0].set(ylabel=ylabel)
+    return figure
+
+
+def draw_faces(images: NDArray[np.uint8], titles: list[str], points: "list[dict[str, Any]]") -> Figure:
+    """Draw faces in a grid, six in a row.
+
+    Args:
+        images: uint8 [N, 48, 48].
+        titles: N of them.
+        points: For each face, key points float [15, 2] by colour; empty for none.
+    """
+    rows = -(-len(images) // 6)
+    figure, every = plt.subplots(rows, 6, figsize=(11, 2.1 * rows), layout="constrained", squeeze=False)
+    for axes in every.flat:
+        axes.axis("off")
+    for axes, image, title, marks in zip(every.flat, images, titles, points, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=8)
+        for colour, places in marks.items():
+            axes.scatter(*places.T, s=7, color=colour)
+    return figure
+
+
 def draw_cumulative(normalized: NDArray[np.float64]) -> Figure:
     """Draw the share of faces whose NME is at most that on the axis (cumulative error curve); float [N]."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")

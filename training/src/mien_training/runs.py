@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from mien_training.configs import Augmentation, Config
+from mien_training.configs import Config, from_dict
 from mien_training.errors import RunError
 from mien_training.tasks import TASKS
 
@@ -55,10 +55,7 @@ def open_run(folder: Path) -> Run:
     """
     try:
         facts = json.loads((folder / "run.json").read_text())
-        config = dict(facts["config"])
-        config["widths"] = tuple(config["widths"])
-        config["augmentation"] = Augmentation(**config["augmentation"])
-        recipe = Config(**config)
+        recipe = from_dict(facts["config"])
     except FileNotFoundError:
         raise RunError(f"{folder} is no run: it holds no run.json. Name the --out folder of `mien train`.") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -1,5 +1,6 @@
 """Which faces are for training and which are held out for validation."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +18,18 @@ class Faces:
     Attributes:
         images: uint8 [N, 48, 48].
         targets: int32 [N] emotions, or float32 [N, 15, 2] key points with NaN where one is missing.
+        taught: A teacher's answers to them, float32 [N, 5] logits, where there is a teacher.
     """
 
     images: NDArray[np.uint8]
     targets: NDArray[np.int32] | NDArray[np.float32]
+    taught: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Faces":
-        return Faces(self.images[index], self.targets[index])
+        return Faces(self.images[index], self.targets[index], None if self.taught is None else self.taught[index])
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,18 @@ def split_keypoints(data: KeypointData, people: NDArray[np.int64] | None, share:
         raise DataError(f"The faces cannot be parted: {error}") from None
     what = "rows" if people is None else "people"
     return Split(faces[first], faces[second], f"{share:.0%} of the {what} validate, seed {seed}")
+
+
+def batches(faces: Faces, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Faces]:
+    """Yield an epoch's batches, from number `first` on, in an order that only `seed` and `epoch` decide.
+
+    Args:
+        faces: N of them.
+        size: Faces a batch; the N mod `size` last of the order wait for another epoch.
+        seed: Of the run.
+        epoch: From 0.
+        first: Batches to leave out, as they were trained before an interruption.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(faces))
+    for start in range(first * size, max(len(faces) - size, 0) + 1, size):
+        yield faces[np.sort(order[start : start + size])]

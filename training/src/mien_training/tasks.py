@@ -11,6 +11,7 @@ from mien_client.contract import EMOTIONS
 from numpy.typing import NDArray
 
 from mien_training import metrics
+from mien_training.calibration import calibrate
 from mien_training.configs import Config
 from mien_training.models import emotion_network, keypoint_network
 
@@ -25,13 +26,16 @@ class Task:
         measure: From targets and outputs to named numbers, the validation metrics.
         best: The metric that chooses the weights to keep.
         higher_is_better: Which way that metric improves.
+        calibrate: Given the finished network, targets and outputs, makes its probabilities mean what they say, and
+            returns what that came to; `None` where there are no probabilities.
     """
 
     network: Callable[[Config], keras.Model]
-    loss: Callable[[Any, Any, Any, Config], Any]
+    loss: Callable[[Any, Any, Any, Any, Config], Any]
     measure: Callable[[Any, Any], dict[str, float]]
     best: str
     higher_is_better: bool
+    calibrate: Callable[[keras.Model, Any, Any], dict[str, Any]] | None = None
 
 
 def class_weights(labels: NDArray[Any], balance: float) -> NDArray[np.float32]:
@@ -50,14 +54,27 @@ def class_weights(labels: NDArray[Any], balance: float) -> NDArray[np.float32]:
     return weights
 
 
-def emotion_loss(labels: Any, logits: Any, weights: Any, config: Config) -> Any:
-    """Cross-entropy, smoothed and weighed by class: labels int32 [N], logits float32 [N, 5], weights float32 [5]."""
+def emotion_loss(labels: Any, logits: Any, taught: Any, weights: Any, config: Config) -> Any:
+    """Cross-entropy, smoothed and weighed by class, and that with a teacher's answers.
+
+    Args:
+        labels: int32 [N].
+        logits: float32 [N, 5].
+        taught: float32 [N, 5], a teacher's logits (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"),
+            or `None`.
+        weights: float32 [5].
+        config: The recipe.
+    """
     smooth = config.label_smoothing
     wanted = tf.one_hot(labels, len(EMOTIONS)) * (1 - smooth) + smooth / len(EMOTIONS)
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.gather(weights, labels))
+    loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.gather(weights, labels)
+    if taught is not None:
+        distance = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(taught), logits)
+        loss = (1 - config.teacher) * loss + config.teacher * distance
+    return tf.reduce_mean(loss)
 
 
-def keypoint_loss(points: Any, predicted: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
+def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
     """Huber loss (1 pixel) of the coordinates that are there: both float32 [N, 15, 2], `points` NaN where missing."""
     there = ~tf.math.is_nan(points)
     # The missing are replaced before the difference is taken: a NaN under a mask would still be one in the gradient.
@@ -72,14 +89,15 @@ def _measure_emotion(labels: Any, logits: Any) -> dict[str, float]:
 
 TASKS = {
     "emotion": Task(
-        lambda config: emotion_network(config.widths, config.dropout),
+        lambda config: emotion_network(config.network),
         emotion_loss,
         _measure_emotion,
         "accuracy",
         True,
+        calibrate,
     ),
     "keypoints": Task(
-        lambda config: keypoint_network(config.widths, config.dropout),
+        lambda config: keypoint_network(config.network),
         keypoint_loss,
         metrics.keypoint_metrics,
         "nme",

@@ -12,12 +12,9 @@ A run folder holds::
 import csv
 import io
 import json
-import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,29 +22,26 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from mien_client.contract import KEYPOINTS
-from numpy.typing import NDArray
+from mien_client import contract
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mien_training.augmentation import augment
 from mien_training.configs import Config
 from mien_training.errors import RunError
-from mien_training.files import write_atomically, write_json
+from mien_training.files import sha256, write_atomically, write_json
+from mien_training.interruption import Interrupted, stop_signal
 from mien_training.models import transfer
+from mien_training.prediction import inference, predict, taught_by
 from mien_training.report import draw_curves, png, write_picture
-from mien_training.runs import WEIGHTS, open_pretrained
-from mien_training.splits import Faces, Split
+from mien_training.runs import WEIGHTS, Run, open_pretrained
+from mien_training.splits import Split, batches
 from mien_training.tasks import TASKS, class_weights
 
 CHECKPOINT_SECONDS = 30.0
-PREDICTION_BATCH = 256
+TRIAL_STEPS = 5
 
 History = list[dict[str, float]]
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and its state is on disk."""
 
 
 class Trainer:
@@ -60,14 +54,28 @@ class Trainer:
         out: The run folder; one that holds an unfinished run of the same things is continued.
         source: What the faces were read from, as it shall stand in ``run.json``.
         precision: Keras's policy, ``float32`` or ``mixed_bfloat16``.
+        teacher: A finished emotion run whose answers are learned besides the labels.
+        strategy: How the work is shared; by default it is not. Every replica takes its part of each batch, and with
+            several workers only the first writes to `out`, which all must be able to read.
 
     Raises:
         RunError: `out` holds a run of something else, or something that is no run.
     """
 
     def __init__(
-        self, name: str, split: Split, config: Config, out: Path, source: dict[str, Any], precision: str
+        self,
+        name: str,
+        split: Split,
+        config: Config,
+        out: Path,
+        source: dict[str, Any],
+        precision: str,
+        teacher: Run | None = None,
+        strategy: Any = None,
     ) -> None:
+        if teacher:
+            split = replace(split, training=taught_by(teacher, split.training))
+            source = {**source, "teacher_sha256": sha256(teacher.folder / WEIGHTS)}
         trunk = open_pretrained(config.start_from).load() if config.start_from else None
         keras.mixed_precision.set_global_policy(precision)
         keras.utils.set_random_seed(config.seed)
@@ -78,23 +86,49 @@ class Trainer:
         self.seconds = 0.0
         self.losses: list[float] = []
         self.history: History = []
-        self.model = self.task.network(config)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        with self.strategy.scope():
+            self.model = self.task.network(config)
+            self.averaged = self.task.network(config)
+            self.optimizer = self._build_optimizer()
         if trunk:
             transfer(trunk, self.model)
-        self.averaged = self.task.network(config)
         self.averaged.set_weights(self.model.get_weights())
-        self.optimizer = self._build_optimizer()
         self._class_weights = tf.constant(
-            class_weights(split.training.targets, config.balance) if name == "emotion" else [0.0]
+            class_weights(split.training.targets, config.balance) if name == contract.EMOTION_MODEL else [0.0]
         )
-        self._train_step = tf.function(self._step)
+        self._train_step = tf.function(self._shared_step)
         self._infer = inference(self.averaged)
         self._open_run({"model": name, "source": source, "config": asdict(config), "precision": precision})
+
+    @property
+    def replicas(self) -> int:
+        """Among how many devices each batch is shared."""
+        return int(self.strategy.num_replicas_in_sync)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the process that writes."""
+        resolver = self.strategy.cluster_resolver
+        return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.config.epochs * self.steps_per_epoch
+
+    def estimate(self) -> float:
+        """Seconds that the rest of the run will take about: a few steps are made, and undone."""
+        before = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+        faces = next(batches(self.split.training, self.config.batch_size, self.config.seed, 0))
+        for number in range(-1, TRIAL_STEPS):
+            if number == 0:
+                begun = time.monotonic()  # the one before compiled
+            float(self._train_step(faces.images, faces.targets, faces.taught, tf.constant(0)))
+        seconds = (time.monotonic() - begun) / TRIAL_STEPS
+        for variable, value in zip(self._variables(), before, strict=True):
+            variable.assign(value)
+        return seconds * (self.total_steps - self.step)
 
     def run(self) -> dict[str, Any]:
         """Train from where the run stands to its end.
@@ -105,8 +139,12 @@ class Trainer:
         Raises:
             Interrupted: SIGINT or SIGTERM came; calling this again, also in a new process, goes on after the last step.
         """
-        writer = tf.summary.create_file_writer(str(self.out / "tensorboard"))
-        with _stop_signal() as stopped, self._progress() as progress, writer.as_default():
+        writer = (
+            tf.summary.create_file_writer(str(self.out / "tensorboard"))
+            if self.is_chief
+            else tf.summary.create_noop_writer()
+        )
+        with stop_signal() as stopped, self._progress() as progress, writer.as_default():
             bar = progress.add_task("", total=self.total_steps, completed=self.step, speed="")
             while self.step < self.total_steps:
                 row = self._train_epoch(progress, bar, stopped)
@@ -118,8 +156,9 @@ class Trainer:
     def _train_epoch(self, progress: Progress, bar: Any, stopped: list[int]) -> dict[str, float]:
         epoch, first = divmod(self.step, self.steps_per_epoch)
         begun = saved = time.monotonic()
-        for images, targets in batches(self.split.training, self.config.batch_size, self.config.seed, epoch, first):
-            self.losses.append(float(self._train_step(images, targets, tf.constant(self.step))))
+        for faces in batches(self.split.training, self.config.batch_size, self.config.seed, epoch, first):
+            loss = self._train_step(faces.images, faces.targets, faces.taught, tf.constant(self.step))
+            self.losses.append(float(loss))
             self.step += 1
             now = time.monotonic()
             rate = (self.step - epoch * self.steps_per_epoch - first) * self.config.batch_size / (now - begun)
@@ -152,7 +191,11 @@ class Trainer:
         )
         return row
 
-    def _step(self, images: Any, targets: Any, step: Any) -> Any:
+    def _shared_step(self, images: Any, targets: Any, taught: Any, step: Any) -> Any:
+        losses = self.strategy.run(self._step, (images, targets, taught, step))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _step(self, images: Any, targets: Any, taught: Any, step: Any) -> Any:
         seed = tf.stack([self.config.seed, tf.cast(step, tf.int32)])
         with tf.GradientTape() as tape:
             if targets.dtype == tf.float32:
@@ -160,10 +203,15 @@ class Trainer:
                 images, marked = augment(images, targets - offset, seed, self.config.augmentation)
                 targets = marked + offset
             else:
-                nowhere = tf.zeros([tf.shape(images)[0], len(KEYPOINTS), 2])
+                nowhere = tf.zeros([tf.shape(images)[0], len(contract.KEYPOINTS), 2])
                 images, _ = augment(images, nowhere, seed, self.config.augmentation)
+            # Every replica has changed the whole batch alike, and takes its part: their number changes nothing.
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group
+            images, targets, taught = (
+                None if whole is None else whole[first :: self.replicas] for whole in (images, targets, taught)
+            )
             outputs = self.model(images, training=True)
-            loss = self.task.loss(targets, outputs, self._class_weights, self.config)
+            loss = self.task.loss(targets, outputs, taught, self._class_weights, self.config) / self.replicas
         gradients = tape.gradient(loss, self.model.trainable_variables)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         # The average is short at first, or it would remember the untrained weights.
@@ -191,6 +239,8 @@ class Trainer:
         return [*self.model.variables, *self.averaged.weights, *self.optimizer.variables]
 
     def _save(self, seconds: float) -> None:
+        if not self.is_chief:
+            return
         state = json.dumps({"step": self.step, "seconds": seconds, "losses": self.losses, "history": self.history})
         values = map(keras.ops.convert_to_numpy, self._variables())
         arrays: dict[str, Any] = {str(index): value for index, value in enumerate(values)}
@@ -224,6 +274,8 @@ class Trainer:
                 ) from None
             self.step, self.seconds = state["step"], state["seconds"]
             self.losses, self.history = state["losses"], state["history"]
+        if not self.is_chief:
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         versions = {name: version(name) for name in ("mien-training", "tensorflow", "keras")}
         write_json(path, {**run, "split": self.split.how, "versions": versions})
@@ -231,10 +283,10 @@ class Trainer:
     def _keep(self, row: dict[str, float]) -> None:
         self.history.append(row)
         self.losses = []
+        if not self.is_chief:
+            return
         if self._best_row() is row:
-            aside = self.out / f".{WEIGHTS}"
-            self.averaged.save_weights(aside)
-            aside.replace(self.out / WEIGHTS)
+            self._write_weights()
         self._save(self.seconds)
         write_log(self.out / "log.csv", self.history)
 
@@ -243,6 +295,10 @@ class Trainer:
         return max(self.history, key=lambda row: sign * row[f"val_{self.task.best}"])
 
     def _finish(self) -> dict[str, Any]:
+        path = self.out / "metrics.json"
+        if path.exists():
+            finished: dict[str, Any] = json.loads(path.read_text())
+            return finished
         best = self._best_row()
         result: dict[str, Any] = {
             "best_epoch": int(best["epoch"]),
@@ -252,9 +308,22 @@ class Trainer:
             "epochs": self.config.epochs,
             "seconds": round(self.seconds, 1),
         }
-        write_json(self.out / "metrics.json", result)
-        write_picture(self.out / "curves.png", png(draw_curves(self.history, self.task.best, result["best_epoch"])))
+        if self.is_chief:
+            if self.task.calibrate:
+                self.averaged.load_weights(self.out / WEIGHTS)
+                validation = self.split.validation
+                logits = predict(self._infer, validation.images)
+                result["calibration"] = self.task.calibrate(self.averaged, validation.targets, logits)
+                self._write_weights()
+            write_json(path, result)
+            curves = draw_curves(self.history, self.task.best, result["best_epoch"])
+            write_picture(self.out / "curves.png", png(curves))
         return result
+
+    def _write_weights(self) -> None:
+        aside = self.out / f".{WEIGHTS}"
+        self.averaged.save_weights(aside)
+        aside.replace(self.out / WEIGHTS)
 
     def _progress(self) -> Progress:
         return Progress(
@@ -270,36 +339,6 @@ class Trainer:
         )
 
 
-def batches(
-    faces: Faces, size: int, seed: int, epoch: int, first: int = 0
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any]]]:
-    """Yield an epoch's batches, from number `first` on, in an order that only `seed` and `epoch` decide.
-
-    Args:
-        faces: N of them.
-        size: Faces a batch; the N mod `size` last of the order wait for another epoch.
-        seed: Of the run.
-        epoch: From 0.
-        first: Batches to leave out, as they were trained before an interruption.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(len(faces))
-    for start in range(first * size, max(len(faces) - size, 0) + 1, size):
-        chosen = np.sort(order[start : start + size])
-        yield faces.images[chosen], faces.targets[chosen]
-
-
-def inference(model: keras.Model) -> Callable[[Any], Any]:
-    """Compile a network's forward pass: uint8 [N, 48, 48] to its outputs."""
-    call: Callable[[Any], Any] = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
-    return call
-
-
-def predict(infer: Callable[[Any], Any], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run a compiled forward pass over any number of images, a batch at a time: uint8 [N, 48, 48] to float32 [N, …]."""
-    starts = range(0, len(images), PREDICTION_BATCH)
-    return np.concatenate([infer(images[start : start + PREDICTION_BATCH]).numpy() for start in starts])
-
-
 def write_log(path: Path, history: History) -> None:
     """Write one CSV line an epoch, atomically."""
     text = io.StringIO()
@@ -307,20 +346,3 @@ def write_log(path: Path, history: History) -> None:
     table.writeheader()
     table.writerows(history)
     write_atomically(path, lambda stream: stream.write(text.getvalue().encode()))
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; the second one of a kind kills as usual."""
-    received: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

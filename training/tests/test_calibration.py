@@ -1,0 +1,37 @@
+"""Temperatures, and the error that they lower."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from mien_training.calibration import calibrate, expected_calibration_error, fit_temperature, reliability
+from mien_training.configs import Network
+from mien_training.models import emotion_network
+
+RANDOM = np.random.default_rng(0)
+HONEST = RANDOM.normal(size=(4000, 5)).astype(np.float32)
+LABELS = np.array([RANDOM.choice(5, p=p / p.sum()) for p in tf.nn.softmax(HONEST).numpy().astype(float)], np.int32)
+
+
+def test_the_error_is_how_far_confidence_is_from_accuracy():
+    probabilities = np.array([[0.9, 0.1, 0, 0, 0]] * 4 + [[0.6, 0.4, 0, 0, 0]] * 4, np.float32)
+    labels = np.array([0, 0, 0, 1, 0, 0, 1, 1], np.int32)
+    assert expected_calibration_error(labels, probabilities) == pytest.approx((0.15 + 0.1) / 2, abs=1e-6)
+    assert [share for _, _, share in reliability(labels, probabilities)] == [0.5, 0.5]
+
+
+def test_certainty_falls_into_the_last_bin():
+    assert expected_calibration_error(np.array([2], np.int32), np.eye(5, dtype=np.float32)[[2]]) == 0
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_a_temperature_undoes_what_was_multiplied(factor):
+    assert fit_temperature(LABELS, HONEST * factor) == pytest.approx(factor, rel=0.1)
+
+
+def test_a_calibrated_network_answers_the_same_with_honest_confidence():
+    network = emotion_network(Network("basic", 4, True, (8,), (1,), 0.0, mirror=False))
+    images = RANDOM.integers(0, 256, (16, 48, 48), np.uint8)
+    before = network(images, training=False).numpy()
+    found = calibrate(network, LABELS, HONEST * 3)
+    assert found["ece"] < 0.05 < found["ece_before"]
+    np.testing.assert_allclose(network(images, training=False), before / found["temperature"], rtol=1e-3, atol=1e-5)
