@@ -1,5 +1,6 @@
 """The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,12 @@ import pytest
 from mien_client.protos import ModelServerConfig
 from mien_serving._batching import BatchScheduler
 from mien_serving._batching_parameters import BatchingOptions
+from mien_serving._metrics import Metrics
 from mien_serving._model_server import ModelServer
 from mien_serving._options import ServerOptions
 from mien_serving._prediction import predict
 from mien_serving._status import Code, StatusError
+from mien_serving._workers import Workers
 
 FOREVER = float("inf")
 PATIENT = 30.0
@@ -217,6 +220,54 @@ def test_a_batch_runs_as_long_as_its_most_patient_request(graph, batching):
     graph.gate.set()
     assert [answer.result(PATIENT) for answer in answers] == [[2], [4]]
     assert graph.deadline == late
+
+
+def test_what_nobody_waits_for_any_more_is_not_run(graph):
+    scheduler = BatchScheduler(1)
+    options = BatchingOptions(max_batch_size=4)
+
+    async def ask(*values):
+        return (await scheduler.run_async("m", graph.run, {"x": np.array(values)}, ["y"], FOREVER, options))[0].tolist()
+
+    async def give_one_up():
+        graph.gate.clear()
+        first = asyncio.create_task(ask(0))
+        await asyncio.to_thread(graph.running.acquire)
+        given_up, alive = asyncio.create_task(ask(1)), asyncio.create_task(ask(2))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.sleep(0.1)
+        graph.gate.set()
+        return await first, await alive
+
+    assert asyncio.run(give_one_up()) == ([0], [4])
+    assert graph.batches == [[0], [2]]
+    scheduler.stop()
+
+
+def test_requests_that_wait_for_a_batch_count_as_busy_threads():
+    async def ask_for_two():
+        workers, ended = Workers("test", 1, refusal="Server Threadpool Exhausted"), asyncio.Event()
+        first = asyncio.create_task(workers.wait_for(ended.wait))
+        await asyncio.sleep(0)
+        with pytest.raises(StatusError, match="RESOURCE_EXHAUSTED: Server Threadpool Exhausted"):
+            await workers.wait_for(ended.wait)
+        ended.set()
+        return await first, await workers.wait_for(ended.wait)
+
+    assert asyncio.run(ask_for_two()) == (True, True)
+
+
+def test_batches_and_waiting_are_counted_under_the_names_of_tensorflow_serving(graph):
+    metrics = Metrics()
+    scheduler = BatchScheduler(1, metrics)
+    options = BatchingOptions(max_batch_size=2, thread_pool_name="batchers")
+    for _ in range(3):
+        scheduler.run("m", graph.run, {"x": np.zeros(2)}, ["y"], FOREVER, options)
+    scheduler.stop()
+    page = metrics.page().decode()
+    assert ":tensorflow:serving:batching_session:wrapped_run_count 3.0\n" in page
+    assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="batchers"} 3.0\n' in page
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_every_parameter_can_be_given(tmp_path):
         pad_variable_length_inputs: true
         enable_large_batch_splitting { value: false }
     """
-    assert read(tmp_path, text) == BatchingOptions(128, 0.0015, 1_000_000, 8, (64, 128), True, False)
+    assert read(tmp_path, text) == BatchingOptions(128, 0.0015, 1_000_000, 8, "batchers", (64, 128), True, False)
 
 
 def test_what_is_not_given_is_as_in_tensorflow_serving(tmp_path):

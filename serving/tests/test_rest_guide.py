@@ -68,3 +68,13 @@ def test_the_guides_metadata_line(half_plus_three):
     metadata = json.loads(printed)
     assert metadata["model_spec"] == {"name": "half_plus_three", "signature_name": "", "version": "123"}
     assert "tensorflow/serving/regress" in metadata["metadata"]["signature_def"]["signature_def"]
+
+
+def test_the_guides_line_for_a_model_that_is_not_there(half_plus_three):
+    line = """curl -i -d '{"instances": [1.0,5.0]}' -X POST http://localhost:8501/v1/models/half:predict"""
+    command = shlex.split(line.replace("localhost:8501", f"localhost:{half_plus_three.rest_port}"))
+    printed = subprocess.run([*command, "--silent"], capture_output=True, text=True, timeout=60, check=True).stdout
+    head, _, body = printed.partition("\n\n")
+    assert head.startswith("HTTP/1.1 404 Not Found")
+    assert "content-type: application/json" in head.lower()
+    assert json.loads(body) == {"error": "Servable not found for request: Latest(half)"}

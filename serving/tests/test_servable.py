@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from mien_serving._options import SessionOptions
 from mien_serving._servable import Servable
 from mien_serving._status import Code, StatusError
@@ -91,7 +92,8 @@ def test_a_torn_saved_model_is_told_as_tensorflow_tells_it(saved_model, tmp_path
 
 
 def test_a_saved_model_that_is_not_for_serving_is_told_as_tensorflow_tells_it(saved_model, tmp_path):
-    saved_model_pb2 = pytest.importorskip("tensorflow.core.protobuf.saved_model_pb2")
+    from tensorflow.core.protobuf import saved_model_pb2
+
     shutil.copytree(saved_model, tmp_path / "m")
     file = tmp_path / "m" / "saved_model.pb"
     message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
@@ -102,8 +104,81 @@ def test_a_saved_model_that_is_not_for_serving_is_told_as_tensorflow_tells_it(sa
     assert error.message.startswith("Could not find meta graph def matching supplied tags: { serve }")
 
 
-def test_missing_variables_are_an_error_at_load_time(conformance_models, tmp_path):
+def test_torn_variables_are_an_error_at_load_time(conformance_models, tmp_path):
     shutil.copytree(conformance_models / "tiny" / "1", tmp_path / "m")
-    for file in (tmp_path / "m" / "variables").iterdir():
+    for file in (tmp_path / "m" / "variables").glob("variables.data-*"):
         file.unlink()
-    assert load_error(tmp_path / "m").code is not Code.OK
+    assert load_error(tmp_path / "m").code is Code.NOT_FOUND
+
+
+def test_without_variables_it_loads_as_in_tensorflow_serving_and_its_requests_fail(conformance_models, tmp_path):
+    shutil.copytree(conformance_models / "tiny" / "1", tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "variables")
+    servable = Servable(tmp_path / "m", SessionOptions())
+    inputs, outputs = names(servable, "serving_default")
+    with pytest.raises(StatusError, match="variable"):
+        servable.run({name: np.float32([[1, 2]]) for name in inputs}, outputs)
+
+
+def rank_with_a_module(base_path, words):
+    import tensorflow as tf
+
+    class Ranker(tf.Module):
+        def __init__(self):
+            super().__init__()
+            file = tf.lookup.TextFileInitializer(str(words), tf.string, 0, tf.int64, 1, delimiter=" ")
+            self.table = tf.lookup.StaticHashTable(file, -1)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="word")])
+        def rank(self, word):
+            return {"rank": self.table.lookup(word)}
+
+    module = Ranker()
+    tf.saved_model.save(module, str(base_path), signatures=module.rank)
+
+
+def rank_with_a_graph_of_tensorflow_1(base_path, words):
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        file = tf.lookup.TextFileInitializer(str(words), tf.string, 0, tf.int64, 1, delimiter=" ")
+        table = tf.lookup.StaticHashTable(file, -1)
+        word = v1.placeholder(tf.string, [None], "word")
+        signature = v1.saved_model.predict_signature_def({"word": word}, {"rank": table.lookup(word)})
+        session.run(v1.tables_initializer())
+        builder = v1.saved_model.Builder(str(base_path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {"serving_default": signature},
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=v1.tables_initializer(),
+        )
+        builder.save()
+
+
+@pytest.mark.parametrize("save", [rank_with_a_module, rank_with_a_graph_of_tensorflow_1])
+def test_tables_are_filled_from_the_assets_of_the_folder(save, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("one 1\ntwo 2\n")
+    save(tmp_path / "m", words)
+    words.unlink()
+    (tmp_path / "m").rename(tmp_path / "moved")
+    servable = Servable(tmp_path / "moved", SessionOptions())
+    (word,), outputs = names(servable, "serving_default")
+    assert servable.run({word: np.array([b"two", b"ten"], object)}, outputs)[0].tolist() == [2, -1]
+
+
+def test_a_saved_model_in_text_form_is_read_too(saved_model, tmp_path):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    shutil.copytree(saved_model, tmp_path / "m")
+    file = tmp_path / "m" / "saved_model.pb"
+    file.with_suffix(".pbtxt").write_text(
+        text_format.MessageToString(saved_model_pb2.SavedModel.FromString(file.read_bytes()))
+    )
+    file.unlink()
+    servable = Servable(tmp_path / "m", SessionOptions())
+    (x,), outputs = names(servable, "serving_default")
+    assert servable.run({x: np.float32([1, 2])}, outputs)[0].tolist() == [2, 3]

@@ -21,6 +21,7 @@ class BatchingOptions:
         batch_timeout_s: How long a batch that is not full waits for more.
         max_enqueued_batches: Batches of one signature that may wait; a request that would need more is refused.
         num_batch_threads: Batches, of whatever model, that run at the same time.
+        thread_pool_name: What the metrics call these threads.
         allowed_batch_sizes: If not empty, batches are filled up to one of these.
         pad_variable_length_inputs: Whether requests of different shapes may share a batch, filled up to the longest.
         enable_large_batch_splitting: Whether a request is cut where a batch ends, so that it may be larger than one.
@@ -31,6 +32,7 @@ class BatchingOptions:
     batch_timeout_s: float = 0.0
     max_enqueued_batches: int = 10
     num_batch_threads: int = os.cpu_count() or 1
+    thread_pool_name: str = "batch_threads"
     allowed_batch_sizes: Sequence[int] = ()
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = True
@@ -60,6 +62,7 @@ def read_batching_parameters(path: Path) -> BatchingOptions:
             "max_batch_size",
             "max_enqueued_batches",
             "num_batch_threads",
+            "thread_pool_name",
             "enable_large_batch_splitting",
             "max_execution_batch_size",
         )

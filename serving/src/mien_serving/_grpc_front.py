@@ -35,10 +35,15 @@ class GrpcFront:
         services: Answers the requests.
         options: How it serves them.
         metrics: Counts predictions.
+        batching: Whether predictions wait for a batch; they need no thread for that.
     """
 
-    def __init__(self, services: Services, options: GrpcOptions, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, services: Services, options: GrpcOptions, metrics: Metrics | None = None, *, batching: bool = False
+    ) -> None:
+        self._services = services
         self._metrics = metrics
+        self._batching = batching
         self._options = options
         self._workers = Workers("grpc", options.max_threads, refusal="Server Threadpool Exhausted")
         self._server = grpc.aio.server(
@@ -121,21 +126,33 @@ class GrpcFront:
             remaining_s = context.time_remaining()
             deadline = NO_DEADLINE if remaining_s is None else time.monotonic() + remaining_s
 
-            def compute() -> bytes:
+            def parsed() -> Any:
                 try:
-                    request = parse(body)
+                    return parse(body)
                 except DecodeError as error:
                     raise StatusError(Code.INTERNAL, f"The request is not a {descriptor.input_type.name}") from error
+
+            def compute() -> bytes:
+                request = parsed()
                 with self._measured(name, request):
                     response: bytes = method(request, deadline).SerializeToString()
                 return response
 
+            async def compute_in_batch() -> bytes:
+                request = parsed()
+                with self._measured(name, request):
+                    response = await self._services.predict_async(request, deadline)
+                    written: bytes = response.SerializeToString()
+                return written
+
             try:
+                if self._batching and name == "Predict":
+                    return await self._workers.wait_for(compute_in_batch)
                 return await self._workers.run(compute)
             except StatusError as error:
                 await context.abort(grpc.StatusCode[error.code.name], error.message)
 
-        # Messages are parsed and written in the worker threads, so gRPC itself only handles bytes.
+        # Messages are parsed and written here, where it is known in which thread; gRPC itself only handles bytes.
         handler: Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]] = answer
         return grpc.unary_unary_rpc_method_handler(handler)
 

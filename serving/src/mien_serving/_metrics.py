@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
@@ -14,6 +14,9 @@ from mien_serving._status import Code, StatusError
 
 _LATENCY_BUCKETS: Final = [10 * 1.8**power for power in range(33)]
 """Microseconds: from 10 to about 20 minutes."""
+
+_QUEUING_BUCKETS: Final = [100 * 1.2**power for power in range(52)]
+"""Microseconds: from 100 to about 1 second."""
 
 # The library ends the name of every counter in _total, TensorFlow Serving none.
 _COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z_:]+?)_total\b", re.MULTILINE)
@@ -61,6 +64,19 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._queuing = prometheus_client.Histogram(
+            ":tensorflow:serving:batching_session:queuing_latency",
+            "Distribution of wall time spent (in microseconds) in queuing",
+            ["thread_pool_name"],
+            buckets=_QUEUING_BUCKETS,
+            registry=self._registry,
+        )
+        self._batch_runs = prometheus_client.Counter(
+            ":tensorflow:serving:batching_session:wrapped_run_count",
+            "Total count of run calls on the wrapped session",
+            registry=self._registry,
+        )
+
     @contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
         """Counts one request by how it ended, and its latency if it ended well.
@@ -99,6 +115,13 @@ class Metrics:
         yield
         self._graph_runs.inc()
         self._graph_run_time.inc(_micros_since(start))
+
+    def batch_run(self, thread_pool: str, waited_s: Iterable[float]) -> None:
+        """Counts one run of a batch, and how long its requests have waited for it."""
+        self._batch_runs.inc()
+        queuing = self._queuing.labels(thread_pool)
+        for seconds in waited_s:
+            queuing.observe(seconds * 1_000_000)
 
     def page(self) -> bytes:
         """All of it in Prometheus's text format."""

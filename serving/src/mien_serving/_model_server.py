@@ -43,7 +43,8 @@ class ModelServer:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._metrics = Metrics() if options.rest.metrics_path else None
-        self._scheduler = BatchScheduler(options.batching.num_batch_threads) if options.batching else None
+        batching = options.batching
+        self._scheduler = BatchScheduler(batching.num_batch_threads, self._metrics) if batching else None
         self._core: ServerCore[Servable] = ServerCore(self._load, options.core)
         self._stopped = threading.Event()
 
@@ -68,7 +69,8 @@ class ModelServer:
 
     async def _serve(self, announce: Callable[[int, int], None]) -> None:
         services = Services(self._core, as_tensor_content=self._options.grpc.serialization_as_tensor_content)
-        grpc_front = GrpcFront(services, self._options.grpc, self._metrics)
+        batching = self._options.batching is not None
+        grpc_front = GrpcFront(services, self._options.grpc, self._metrics, batching=batching)
         rest_front = RestFront(RestApi(services, self._metrics), self._options.rest, self._metrics)
         try:
             grpc_port = grpc_front.bind()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,53 @@ from mien_serving._tensor import array_from_proto
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 """The signature of requests that name none."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A signature and its inputs, ready to run.
+
+    Attributes:
+        feeds: Values by tensor name.
+        fetches: The names of the tensors wanted.
+        names: The same by the names that the signature gives its outputs.
+    """
+
+    feeds: Mapping[str, np.ndarray]
+    fetches: Sequence[str]
+    names: Sequence[str]
+
+    def outputs(self, fetched: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """What was fetched, by output name."""
+        return dict(zip(self.names, fetched, strict=True))
+
+
+def prepare(
+    servable: Servable,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray | TensorProto],
+    output_filter: Sequence[str] = (),
+) -> Prediction:
+    """Checks a request against its signature.
+
+    Args:
+        servable: The model version to run.
+        signature_name: Which of its signatures; empty for the default one.
+        inputs: Values by input name, from JSON (arrays) or from the wire.
+        output_filter: Names of the outputs wanted; empty for all.
+
+    Raises:
+        StatusError: The request does not fit the signature.
+    """
+    signature = servable.signatures.get(signature_name or DEFAULT_SIGNATURE)
+    if signature is None:
+        raise StatusError(
+            Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name or DEFAULT_SIGNATURE}" not found.'
+        )
+    _check_input_names(signature, inputs.keys())
+    feeds = {info.name: _input(signature, name, inputs) for name, info in signature.inputs.items()}
+    names = _output_names(signature, output_filter)
+    return Prediction(feeds, [signature.outputs[name].name for name in names], names)
 
 
 def predict(
@@ -38,16 +86,8 @@ def predict(
     Raises:
         StatusError: The request does not fit the signature, or the graph failed.
     """
-    signature = servable.signatures.get(signature_name or DEFAULT_SIGNATURE)
-    if signature is None:
-        raise StatusError(
-            Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name or DEFAULT_SIGNATURE}" not found.'
-        )
-    _check_input_names(signature, inputs.keys())
-    feeds = {info.name: _input(signature, name, inputs) for name, info in signature.inputs.items()}
-    wanted = _output_names(signature, output_filter)
-    fetched = servable.run(feeds, [signature.outputs[name].name for name in wanted], deadline)
-    return dict(zip(wanted, fetched, strict=True))
+    prediction = prepare(servable, signature_name, inputs, output_filter)
+    return prediction.outputs(servable.run(prediction.feeds, prediction.fetches, deadline))
 
 
 def _check_input_names(signature: SignatureDef, sent: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import logging
 import math
 import time
@@ -20,6 +20,7 @@ from mien_serving._batching import BatchScheduler
 from mien_serving._batching_parameters import BatchingOptions
 from mien_serving._metrics import Metrics
 from mien_serving._options import SessionOptions
+from mien_serving._saved_model import load_saved_model
 from mien_serving._status import Code, StatusError
 
 NO_DEADLINE = math.inf
@@ -47,26 +48,12 @@ class Servable:
     """
 
     def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None) -> None:
-        if not any((path / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt")):
-            raise StatusError(
-                Code.NOT_FOUND,
-                f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. Check that "
-                "the directory exists and that you have the right permissions for accessing it.",
-            )
-        config = tf.compat.v1.ConfigProto.FromString(options.config)
-        config.intra_op_parallelism_threads = options.intra_op_parallelism or config.intra_op_parallelism_threads
-        config.inter_op_parallelism_threads = options.inter_op_parallelism or config.inter_op_parallelism_threads
-        self._session: Any = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-        try:
-            meta_graph = tf.compat.v1.saved_model.load(self._session, list(options.saved_model_tags), str(path))
-            self.signatures: Mapping[str, SignatureDef] = {
-                name: SignatureDef.FromString(signature.SerializeToString())
-                for name, signature in meta_graph.signature_def.items()
-            }
-        except Exception as error:
-            self._session.close()
-            raise _load_error(error, path, options.saved_model_tags) from error
-        self._tensors: dict[str, Any] = {}
+        model = load_saved_model(path, options)
+        self._session = model.session
+        self._tensors = model.tensors
+        self.signatures: Mapping[str, SignatureDef] = {
+            name: SignatureDef.FromString(signature.SerializeToString()) for name, signature in model.signatures.items()
+        }
         self._metrics = metrics
 
     def run(
@@ -110,23 +97,21 @@ class Servable:
                 pywrap_tf_session.TF_DeleteBuffer(options)
         return outputs
 
+    async def run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    ) -> list[np.ndarray]:
+        """As `run`, for an event loop, which goes on meanwhile."""
+        return await asyncio.to_thread(self.run, feeds, fetches, deadline)
+
     def close(self) -> None:
         """Frees the session; nothing may run any more."""
         self._session.close()
-        self._tensors.clear()
-        del self._session
-        # A graph in Python is one big cycle of references.
-        gc.collect()
+        del self._session, self._tensors
 
     def _tensor(self, name: str) -> Any:
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            try:
-                tensor = self._session.graph.get_tensor_by_name(name)._as_tf_output()
-            except (KeyError, ValueError) as error:
-                raise StatusError(Code.INVALID_ARGUMENT, f"Tensor {name} was not found in the Graph") from error
-            self._tensors[name] = tensor
-        return tensor
+        if name not in self._tensors:
+            raise StatusError(Code.INVALID_ARGUMENT, f"Tensor {name} was not found in the Graph")
+        return self._tensors[name]
 
 
 class BatchingServable(Servable):
@@ -158,19 +143,8 @@ class BatchingServable(Servable):
         """Runs the graph on a batch that these feeds are a part of."""
         return self._scheduler.run(self, super().run, feeds, fetches, deadline, self._batching)
 
-
-def _load_error(error: Exception, path: Path, tags: Sequence[str]) -> StatusError:
-    """Says why a SavedModel could not be loaded as TensorFlow's C++ loader says it."""
-    match error:
-        case tf.errors.OpError():
-            return StatusError(Code(error.error_code), error.message)
-        case OSError():
-            return StatusError(Code.DATA_LOSS, f"Can't parse {path / 'saved_model.pb'} as binary proto")
-        case RuntimeError():
-            return StatusError(
-                Code.NOT_FOUND,
-                f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect "
-                "available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
-            )
-        case _:
-            return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+    async def run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    ) -> list[np.ndarray]:
+        """As `run`, for an event loop; no thread waits for the batch."""
+        return await self._scheduler.run_async(self, super().run, feeds, fetches, deadline, self._batching)

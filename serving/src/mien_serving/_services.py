@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
 from mien_client.protos import (
     ClassificationRequest,
     ClassificationResponse,
@@ -26,7 +27,7 @@ from mien_client.protos import (
 
 from mien_serving._inference import classify, multi_inference, regress
 from mien_serving._manager import ServableId, ServableState
-from mien_serving._prediction import DEFAULT_SIGNATURE, predict
+from mien_serving._prediction import DEFAULT_SIGNATURE, predict, prepare
 from mien_serving._servable import NO_DEADLINE, Servable
 from mien_serving._server_core import ServerCore
 from mien_serving._status import Code, StatusError, invalid_argument
@@ -56,7 +57,21 @@ class Services:
         spec = request.model_spec
         with self.core.handle(spec) as (servable_id, servable):
             outputs = predict(servable, spec.signature_name, request.inputs, request.output_filter, deadline)
-        response = PredictResponse(model_spec=_answered_by(servable_id, spec))
+        return self._predicted(servable_id, spec, outputs)
+
+    async def predict_async(self, request: PredictRequest, deadline: float = NO_DEADLINE) -> PredictResponse:
+        """As `predict`, for an event loop and requests that wait for a batch more than they compute."""
+        _require_model_spec(request)
+        spec = request.model_spec
+        with self.core.handle(spec) as (servable_id, servable):
+            prediction = prepare(servable, spec.signature_name, request.inputs, request.output_filter)
+            fetched = await servable.run_async(prediction.feeds, prediction.fetches, deadline)
+        return self._predicted(servable_id, spec, prediction.outputs(fetched))
+
+    def _predicted(
+        self, servable_id: ServableId, asked: ModelSpec, outputs: Mapping[str, np.ndarray]
+    ) -> PredictResponse:
+        response = PredictResponse(model_spec=_answered_by(servable_id, asked))
         for name, value in outputs.items():
             write_proto(value, response.outputs[name], as_tensor_content=self._as_tensor_content)
         return response

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from mien_serving._status import Code, StatusError
@@ -41,19 +42,41 @@ class Workers:
         if self._refusal is None:
             future = self._executor.submit(function)
         else:
-            if not self._free.acquire(blocking=False):
-                raise StatusError(Code.RESOURCE_EXHAUSTED, self._refusal)
+            self._take_place()
             future = self._executor.submit(function)
             # Not when the caller gives up, but when the thread is free again.
             future.add_done_callback(lambda _: self._free.release())
-        try:
+        with _unforeseen_is_internal():
             return await asyncio.wrap_future(future)
-        except StatusError:
-            raise
-        except Exception as error:
-            logger.exception("A request failed in a way that it should not")
-            raise StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
+
+    async def wait_for(self, answer: Callable[[], Awaitable[T]]) -> T:
+        """Waits for what is computed elsewhere; it counts as a thread that is busy.
+
+        Raises:
+            StatusError: As for `run`.
+        """
+        self._take_place()
+        try:
+            with _unforeseen_is_internal():
+                return await answer()
+        finally:
+            self._free.release()
+
+    def _take_place(self) -> None:
+        if not self._free.acquire(blocking=False):
+            raise StatusError(Code.RESOURCE_EXHAUSTED, self._refusal or "")
 
     def stop(self) -> None:
         """Ends the threads; requests that run finish, those that wait do not begin."""
         self._executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _unforeseen_is_internal() -> Iterator[None]:
+    try:
+        yield
+    except StatusError:
+        raise
+    except Exception as error:
+        logger.exception("A request failed in a way that it should not")
+        raise StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
