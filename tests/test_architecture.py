@@ -35,7 +35,10 @@ def test_dependencies_point_one_way(distribution, forbidden):
     assert {module.split(".")[0] for module in imported(distribution)} & forbidden == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["analyze", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["serve", "--help"], ["analyze", "--help"], ["train", "--help"], ["rollout", "status", "--help"]],
+)
 def test_what_needs_no_tensorflow_does_not_load_it(arguments):
     """Nor NumPy: help is there at once."""
     code = (

@@ -1,0 +1,247 @@
+"""The verbs that change what is served: each plans, and carries its plan out or takes it back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mien_client.cli import CommandError
+
+from mien_serving.rollout import _plan, _repository
+from mien_serving.rollout._fleet import Fleet
+from mien_serving.rollout._journal import Action, Entry, Journal, unfinished
+from mien_serving.rollout._lock import locked
+from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
+from mien_serving.rollout._plan import Views
+from mien_serving.rollout._transition import Plan, Transition, TransitionError
+
+
+def say(text: str) -> None:
+    """Tells a person what has been done, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def lock_path(repository: Path) -> Path:
+    """The lock that changes hold; it lies next to the repository."""
+    repository = repository.absolute()
+    return repository.with_name(f"{repository.name}.lock")
+
+
+def canary(arguments: argparse.Namespace) -> int:
+    """Tries a version beside the stable one."""
+    model, version = arguments.model, arguments.version
+
+    def plan(config: ModelsConfig, views: Views, _: Journal) -> Plan:
+        return _plan.canary(model, version, config.desired(model), views, config.folder(model, arguments.repository))
+
+    change(arguments, "canary", f"canary {model} {version}", plan)
+    if not arguments.dry_run:
+        say(
+            f"Clients with canary=0.1 send a tenth of their calls to version {version}.\n"
+            f"Next: mien rollout compare {model} --data FILE, then mien rollout promote {model}; "
+            f"or mien rollout abort {model}."
+        )
+    return 0
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """Makes the canary stable."""
+    model = arguments.model
+    if arguments.force and not arguments.why:
+        raise CommandError("--force needs --why TEXT, for whoever reads the journal later")
+
+    def plan(config: ModelsConfig, _: Views, journal: Journal) -> Plan:
+        return _plan.promote(model, config.desired(model), journal.entries(model), force=arguments.force)
+
+    done = change(arguments, "promote", f"promote {model}", plan)
+    if not arguments.dry_run:
+        old = done.before.labels.get(STABLE)
+        say(
+            f"Back: mien rollout rollback {model}, at once, as version {old} stays loaded.\n"
+            f"When you are sure: mien rollout retire {model} {old}."
+        )
+    return 0
+
+
+def abort(arguments: argparse.Namespace) -> int:
+    """Takes the canary back."""
+    model = arguments.model
+    change(
+        arguments,
+        "abort",
+        f"abort {model}",
+        lambda config, _, journal: _plan.abort(model, config.desired(model), journal.entries(model)),
+    )
+    return 0
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Makes the version before stable again, whatever state the servers are in."""
+    model = arguments.model
+
+    def plan(config: ModelsConfig, _: Views, journal: Journal) -> Plan:
+        folder = config.folder(model, arguments.repository)
+        return _plan.rollback(model, arguments.to, config.desired(model), journal.entries(model), folder)
+
+    change(arguments, "rollback", f"rollback {model}", plan, onwards=True)
+    return 0
+
+
+def retire(arguments: argparse.Namespace) -> int:
+    """Unloads versions, and deletes them if that is asked for."""
+    model, versions = arguments.model, arguments.versions
+    plan = change(
+        arguments,
+        "retire",
+        f"retire {model} {' '.join(map(str, versions))}",
+        lambda config, *_: _plan.retire(model, versions, config.desired(model)),
+        last=lambda config: _delete(config, arguments) if arguments.delete else None,
+    )
+    if arguments.dry_run and arguments.delete:
+        say(f"  then delete {', '.join(map(str, sorted(plan.gone)))} from the repository")
+    return 0
+
+
+def _delete(config: ModelsConfig, arguments: argparse.Namespace) -> None:
+    folder = config.folder(arguments.model, arguments.repository)
+    for version in arguments.versions:
+        _repository.remove_version(folder, version)
+        say(f"  {folder / str(version)} is deleted")
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    """Names what is served now stable."""
+    model = arguments.model
+    change(
+        arguments, "adopt", f"adopt {model}", lambda config, views, _: _plan.adopt(model, config.desired(model), views)
+    )
+    return 0
+
+
+def apply(arguments: argparse.Namespace) -> int:
+    """Makes the servers agree with models.config."""
+    config = ModelsConfig.read(arguments.config)
+    for model in [arguments.model] if arguments.model else config.models:
+        if config.desired(model).versions is None and not arguments.model:
+            say(f"{model}: the servers choose which versions they load; there is nothing to apply")
+            continue
+        one = argparse.Namespace(**{**vars(arguments), "model": model})
+        change(one, "apply", f"apply {model}", functools.partial(_apply, model))
+    return 0
+
+
+def _apply(model: str, config: ModelsConfig, views: Views, _: Journal) -> Plan:
+    return _plan.apply(model, config.desired(model), views)
+
+
+def change(
+    arguments: argparse.Namespace,
+    verb: str,
+    doing: str,
+    plan_of: Callable[[ModelsConfig, Views, Journal], Plan],
+    *,
+    onwards: bool = False,
+    last: Callable[[ModelsConfig], None] | None = None,
+) -> Plan:
+    """Plans under the lock, and carries the plan out, or prints it.
+
+    Args:
+        arguments: Of the verb.
+        verb: As the journal calls it.
+        doing: As the lock calls it.
+        plan_of: Makes the plan.
+        onwards: Whether to go on without servers that cannot, and never back.
+        last: What is done at the end, before the journal says that all is done.
+
+    Returns:
+        The plan.
+
+    Raises:
+        CommandError: It could not be carried out. The sentence says what is in force and how to go on.
+    """
+    journal = Journal(arguments.repository)
+    guard = contextlib.nullcontext() if arguments.dry_run else locked(lock_path(arguments.repository), doing)
+    with guard, Fleet(arguments.servers, arguments.timeout) as fleet:
+        config = ModelsConfig.read(arguments.config)
+        views = _plan.survey(config, fleet, arguments.repository, arguments.model, strict=not onwards)
+        plan = plan_of(config, views, journal)
+        # What cannot be written is noticed before anything is.
+        config.with_desired(plan.model, plan.kept, plan.after.labels)
+        say(f"{plan.model}: {plan.before}  ->  {plan.after}")
+        for note in plan.notes:
+            say(f"  {note}")
+        if arguments.dry_run:
+            for number, step in enumerate(plan.steps(len(fleet)), start=1):
+                say(f"  {number}. {step}")
+            return plan
+        fallback = _fallback(journal.entries(plan.model), verb, plan)
+        facts = {"before": plan.before.document(), "after": plan.after.document(), "why": arguments.why}
+        facts |= {"gone": sorted(plan.gone)} if plan.gone else {}
+        action = journal.begin(verb, plan.model, **facts)
+        transition = Transition(
+            config, fleet, patience_s=arguments.wait, say=lambda text: say(f"  {text}"), onwards=onwards
+        )
+        try:
+            transition.run(plan)
+            onwards = True  # What is left to do cannot be taken back.
+            if last:
+                last(transition.config)
+        except (TransitionError, CommandError, KeyboardInterrupt) as error:
+            _stop(error, action, plan, transition, fallback, onwards=onwards)
+        say(f"In force: {plan.model} {plan.after}.")
+        action.done(**({"without": transition.left_out} if transition.left_out else {}))
+        if transition.left_out:
+            told = "; ".join(f"{address}: {reason}" for address, reason in transition.left_out.items())
+            raise CommandError(
+                f"done, but not on {told}. A server that restarts reads models.config; if one comes back otherwise, "
+                f"run `mien rollout apply {plan.model}`"
+            )
+    return plan
+
+
+def _stop(
+    error: BaseException, action: Action, plan: Plan, transition: Transition, fallback: Desired, *, onwards: bool
+) -> None:
+    """Takes back what can be, and says what is in force."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    why = "interrupted" if interrupted else str(error)
+    forward = onwards or interrupted or (isinstance(error, TransitionError) and error.step == "unload")
+    if not forward:
+        try:
+            refused = transition.take_back(plan.model, fallback)
+        except CommandError as another:
+            forward, why = True, f"{why}; and {another}"
+        else:
+            _note(action, detail=why, in_force=fallback.document())
+            also = "".join(f"; {address} did not take it back, as it {reason}" for address, reason in refused.items())
+            raise CommandError(
+                f"{why}. Taken back{also}. In force: {plan.model} {fallback}. Mend that, then run the same again"
+            ) from None
+    now = transition.config.desired(plan.model)
+    _note(action, detail=why, in_force=now.document(), resume=True)
+    text = f"{why}. In force by models.config: {plan.model} {now}. Run the same again to finish"
+    if interrupted:
+        sys.stderr.write(f"mien rollout: {text}\n")
+        raise error
+    raise CommandError(text) from None
+
+
+def _fallback(entries: Sequence[Entry], verb: str, plan: Plan) -> Desired:
+    """Where to go back to: to where it began, also if it was begun by a process that died half-way."""
+    begun = unfinished(entries)
+    if not begun or begun["verb"] != verb or begun["after"] != plan.after.document():
+        return plan.before
+    if begun["before"]["versions"] is None:
+        labels = {label: version for label, version in plan.after.labels.items() if label != CANARY}
+        return Desired(plan.kept - ({plan.after.labels.get(CANARY)} - set(labels.values())), labels)
+    return Desired.read(begun["before"])
+
+
+def _note(action: Action, **facts: object) -> None:
+    with contextlib.suppress(CommandError):  # A full disk must not hide what went wrong first.
+        action.failed(**facts)

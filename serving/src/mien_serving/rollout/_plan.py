@@ -1,0 +1,216 @@
+"""From what is and what a verb wants to a plan, or to the sentence that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from mien_client.cli import CommandError
+
+from mien_serving.rollout import _journal, _repository
+from mien_serving.rollout._fleet import Fleet, View
+from mien_serving.rollout._journal import Entry
+from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
+from mien_serving.rollout._transition import Plan
+
+Views = Mapping[str, View]
+
+_FINISHES: Final = "This finishes what was begun and not finished."
+
+
+def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, strict: bool = True) -> Views:
+    """Looks whether a reload would go well everywhere, before anything is changed.
+
+    TensorFlow Serving waits for ever for a base path that is not there, and takes no other configuration meanwhile.
+
+    Args:
+        config: What would be reloaded.
+        fleet: The servers.
+        repository: The folder that stands for ``/models``.
+        model: Whose views are wanted.
+        strict: Whether one server that does not answer, or lacks a model, is a reason not to begin.
+
+    Returns:
+        What every server has of that model.
+
+    Raises:
+        CommandError: It would not.
+    """
+    for name in config.models:
+        folder = config.folder(name, repository)
+        if not folder.is_dir():
+            raise CommandError(
+                f"nothing was changed: {config.path} names the base path of {name}, but there is no folder {folder}, "
+                "and TensorFlow Serving would wait for it for ever; say where the repository is with --repository"
+            )
+    wanted: Views = {}
+    for name in config.models:
+        views = fleet.view(name, (STABLE, CANARY) if name == model else ())
+        silent = [f"{address} {view.error}" for address, view in views.items() if view.error]
+        if silent and strict:
+            raise CommandError(
+                f"nothing was changed: {'; '.join(silent)}; start or mend it, or leave it out of --servers"
+            )
+        lacking = [address for address, view in views.items() if not view.error and not view.versions]
+        if lacking and strict:
+            raise CommandError(
+                f"nothing was changed: {', '.join(lacking)} knows no model {name}, which {config.path} names; a reload "
+                "would block if its base path is missing there, so restart it with this file"
+            )
+        if name == model:
+            wanted = views
+    return wanted
+
+
+def adopt(model: str, desired: Desired, views: Views, without: int = -1) -> Plan:
+    """Names what is served now ``stable``, and keeps it loaded whatever else appears in the repository.
+
+    Args:
+        model: The model.
+        desired: What is desired of it.
+        views: What the servers have of it.
+        without: A version that is to become something else.
+    """
+    if STABLE in desired.labels and desired.versions is not None:
+        return Plan(model, desired, desired)
+    everywhere = set.intersection(*(view.available() for view in views.values()))
+    if desired.versions is not None:
+        everywhere &= desired.versions
+    if everywhere and STABLE not in desired.labels and not everywhere - {without}:
+        raise CommandError(
+            f"version {without} of {model} is the only one that is served, so there is nothing beside which to try it; "
+            f"`mien rollout adopt {model}` makes it stable"
+        )
+    everywhere -= {without}
+    stable = desired.labels.get(STABLE, max(everywhere, default=None))
+    if stable is None:
+        states = "; ".join(
+            f"{address} has {', '.join(f'{version} {state}' for version, state in view.versions.items())}"
+            for address, view in views.items()
+        )
+        raise CommandError(f"no version of {model} is AVAILABLE on every server: {states}; mend that first")
+    versions = desired.versions if desired.versions is not None else frozenset(everywhere)
+    return Plan(
+        model,
+        desired,
+        Desired(versions | {stable}, {**desired.labels, STABLE: stable}),
+        (
+            f"Until now the servers chose what {model} is; from now on version {stable} is stable until you promote "
+            "another. Clients must ask for the label stable: requests without a label go to the highest version that "
+            "is loaded, a canary too.",
+        ),
+    )
+
+
+def canary(model: str, version: int, desired: Desired, views: Views, folder: Path) -> Plan:
+    """Loads a version beside the stable one and names it ``canary``."""
+    _repository.check_version(folder, version)
+    other = desired.labels.get(CANARY, version)
+    if other != version:
+        raise CommandError(
+            f"version {other} of {model} is the canary; `mien rollout promote {model}` makes it stable, "
+            f"`mien rollout abort {model}` takes it back"
+        )
+    if desired.labels.get(STABLE) == version:
+        raise CommandError(f"version {version} of {model} is stable already; name another one")
+    adopted = adopt(model, desired, views, without=version)
+    assert adopted.after.versions is not None
+    after = Desired(adopted.after.versions | {version}, {**adopted.after.labels, CANARY: version})
+    return Plan(model, desired, after, adopted.notes)
+
+
+def promote(model: str, desired: Desired, entries: Sequence[Entry], *, force: bool) -> Plan:
+    """Makes the canary stable; the version that was stay loaded, so that a rollback takes no time."""
+    target = desired.labels.get(CANARY)
+    if target is None:
+        begun = _journal.unfinished(entries)
+        if begun and begun["verb"] == "promote" and begun["after"]["labels"] == dict(desired.labels):
+            return Plan(model, desired, desired, (_FINISHES,))
+        raise CommandError(
+            f"{model} has no canary ({desired}); `mien rollout canary {model} VERSION` tries a version, "
+            "and what is tried can be promoted"
+        )
+    stable = desired.labels.get(STABLE)
+    if not force:
+        check_compared(model, stable, target, entries)
+    labels = {label: version for label, version in desired.labels.items() if label != CANARY}
+    notes = ("Forced: no passing comparison is asked for.",) if force else ()
+    return Plan(model, desired, Desired(desired.versions, {**labels, STABLE: target}), notes)
+
+
+def check_compared(model: str, stable: int | None, target: int, entries: Sequence[Entry]) -> None:
+    """Refuses a version unless the last comparison of exactly these two passed.
+
+    Raises:
+        CommandError: There was none, or it did not.
+    """
+    compared = [
+        entry
+        for entry in entries
+        if entry["verb"] == "compare" and entry.get("stable") == stable and entry.get("canary") == target
+    ]
+    hint = f"run `mien rollout compare {model} --data FILE`, or add --force and --why"
+    if not compared:
+        raise CommandError(f"versions {stable} and {target} of {model} were never compared: {hint}")
+    if not compared[-1].get("passed"):
+        failed = ", ".join(compared[-1].get("failed_gates", ())) or "its gates"
+        raise CommandError(f"version {target} of {model} failed {failed} when it was compared with {stable}: {hint}")
+
+
+def abort(model: str, desired: Desired, entries: Sequence[Entry]) -> Plan:
+    """Takes the canary back: no label, not loaded. So is one that was begun and not finished."""
+    if desired.versions is None:
+        raise CommandError(f"{model} has no canary: the servers choose which versions they load")
+    labels = {label: version for label, version in desired.labels.items() if label != CANARY}
+    going = {version for label, version in desired.labels.items() if label == CANARY}
+    begun = _journal.unfinished(entries)
+    if begun and begun["verb"] in ("canary", "abort"):
+        going |= set(begun["after"]["versions"]) ^ set(begun["before"]["versions"] or ())
+    gone = frozenset(going - set(labels.values()))
+    notes = () if going else (f"{model} has no canary.",)
+    return Plan(model, desired, Desired(desired.versions - gone, labels), notes, gone)
+
+
+def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Entry], folder: Path) -> Plan:
+    """Makes the version stable that was so before, and unloads what took its place."""
+    stable = desired.labels.get(STABLE)
+    if desired.versions is None or stable is None:
+        raise CommandError(f"no version of {model} was ever made stable ({desired}): there is nothing to go back from")
+    begun = _journal.unfinished(entries)
+    if begun and begun["verb"] == "rollback" and to in (None, begun["after"]["labels"][STABLE]):
+        return Plan(model, desired, Desired.read(begun["after"]), (_FINISHES,))
+    target = _journal.previous_stable(entries, stable) if to is None else to
+    if target is None:
+        hint = f"; `mien rollout abort {model}` takes the canary back" if CANARY in desired.labels else ""
+        raise CommandError(
+            f"no version of {model} was stable before {stable}{hint}; name one with --to VERSION if you know better"
+        )
+    _repository.check_version(folder, target)
+    labels = {label: version for label, version in desired.labels.items() if label != CANARY} | {STABLE: target}
+    bad = {stable, desired.labels.get(CANARY, stable)} - set(labels.values())
+    return Plan(model, desired, Desired((desired.versions | {target}) - bad, labels))
+
+
+def retire(model: str, versions: Sequence[int], desired: Desired) -> Plan:
+    """Unloads versions that no label names."""
+    if desired.versions is None:
+        raise CommandError(
+            f"the servers choose which versions of {model} they load; `mien rollout adopt {model}` first"
+        )
+    for version in versions:
+        named = [label for label, labelled in desired.labels.items() if labelled == version]
+        if named:
+            raise CommandError(f"version {version} of {model} is {' and '.join(named)}: it cannot be retired")
+    gone = frozenset(versions)
+    return Plan(model, desired, Desired(desired.versions - gone, desired.labels), gone=gone)
+
+
+def apply(model: str, desired: Desired, views: Views) -> Plan:
+    """Makes the servers agree with the file."""
+    if desired.versions is None:
+        raise CommandError(
+            f"the servers choose which versions of {model} they load; `mien rollout adopt {model}` first"
+        )
+    held = frozenset(version for view in views.values() for version in view.held())
+    return Plan(model, desired, desired, gone=held - desired.versions)

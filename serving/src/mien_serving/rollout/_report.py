@@ -1,0 +1,114 @@
+"""The HTML report of a comparison: one file, no scripts, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+import numpy as np
+from mien_client.contract import EMOTIONS
+from numpy.typing import NDArray
+
+from mien_serving.rollout._compare import Side
+from mien_serving.rollout._faces import Faces
+
+_MOST_FACES: Final = 40
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
+td { border-top: 1px solid #ddd; font-variant-numeric: tabular-nums } .failed { color: #b00020; font-weight: 600 }
+.passed { color: #17692b } figure { display: inline-block; margin: 0 1rem 1rem 0; width: 9rem; font-size: 12px }
+img { width: 96px; height: 96px; image-rendering: pixelated; display: block }
+"""
+
+
+def page(document: Mapping[str, Any], faces: Faces, stable: Side, canary: Side) -> str:
+    """Makes the report.
+
+    Args:
+        document: What was measured and judged.
+        faces: What both were asked about.
+        stable: What one answered.
+        canary: What the other answered.
+
+    Returns:
+        An HTML page.
+    """
+    title = f"{document['model']}: canary {document['canary']} beside stable {document['stable']}"
+    verdict = "passed" if document["passed"] else "failed"
+    gates = [
+        (gate["name"], f"{gate['figure']:.4g}", f"{gate['limit']:g}", "passed" if gate["passed"] else "failed")
+        for gate in document["gates"]
+    ]
+    figures = [(name.replace("_", " "), f"{value:.4g}") for name, value in document["figures"].items()]
+    parts = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>',
+        f'<h1>{escape(title)}</h1><p class="{verdict}">{verdict.capitalize()} on {document["faces"]} faces of '
+        f"{escape(document['source'])}.</p>",
+        "<h2>Gates</h2>",
+        _table(("gate", "figure", "limit", ""), gates),
+        "<h2>Figures</h2>",
+        _table(("figure", "value"), figures),
+    ]
+    if document["errors"]:
+        parts += ["<h2>Errors</h2>", _table(("error",), [(error,) for error in document["errors"]])]
+    if stable.answers.ndim == 2:
+        parts += ["<h2>Where they differ</h2>", _confusion(stable, canary)]
+    return "\n".join([*parts, "<h2>The faces with the greatest drift</h2>", *_greatest(faces, stable, canary)]) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{f' class={cell}' if cell in ('passed', 'failed') else ''}>{escape(cell)}</{tag}>" for cell in cells
+        )
+
+    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+    return f"<table><tr>{row(header, 'th')}</tr>{body}</table>"
+
+
+def _confusion(stable: Side, canary: Side) -> str:
+    both = stable.answered & canary.answered
+    one, other = stable.answers[both].argmax(axis=1), canary.answers[both].argmax(axis=1)
+    counts = np.zeros((len(EMOTIONS), len(EMOTIONS)), int)
+    np.add.at(counts, (one, other), 1)
+    rows = [(f"stable: {name}", *map(str, counts[index])) for index, name in enumerate(EMOTIONS)]
+    return _table(("", *(f"canary: {name}" for name in EMOTIONS)), rows)
+
+
+def _greatest(faces: Faces, stable: Side, canary: Side) -> Iterable[str]:
+    axes = tuple(range(1, stable.answers.ndim))
+    drift = np.abs(stable.answers - canary.answers).mean(axis=axes)
+    order = [index for index in np.argsort(-np.nan_to_num(drift, nan=-1.0)) if drift[index] > 0]
+    for index in order[:_MOST_FACES]:
+        said = "<br>".join(escape(_said(side, index)) for side in (stable, canary))
+        truth = ""
+        if faces.truth is not None and stable.answers.ndim == 2:
+            truth = f"<br>labelled {EMOTIONS[int(faces.truth[index])]}"
+        image = base64.b64encode(png(faces.images[index])).decode()
+        yield f'<figure><img alt="face {index}" src="data:image/png;base64,{image}">{said}{truth}</figure>'
+
+
+def _said(side: Side, index: int) -> str:
+    answer = side.answers[index]
+    if answer.ndim == 1:
+        return f"{side.label}: {EMOTIONS[int(answer.argmax())]} {answer.max():.0%}"
+    x, y = answer.mean(axis=0)
+    return f"{side.label}: centre {x:.1f}, {y:.1f}"
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A grey image, uint8 [height, width], as a PNG file."""
+    height, width = image.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in image)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

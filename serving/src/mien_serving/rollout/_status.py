@@ -1,0 +1,224 @@
+"""What is served where: models.config, the repository and every server side by side; and the journal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mien_client.cli import CommandError
+
+from mien_serving.rollout import _repository
+from mien_serving.rollout._fleet import END, Fleet, View
+from mien_serving.rollout._journal import BEGUN, Entry, Journal, unfinished
+from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
+
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Prints what is served where; the exit status is 1 if a server does not agree with models.config."""
+    with Fleet(arguments.servers, arguments.timeout) as fleet:
+        while True:
+            document = look(arguments.config, arguments.repository, fleet)
+            text = json.dumps(document, indent=2) + "\n" if arguments.json else "".join(render(document))
+            sys.stdout.write(_CLEAR + text if arguments.watch and sys.stdout.isatty() else text)
+            sys.stdout.flush()
+            if not arguments.watch:
+                return 1 if any(model["disagreements"] for model in document["models"].values()) else 0
+            time.sleep(arguments.watch)
+
+
+def look(config_file: Path, repository: Path, fleet: Fleet) -> dict[str, Any]:
+    """Looks at everything once.
+
+    Returns:
+        A document: for each model what is desired, its versions in the repository and on every server, the labels on
+        every server, what disagrees, and what was begun and not finished.
+
+    Raises:
+        CommandError: models.config or the repository cannot be read.
+    """
+    config = ModelsConfig.read(config_file)
+    journal = Journal(repository)
+    return {
+        "config": str(config_file),
+        "repository": str(repository),
+        "servers": [server.address for server in fleet.servers],
+        "models": {
+            model: _look_at(
+                config.desired(model), config.folder(model, repository), fleet, model, journal.entries(model)
+            )
+            for model in config.models
+        },
+    }
+
+
+def _look_at(desired: Desired, folder: Path, fleet: Fleet, model: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    views = fleet.view(model, sorted({STABLE, CANARY, *desired.labels}))
+    stored = _repository.versions(folder)
+    held = {version for view in views.values() for version in view.held()}
+    failed = {version for view in views.values() for version, state in view.versions.items() if state.error}
+    begun = unfinished(entries)
+    return {
+        "desired": desired.document(),
+        "versions": {
+            str(version): {
+                "labels": [label for label, labelled in desired.labels.items() if labelled == version],
+                "in_repository": version in stored,
+                "servers": {
+                    address: str(view.versions[version]) if version in view.versions else ""
+                    for address, view in views.items()
+                },
+                **_repository.facts(folder / str(version)),
+            }
+            for version in sorted({*stored, *held, *failed, *(desired.versions or ())})
+        },
+        "servers": {address: {"error": view.error, "labels": dict(view.labels)} for address, view in views.items()},
+        "disagreements": [
+            f"{address} {problem}" for address, view in views.items() for problem in disagreements(desired, view, views)
+        ],
+        "unfinished": f"{begun['verb']}, begun by {begun['who']} at {begun['time']}" if begun else "",
+    }
+
+
+def disagreements(desired: Desired, view: View, views: Mapping[str, View]) -> Iterator[str]:
+    """What a server has that is not desired, or has not and ought to; a clause each, without the server's name."""
+    if view.error:
+        yield view.error
+        return
+    wanted = desired.versions
+    if wanted is None:  # The servers choose; then they ought to choose the same.
+        wanted = frozenset(version for other in views.values() for version in other.available())
+    for version in sorted(wanted - view.available()):
+        yield f"has version {version} {view.versions.get(version, 'not at all')}"
+    for version in sorted(view.held() - wanted):
+        yield f"has version {version} {view.versions[version]}, which is not wanted"
+    for label in sorted({STABLE, CANARY, *desired.labels}):
+        if view.labels.get(label) != desired.labels.get(label):
+            told = view.labels.get(label, "no version")
+            yield f"gives {label} to {told}, not to {desired.labels.get(label, 'none')}"
+
+
+def render(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the document as lines for people."""
+    for name, model in document["models"].items():
+        wanted = model["desired"]["versions"]
+        policy = f"loaded {', '.join(map(str, wanted)) or 'none'}" if wanted is not None else "the servers' choice"
+        labels = ", ".join(
+            f"{label} {version}" for label, version in sorted(model["desired"]["labels"].items(), reverse=True)
+        )
+        yield f"{name}: {labels or 'no labels'}; {policy}\n"
+        servers = document["servers"]
+        rows = [("VERSION", "LABEL", "REPOSITORY", *servers, "AGE", "METRICS", "DATA")]
+        for version, facts in model["versions"].items():
+            states = [
+                "?" if model["servers"][address]["error"] else _short(facts["servers"][address]) for address in servers
+            ]
+            here = "yes" if facts["in_repository"] else "NO"
+            metrics = " ".join(f"{metric} {value:.3g}" for metric, value in facts.get("metrics", {}).items())
+            age = _age(facts.get("age_s"))
+            rows.append((version, " ".join(facts["labels"]), here, *states, age, metrics, facts.get("data", "")))
+        yield from table(rows)
+        for disagreement in model["disagreements"]:
+            yield f"  ! {disagreement}\n"
+        if model["unfinished"]:
+            yield f"  ! unfinished: {model['unfinished']}; run it again\n"
+        yield "\n"
+    wrong = sum(bool(model["disagreements"]) for model in document["models"].values())
+    count = len(document["servers"])
+    who = "the server agrees" if count == 1 else f"all {count} servers agree"
+    yield (
+        f"{who} with {document['config']}\n"
+        if not wrong
+        else (f"not every server agrees with {document['config']}: mend what is marked !, then `mien rollout apply`\n")
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yields rows in columns, two blanks apart; columns with nothing below their header are left out."""
+    columns = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    widths = {column: max(len(row[column]) for row in rows) for column in columns}
+    for row in rows:
+        yield "  " + "  ".join(f"{row[column]:<{widths[column]}}" for column in columns).rstrip() + "\n"
+
+
+def _short(state: str) -> str:
+    """A state without its error, and without an END that is none."""
+    if state.startswith(END):
+        return "FAILED" if "(" in state else "-"
+    return state or "-"
+
+
+def _age(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Prints the journal."""
+    journal = Journal(arguments.repository)
+    entries = journal.entries(arguments.model)
+    if arguments.json:
+        for entry in entries:
+            sys.stdout.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        return 0
+    if not entries:
+        raise CommandError(f"{journal.path} holds nothing{f' of {arguments.model}' if arguments.model else ''} yet")
+    ended = {entry.get("id") for entry in entries if entry.get("event") != BEGUN}
+    shown = [entry for entry in entries if entry.get("event") != BEGUN or entry.get("id") not in ended]
+    rows = [("TIME", "WHO", "MODEL", "WHAT", "HOW IT ENDED", "WHY")]
+    rows += [
+        (
+            str(entry["time"])[:19].replace("T", " "),
+            str(entry["who"]),
+            str(entry["model"]),
+            _what(entry),
+            _ended(entry),
+            str(entry.get("why", "")),
+        )
+        for entry in shown
+    ]
+    sys.stdout.writelines(table(rows))
+    return 0
+
+
+def _what(entry: Entry) -> str:
+    verb = str(entry["verb"])
+    if verb == "publish":
+        return f"publish {entry.get('version', '')}".rstrip()
+    if verb == "compare":
+        return f"compare {entry.get('stable')} with {entry.get('canary')}"
+    before, after = (entry.get(side) or {} for side in ("before", "after"))
+    changes = [
+        f"{label} {old if old is not None else '-'} to {new if new is not None else '-'}"
+        for label in (STABLE, CANARY)
+        if (old := before.get("labels", {}).get(label)) != (new := after.get("labels", {}).get(label))
+    ]
+    gone = {*(before.get("versions") or ()), *entry.get("gone", ())} - set(after.get("versions") or ())
+    if gone and after:
+        changes.append(f"unload {_numbers(gone)}")
+    return f"{verb}{': ' if changes else ''}{', '.join(changes)}"
+
+
+def _ended(entry: Entry) -> str:
+    if entry.get("event") == BEGUN:
+        return "not finished"
+    if entry["verb"] == "compare":
+        return "passed" if entry.get("passed") else f"failed {', '.join(entry.get('failed_gates', ()))}"
+    if entry.get("event") == "failed":
+        return f"{'unfinished' if entry.get('resume') else 'taken back'}: {entry.get('detail', '')}"
+    without = entry.get("without")
+    return f"done without {', '.join(without)}" if without else "done"
+
+
+def _numbers(versions: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(versions)))

@@ -1,0 +1,129 @@
+"""Whether a SavedModel keeps the contract, found out by loading it as a server does.
+
+Run as a program of its own, ``python -m mien_serving.rollout._verify FOLDER MODEL TOLERANCE``: the rollout's process
+loads no TensorFlow, and a SavedModel that crashes its loader crashes nothing else. It prints one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+from mien_client import contract
+from mien_client.protos import DataType
+from numpy.typing import NDArray
+
+from mien_serving._options import SessionOptions
+from mien_serving._prediction import predict
+from mien_serving._servable import Servable
+from mien_serving._status import StatusError
+from mien_serving._warmup import warm_up
+
+GOLDEN: Final = "assets.extra/golden.npz"
+"""``images`` uint8 [n, 48, 48], and ``answers``, what the network said to them where it was trained."""
+
+_SIDE: Final = contract.IMAGE_SIZE
+_IMAGES: Final = ("DT_UINT8", [-1, _SIDE, _SIDE])
+_BYTES: Final = ("DT_STRING", [-1])
+_INPUTS: Final = {
+    contract.SIGNATURE_DEFAULT: {contract.IMAGES_INPUT: _IMAGES},
+    contract.SIGNATURE_RAW: {contract.IMAGE_BYTES_INPUT: _BYTES},
+    contract.SIGNATURE_ENCODED: {contract.IMAGE_BYTES_INPUT: _BYTES},
+}
+_OUTPUTS: Final = {
+    contract.EMOTION_MODEL: {contract.PROBABILITIES_OUTPUT: "DT_FLOAT", contract.LABEL_OUTPUT: "DT_STRING"},
+    contract.KEYPOINT_MODEL: {contract.KEYPOINTS_OUTPUT: "DT_FLOAT"},
+}
+_SHAPES: Final = {
+    contract.PROBABILITIES_OUTPUT: (len(contract.EMOTIONS),),
+    contract.KEYPOINTS_OUTPUT: (len(contract.KEYPOINTS), 2),
+}
+
+
+def verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
+    """Loads a SavedModel and asks every signature.
+
+    Args:
+        folder: The SavedModel.
+        model: Which of the contract's models it is to be.
+        tolerance: How far its answers may be from the golden ones, in proportion above 1.
+
+    Returns:
+        ``problem``, empty if there is none, ``golden`` (images compared) and ``difference`` (the largest).
+    """
+    try:
+        return _verify(folder, model, tolerance)
+    except StatusError as error:
+        return {"problem": f"it cannot be loaded and asked: {error}"}
+
+
+def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
+    if model not in _OUTPUTS:
+        return {"problem": f"its manifest says that it is the model {model!r}, which the contract does not know"}
+    servable = Servable(folder, SessionOptions())
+    if problem := next(_signature_problems(servable.signatures, model), ""):
+        return {"problem": problem}
+    images, golden = _golden(folder)
+    output = next(name for name in _OUTPUTS[model] if name in _SHAPES)
+    difference = 0.0
+    for signature, inputs in _requests(images).items():
+        answer = predict(servable, signature, inputs)[output]
+        if answer.shape != (len(images), *_SHAPES[output]) or not np.isfinite(answer).all():
+            return {
+                "problem": f"{signature} gives {output} of shape {answer.shape} to {len(images)} faces, or no numbers"
+            }
+        if golden is None:
+            continue
+        if golden.shape != answer.shape:
+            return {"problem": f"{GOLDEN} holds answers of shape {golden.shape}, not {answer.shape}"}
+        far = float((np.abs(answer - golden) / np.maximum(np.abs(golden), 1.0)).max())
+        if not far <= tolerance:
+            return {"problem": f"{signature} differs by {far:.2g} from the golden answers, more than {tolerance:g}"}
+        difference = max(difference, far)
+    warm_up(servable, folder)
+    return {"problem": "", "golden": 0 if golden is None else len(images), "difference": difference}
+
+
+def _signature_problems(signatures: Mapping[str, Any], model: str) -> Iterator[str]:
+    for name, inputs in _INPUTS.items():
+        if name not in signatures:
+            yield f"it has no signature {name}"
+            return
+        found = {key: _described(info) for key, info in sorted(signatures[name].inputs.items())}
+        if found != inputs:
+            yield f"{name} takes {found}, not {inputs}"
+        types = {key: DataType.Name(info.dtype) for key, info in sorted(signatures[name].outputs.items())}
+        if types != _OUTPUTS[model]:
+            yield f"{name} gives {types}, not {_OUTPUTS[model]}"
+
+
+def _described(info: Any) -> tuple[str, list[int]]:
+    return DataType.Name(info.dtype), [dim.size for dim in info.tensor_shape.dim]
+
+
+def _golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    file = folder / GOLDEN
+    if not file.exists():
+        return np.random.default_rng(0).integers(0, 256, (4, _SIDE, _SIDE), np.uint8), None
+    with np.load(file) as arrays:
+        return arrays["images"], arrays["answers"]
+
+
+def _requests(images: NDArray[np.uint8]) -> dict[str, dict[str, NDArray[Any]]]:
+    """The same images as each signature takes them."""
+    raw = [image.tobytes() for image in images]
+    encoded = [tf.io.encode_png(image[..., None]).numpy() for image in images]
+    return {
+        contract.SIGNATURE_DEFAULT: {contract.IMAGES_INPUT: images},
+        contract.SIGNATURE_RAW: {contract.IMAGE_BYTES_INPUT: np.array(raw, object)},
+        contract.SIGNATURE_ENCODED: {contract.IMAGE_BYTES_INPUT: np.array(encoded, object)},
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(verify(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))) + "\n")

@@ -1,0 +1,347 @@
+"""Tiny models that keep the contract, published into a repository, and a fleet of real servers that serve it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mien_client import Client, MienError, contract
+
+MIEN = Path(sys.executable).with_name("mien")
+SIDE = contract.IMAGE_SIZE
+
+
+def answers(model, images, mark, *, contrary=False):
+    """What the tiny models say, computed without them: close to each other for all marks, and never the same."""
+    rows = images.astype(np.float32)
+    if model == "emotion":
+        weights = (255 - rows[:, 0, :5] if contrary else rows[:, 0, :5]) + 20 + mark
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return (rows[:, 1, :30].reshape(-1, 15, 2) / 255 * 47 + mark / 10).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_answers():
+    return answers
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Makes the folder that `mien export` would: a SavedModel with golden answers, warm-up and manifest."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    def make(model, mark, *, contrary=False, golden_mark=None):
+        folder = root / f"{model}-{mark}{'-contrary' if contrary else ''}{f'-{golden_mark}' if golden_mark else ''}"
+        if folder.exists():
+            return folder
+        write_saved_model(folder, model, mark, contrary)
+        (folder / "assets.extra").mkdir()
+        images = np.random.default_rng(8).integers(0, 256, (8, SIDE, SIDE), np.uint8)
+        golden = answers(model, images, golden_mark or mark, contrary=contrary)
+        np.savez(folder / "assets.extra" / "golden.npz", images=images, answers=golden)
+        write_manifest(folder, model)
+        return folder
+
+    return make
+
+
+def write_saved_model(folder, model, mark, contrary):
+    import tensorflow as tf
+
+    def answer(images):
+        rows = tf.cast(images, tf.float32)
+        if model == "keypoints":
+            return {"keypoints": tf.reshape(rows[:, 1, :30], [-1, 15, 2]) / 255 * 47 + scale / 10}
+        weights = (255 - rows[:, 0, :5] if contrary else rows[:, 0, :5]) + 20 + scale
+        probabilities = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+        names = tf.gather(tf.constant(contract.EMOTIONS), tf.argmax(probabilities, axis=1))
+        return {"probabilities": probabilities, "label": names}
+
+    def decode(one):
+        return tf.reshape(tf.io.decode_png(one, channels=1), [SIDE, SIDE])
+
+    def raw(image_bytes):
+        return tf.reshape(tf.io.decode_raw(image_bytes, tf.uint8), [-1, SIDE, SIDE])
+
+    def encoded(image_bytes):
+        return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([SIDE, SIDE], tf.uint8))
+
+    module = tf.Module()
+    module.scale = scale = tf.Variable(float(mark))
+    strings = tf.TensorSpec([None], tf.string, name="image_bytes")
+    module.default = tf.function(answer, [tf.TensorSpec([None, SIDE, SIDE], tf.uint8, name="images")])
+    module.raw = tf.function(lambda image_bytes: answer(raw(image_bytes)), [strings])
+    module.encoded = tf.function(lambda image_bytes: answer(encoded(image_bytes)), [strings])
+    signatures = {"serving_default": module.default, "serving_raw": module.raw, "serving_encoded": module.encoded}
+    tf.saved_model.save(module, str(folder), signatures)
+
+
+@pytest.fixture(scope="session")
+def describe():
+    return write_manifest
+
+
+def write_manifest(folder, model):
+    """Writes a manifest that describes what is there now."""
+    file = folder / "assets.extra" / "manifest.json"
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "model": model,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trained_on": {"file": "tiny.csv"},
+        "metrics": {"validation": {"accuracy": 0.8}},
+        "sha256": {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+    file.write_text(json.dumps(manifest))
+
+
+CONFIG = """\
+# What this site serves. This comment stays.
+model_config_list {
+  config {
+    name: "emotion"
+    base_path: "/models/emotion"
+    model_platform: "tensorflow"
+    model_version_policy { latest { num_versions: 2 } }  # until the first rollout
+  }
+  config {
+    name: "keypoints"
+    base_path: "/models/keypoints"
+    model_platform: "tensorflow"
+  }
+}
+"""
+
+
+class Site:
+    """A repository with version 1 of both models, its models.config, servers, and the verbs run against them."""
+
+    def __init__(self, folder, tiny_model):
+        self.folder = folder
+        self.repository = folder / "models"
+        self.config = folder / "models.config"
+        self.config.write_text(CONFIG)
+        self.servers = []
+        for model in ("emotion", "keypoints"):
+            (self.repository / model).mkdir(parents=True)
+            shutil.copytree(tiny_model(model, 1), self.repository / model / "1")
+
+    def start(self, count):
+        """Starts servers at the same time, on ports that stay theirs."""
+        self.servers = [ServerProcess(self, number) for number in range(count)]
+        for server in self.servers:
+            server.start()
+        for server in self.servers:
+            server.wait_until_ready()
+        return self
+
+    @property
+    def addresses(self):
+        return [server.address for server in self.servers]
+
+    def mien(self, *arguments, repository=None, timeout=120):
+        """Runs `mien rollout`."""
+        where = [f"--repository={repository or self.repository}"]
+        if arguments[0] != "history":
+            where += [f"--config={self.config}", f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
+        command = [MIEN, "rollout", *map(str, arguments), *where]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+
+    def begin(self, *arguments):
+        """Starts a verb; returns the process."""
+        command = [MIEN, "rollout", *map(str, arguments), f"--repository={self.repository}", f"--config={self.config}"]
+        command += [f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def done(self, *arguments):
+        """Runs a verb that must go well; returns what it printed."""
+        result = self.mien(*arguments)
+        assert result.returncode == 0, f"{arguments}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def refused(self, *arguments, **where):
+        """Runs a verb that must be refused in a sentence; returns that."""
+        result = self.mien(*arguments, **where)
+        assert result.returncode == 1, f"{arguments}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+    def journal(self):
+        return [json.loads(line) for line in (self.folder / "models.journal").read_text().splitlines()]
+
+    def status(self):
+        return json.loads(self.mien("status", "--json").stdout)
+
+    def stop(self):
+        for server in self.servers:
+            server.kill()
+
+
+class ServerProcess:
+    """A `mien serve` that can be killed and started again on the same port."""
+
+    def __init__(self, site, number):
+        self.site = site
+        self.log = site.folder / f"server{number}.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.process = None
+
+    def start(self):
+        command = [MIEN, "serve", f"--port={self.address.rpartition(':')[2]}", "--rest_api_port=0"]
+        command += [f"--model_config_file={self.site.config}", f"--model_repository={self.site.repository}"]
+        command += ["--allow_version_labels_for_unavailable_models=true", "--max_num_load_retries=0"]
+        command += ["--file_system_poll_wait_seconds=0.2", "--grpc_max_threads=32"]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def wait_until_ready(self):
+        line = self.process.stdout.readline()
+        assert re.match("mien serve is ready", line), self.log.read_text()[-3000:]
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        if self.process:
+            self.process.communicate()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of its own, of 24 MB."""
+    if os.geteuid() or not sys.platform.startswith("linux"):
+        pytest.skip("only root on Linux can mount the small disk that is filled here")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"the small disk that is filled here cannot be mounted: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """Fills a disk up to its last `left` bytes; returns the file that does."""
+
+    def up(disk, left):
+        filler = disk / "filler"
+        filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left)))
+        return filler
+
+    return up
+
+
+@pytest.fixture(scope="session")
+def make_site(tiny_model):
+    """Makes a site without servers in a folder."""
+    return lambda folder: Site(folder, tiny_model)
+
+
+@pytest.fixture(scope="session")
+def start_site(tmp_path_factory, tiny_model):
+    """Starts a site with as many servers as wanted, in a folder of its own or in one that is given."""
+    sites = []
+
+    def start(count, folder=None):
+        sites.append(Site(folder or tmp_path_factory.mktemp("site"), tiny_model))
+        return sites[-1].start(count)
+
+    yield start
+    for site in sites:
+        site.stop()
+
+
+class Load:
+    """Callers that ask all the time for `stable`, a fifth of the calls for `canary`; every answer is checked.
+
+    That a result comes from the version its label named is checked twice: the numbers must be that version's, and the
+    version must be one that a label has named at some moment of the call.
+    """
+
+    def __init__(self, addresses, callers=3):
+        self.client = Client(addresses, timeout=30, emotion_version="stable", keypoint_version="stable", canary=0.2)
+        self.images = np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE), np.uint8)
+        self.models = {1: (1, False)}  # version -> mark and whether it is contrary
+        self.named = {1}
+        self.failures = []
+        self.wrong = []
+        self.seen = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(callers)]
+
+    @contextlib.contextmanager
+    def moving_to(self, *versions):
+        """In the block labels move: before and after it, and in it both, these are the versions that may answer."""
+        with self._lock:
+            self.named |= set(versions)
+        yield
+        with self._lock:
+            self.named = set(versions)
+
+    def _run(self, seed):
+        random = np.random.default_rng(seed)
+        while not self._stop.is_set():
+            with self._lock:
+                named = set(self.named)
+            chosen = random.integers(0, len(self.images), int(random.integers(1, 4)))
+            try:
+                analysis = self.client.analyze(self.images[chosen])
+            except MienError as error:
+                self.failures.append(str(error))
+                continue
+            version = analysis.versions["emotion"]
+            self.seen.append(version)
+            if version not in named | self.named:
+                self.wrong.append(f"version {version} answered when the labels named {sorted(named)}")
+            mark, contrary = self.models[version]
+            expected = answers("emotion", self.images[chosen], mark, contrary=contrary)
+            if not np.allclose(analysis.probabilities, expected, atol=1e-6):
+                self.wrong.append(f"the answer is not that of version {version}")
+            time.sleep(0.08)
+
+    def until_seen(self, version, timeout_s=30):
+        """Waits until a call that begins from now on is answered by a version."""
+        start, give_up = len(self.seen), time.monotonic() + timeout_s
+        while version not in self.seen[start:]:
+            assert time.monotonic() < give_up, f"version {version} never answered"
+            time.sleep(0.02)
+
+    def __enter__(self):
+        self.client.wait_ready(30)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.client.close()
+
+
+@pytest.fixture(scope="session")
+def load():
+    return Load

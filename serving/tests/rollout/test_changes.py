@@ -1,0 +1,368 @@
+"""The safe order, against servers that refuse what TensorFlow Serving refuses: at every moment, and after every crash.
+
+The servers are `mien serve`'s own core, with its rules for labels and policies, but without sockets and TensorFlow: so
+there can be hundreds of rollouts, each stopped at another moment.
+"""
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from mien_client.cli import main
+from mien_client.protos import POOL, ModelServerConfig, ModelSpec
+from mien_serving._options import CoreOptions, ManagerOptions
+from mien_serving._server_core import ServerCore
+from mien_serving._status import Code, StatusError
+from mien_serving.rollout import _changes, _fleet, _transition
+from mien_serving.rollout._fleet import ServerError, VersionState, View
+from mien_serving.rollout._journal import Journal
+from mien_serving.rollout._models_config import Desired, ModelsConfig
+
+CONFIG = """\
+model_config_list {{
+  config {{
+    name: "emotion"
+    base_path: "/models/emotion"
+    model_platform: "tensorflow"
+    {policy}
+  }}
+}}
+"""
+ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
+
+
+class Killed(BaseException):
+    """What a process that is killed does not survive."""
+
+
+class Loaded:
+    def close(self):
+        pass
+
+
+def load(_, path):
+    if (path / "broken").exists():
+        raise StatusError(Code.DATA_LOSS, "it is broken")
+    return Loaded()
+
+
+class Server:
+    """A server's core behind the two calls that a rollout makes."""
+
+    def __init__(self, address, repository, config, trip):
+        self.address = address
+        self.trip = trip
+        self.silent = False
+        options = CoreOptions(
+            model_repository=repository,
+            file_system_poll_wait_seconds=0,
+            allow_version_labels_for_unavailable_models=True,
+            manager=ManagerOptions(max_num_load_retries=0),
+        )
+        self.core = ServerCore(load, options)
+        self.core.start(config)
+
+    def view(self, model, labels, timeout):
+        if self.silent:
+            return View("cannot be reached")
+        states = {
+            version: VersionState(state.state.name, state.error.message if state.error else "")
+            for version, state in self.core.states(model).items()
+        }
+        found = {}
+        for label in labels:
+            with contextlib.suppress(StatusError), self.core.handle(ModelSpec(name=model, version_label=label)) as held:
+                found[label] = held[0].version
+        return View("", states, found)
+
+    def reload(self, config, timeout):
+        self.trip()
+        if self.silent:
+            raise ServerError("cannot be reached", silent=True)
+        for model in config.model_config_list.config:
+            for label, version in model.version_labels.items():
+                # Also where the server would let it pass, because it is new or the version is on its way.
+                assert self.core.states(model.name)[version].state.name == "AVAILABLE", f"{label} {version} too early"
+        try:
+            self.core.reload_config(config)
+        except StatusError as error:
+            raise ServerError(f"answers {error}", silent=False) from None
+        self.trip()
+
+    def close(self):
+        pass
+
+
+class World:
+    """A repository, models.config and two servers, and a process that can be made to die."""
+
+    def __init__(self, folder, policy=ADOPTED):
+        self.repository = folder / "models"
+        self.config = folder / "models.config"
+        self.config.write_text(CONFIG.format(policy=policy))
+        self.add(1)
+        self.add(2)
+        self.countdown = 0
+        self.unfit = []
+        message = text_format.Parse(self.config.read_text(), ModelServerConfig(), descriptor_pool=POOL)
+        self.servers = [Server(f"{name}:8500", self.repository, message, self.trip) for name in "ab"]
+
+    def add(self, version, *, broken=False):
+        folder = self.repository / "emotion" / str(version)
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").touch()
+        if broken:
+            (folder / "broken").touch()
+
+    def trip(self):
+        self.countdown -= 1
+        if self.countdown == 0:
+            raise Killed
+
+    def mien(self, *arguments, dies_at=0):
+        """Runs a verb, in which the process dies at some moment; returns the exit status, None if it died."""
+        self.countdown = dies_at
+        where = [f"--repository={self.repository}", f"--config={self.config}", "--wait=2"]
+        try:
+            return main(["rollout", *map(str, arguments), *where])
+        except Killed:
+            return None
+
+    def desired(self):
+        return ModelsConfig.read(self.config).desired("emotion")
+
+    def is_so(self, versions, **labels):
+        assert self.desired() == Desired(frozenset(versions), labels)
+        for server in self.servers:
+            view = server.view("emotion", ("stable", "canary"), 1)
+            assert view.labels == labels
+            assert view.available() == view.held() == set(versions)
+        restarted = Server("c:8500", self.repository, ModelsConfig.read(self.config).message, self.trip)
+        give_up = time.monotonic() + 10
+        while restarted.view("emotion", ("stable", "canary"), 1).labels != labels:
+            assert time.monotonic() < give_up
+            time.sleep(0.002)
+        restarted.core.stop()
+
+    def stop(self):
+        for server in self.servers:
+            server.core.stop()
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    worlds = []
+
+    class Fleet(_fleet.Fleet):
+        def __init__(self, addresses, timeout):
+            super().__init__(["localhost:1"], timeout)
+            self.servers = worlds[-1].servers
+
+    def write(config):
+        worlds[-1].trip()
+        for server in worlds[-1].servers:
+            view = server.view("emotion", ("stable", "canary"), 1)
+            named = set(config.desired("emotion").labels.values())
+            fit = named <= view.available() or server.silent or server in worlds[-1].unfit
+            assert fit, "a label in models.config before its version is loaded"
+        real_write(config)
+        worlds[-1].trip()
+
+    real_write = ModelsConfig.write
+    monkeypatch.setattr(ModelsConfig, "write", write)
+    monkeypatch.setattr(_changes, "Fleet", Fleet)
+    monkeypatch.setattr(_transition, "_POLL_S", 0.005)
+    monkeypatch.setattr(_transition, "_GRACE_S", 0.1)
+
+    def make(**options):
+        folder = tmp_path / str(len(worlds))
+        folder.mkdir()
+        worlds.append(World(folder, **options))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.stop()
+
+
+FORCED = ("promote", "emotion", "--force", "--why=a test")
+STORY = [
+    (("canary", "emotion", 2), ({1, 2}, {"stable": 1, "canary": 2})),
+    (FORCED, ({1, 2}, {"stable": 2})),
+    (("rollback", "emotion"), ({1}, {"stable": 1})),
+    (("canary", "emotion", 2), ({1, 2}, {"stable": 1, "canary": 2})),
+    (("abort", "emotion"), ({1}, {"stable": 1})),
+    (("canary", "emotion", 2), ({1, 2}, {"stable": 1, "canary": 2})),
+    (FORCED, ({1, 2}, {"stable": 2})),
+    (("retire", "emotion", 1, "--delete"), ({2}, {"stable": 2})),
+]
+
+
+def test_the_whole_story_goes_well_and_nothing_is_ever_refused(world, capsys):
+    world = world()
+    for verb, (versions, labels) in STORY:
+        assert world.mien(*verb) == 0, capsys.readouterr()
+        world.is_so(versions, **labels)
+    assert not (world.repository / "emotion" / "1").exists()
+
+
+@pytest.mark.parametrize("dies_at", range(1, 17))
+def test_a_verb_that_died_at_any_moment_is_finished_by_running_it_again(world, capsys, dies_at):
+    world = world()
+    for verb, (versions, labels) in STORY:
+        died = world.mien(*verb, dies_at=dies_at) is None
+        if died:
+            assert world.mien(*verb) == 0, capsys.readouterr()
+        world.is_so(versions, **labels)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 13))
+def test_a_canary_that_died_at_any_moment_can_be_taken_back(world, capsys, dies_at):
+    world = world()
+    world.mien("canary", "emotion", 2, dies_at=dies_at)
+    assert world.mien("abort", "emotion") == 0, capsys.readouterr()
+    world.is_so({1}, stable=1)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 9))
+def test_a_promotion_that_died_at_any_moment_can_be_rolled_back(world, capsys, dies_at):
+    world = world()
+    world.mien("canary", "emotion", 2)
+    died = world.mien(*FORCED, dies_at=dies_at) is None
+    if died and world.desired().labels["stable"] == 1:
+        assert world.mien("abort", "emotion") == 0
+    else:
+        assert world.mien("rollback", "emotion") == 0, capsys.readouterr()
+    world.is_so({1}, stable=1)
+
+
+def test_the_first_canary_turns_latest_into_what_was_latest(world, capsys):
+    world = world(policy="model_version_policy { latest { num_versions: 1 } }")
+    world.add(3)
+    assert world.mien("canary", "emotion", 3) == 0
+    assert "Until now the servers chose what emotion is; from now on version 2 is stable" in capsys.readouterr().out
+    world.is_so({2, 3}, stable=2, canary=3)
+
+
+class TestAVersionThatCannotBeLoaded:
+    def test_is_taken_back_everywhere(self, world, capsys):
+        world = world()
+        world.add(3, broken=True)
+        before = world.config.read_text()
+        assert world.mien("canary", "emotion", 3) == 1
+        assert "on a:8500, b:8500: version 3 cannot be loaded: it is broken. Taken back." in capsys.readouterr().err
+        assert world.config.read_text() == before
+        world.is_so({1}, stable=1)
+
+    @pytest.mark.parametrize("dies_at", range(1, 7))
+    def test_is_taken_back_to_before_it_was_first_tried(self, world, capsys, dies_at):
+        world = world()
+        world.add(3, broken=True)
+        world.mien("canary", "emotion", 3, dies_at=dies_at)
+        assert world.mien("canary", "emotion", 3) == 1
+        world.is_so({1}, stable=1)
+
+
+class TestAServerThatDoesNotAnswer:
+    def test_stops_a_promotion_before_it_begins(self, world, capsys):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        world.servers[1].silent = True
+        assert world.mien(*FORCED) == 1
+        assert "nothing was changed: b:8500 cannot be reached" in capsys.readouterr().err
+        world.servers[1].silent = False
+        world.is_so({1, 2}, stable=1, canary=2)
+
+    def test_in_the_middle_of_a_promotion_takes_it_back_on_the_others(self, world, capsys, monkeypatch):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        reload = world.servers[1].reload
+
+        def stop_at_the_label(config, timeout):
+            labels = config.model_config_list.config[0].version_labels
+            if labels["stable"] == 2:
+                world.servers[1].silent = True
+            reload(config, timeout)
+
+        monkeypatch.setattr(world.servers[1], "reload", stop_at_the_label)
+        assert world.mien(*FORCED) == 1
+        told = capsys.readouterr().err
+        assert "Taken back; b:8500 did not take it back, as it cannot be reached" in told
+        assert "In force: emotion stable 1, canary 2; loaded 1, 2." in told
+        world.servers[1].silent = False
+        world.is_so({1, 2}, stable=1, canary=2)
+
+    def test_does_not_hold_up_a_rollback_and_is_mended_by_apply(self, world, capsys):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        world.mien(*FORCED)
+        world.servers[0].silent = True
+        assert world.mien("rollback", "emotion") == 1
+        assert "done, but not on a:8500: cannot be reached" in capsys.readouterr().err
+        assert world.desired() == Desired(frozenset({1}), {"stable": 1})
+        assert world.servers[1].view("emotion", ("stable",), 1).labels == {"stable": 1}
+        assert Journal(world.repository).entries()[-1]["without"] == {"a:8500": "cannot be reached"}
+        world.servers[0].silent = False
+        assert world.mien("apply", "emotion") == 0
+        world.is_so({1}, stable=1)
+
+    def test_nor_do_all_of_them_if_the_bad_version_has_crashed_them(self, world, capsys):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        world.mien(*FORCED)
+        for server in world.servers:
+            server.silent = True
+        assert world.mien("rollback", "emotion") == 1
+        assert "done, but not on a:8500: cannot be reached; b:8500: cannot be reached" in capsys.readouterr().err
+        for server in world.servers:
+            server.silent = False
+        assert world.mien("apply", "emotion") == 0
+        world.is_so({1}, stable=1)
+
+    def test_nor_one_that_cannot_load_what_was_stable(self, world, capsys, monkeypatch):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        world.mien(*FORCED)
+        world.mien("retire", "emotion", 1)
+        view = world.servers[0].view
+
+        def without(model, labels, timeout):
+            seen = view(model, labels, timeout)
+            return View("", {version: state for version, state in seen.versions.items() if version != 1}, seen.labels)
+
+        monkeypatch.setattr(world.servers[0], "view", without)
+        world.unfit.append(world.servers[0])
+        assert world.mien("rollback", "emotion", "--wait=0.3") == 1
+        told = "done, but not on a:8500: version 1 is not found in the server's repository"
+        assert told in capsys.readouterr().err
+        assert world.servers[1].view("emotion", ("stable",), 1).labels == {"stable": 1}
+
+
+def test_what_cannot_be_deleted_is_unloaded_and_deleted_by_running_it_again(world, capsys, monkeypatch):
+    world = world()
+    world.mien("canary", "emotion", 2)
+    world.mien(*FORCED)
+
+    def full(path, target):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", full)
+        assert world.mien("retire", "emotion", 1, "--delete") == 1
+    told = capsys.readouterr().err
+    assert "emotion/1 cannot be deleted: Input/output error. In force by models.config: emotion stable 2" in told
+    world.is_so({2}, stable=2)
+    assert world.mien("retire", "emotion", 1, "--delete") == 0
+    assert not (world.repository / "emotion" / "1").exists()
+
+
+def test_a_dry_run_changes_nothing(world, capsys):
+    world = world()
+    before = world.config.read_text()
+    assert world.mien("canary", "emotion", 2, "--dry-run") == 0
+    assert "3. models.config and all 2 servers: label canary names 2" in capsys.readouterr().out
+    assert world.config.read_text() == before
+    assert sorted(path.name for path in world.config.parent.iterdir()) == ["models", "models.config"]
+    world.is_so({1}, stable=1)

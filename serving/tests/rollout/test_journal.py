@@ -1,0 +1,109 @@
+"""The journal: nothing is lost, a crash hurts one line at most, and the way back can be read from it."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mien_client.cli import CommandError
+from mien_serving.rollout import _journal
+from mien_serving.rollout._journal import Journal, previous_stable, unfinished
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal(tmp_path / "models")
+
+
+def state(stable, *versions):
+    return {"versions": sorted({stable, *versions}), "labels": {"stable": stable}}
+
+
+def test_lies_next_to_the_repository_and_says_who_when_what_and_why(journal, tmp_path):
+    journal.append("promote", "emotion", "done", why="it is better")
+    [line] = (tmp_path / "models.journal").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["verb"] == "promote"
+    assert entry["model"] == "emotion"
+    assert entry["why"] == "it is better"
+    assert "@" in entry["who"]
+    assert entry["time"].endswith("+00:00")
+    assert journal.entries("emotion") == [entry]
+    assert journal.entries("keypoints") == []
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out_and_hurts_no_other(journal):
+    journal.append("canary", "emotion", "done")
+    with journal.path.open("ab") as stream:
+        stream.write(b'{"verb": "prom')
+    journal.append("rollback", "emotion", "done")
+    assert [entry["verb"] for entry in journal.entries()] == ["canary", "rollback"]
+
+
+def test_many_writers_lose_nothing(journal):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: journal.append("publish", "emotion", "done", version=number), range(200)))
+    assert sorted(entry["version"] for entry in journal.entries()) == list(range(200))
+
+
+def test_a_full_disk_leaves_it_as_it_was(journal, monkeypatch):
+    journal.append("canary", "emotion", "done")
+    before = journal.path.read_bytes()
+    real = _journal.os.write
+    monkeypatch.setattr(_journal.os, "write", lambda descriptor, line: real(descriptor, line[:7]))
+    with pytest.raises(CommandError, match=r"models\.journal cannot be written: No space left on device"):
+        journal.append("promote", "emotion", "done")
+    assert journal.path.read_bytes() == before
+
+
+class TestWhatWasBegun:
+    def test_and_neither_ended_nor_was_taken_back_is_unfinished(self, journal):
+        action = journal.begin("promote", "emotion", before=state(1), after=state(2))
+        assert unfinished(journal.entries())["verb"] == "promote"
+        action.done()
+        assert unfinished(journal.entries()) is None
+
+    def test_and_taken_back_is_finished(self, journal):
+        journal.begin("canary", "emotion", before=state(1), after=state(1, 2)).failed(detail="no")
+        assert unfinished(journal.entries()) is None
+
+    def test_and_stopped_half_way_is_unfinished(self, journal):
+        action = journal.begin("retire", "emotion", before=state(2, 1), after=state(2))
+        action.failed(detail="a server still has it", after=state(2), resume=True)
+        assert unfinished(journal.entries())["verb"] == "retire"
+
+
+class TestTheVersionBefore:
+    def test_there_is_none_at_first(self, journal):
+        assert previous_stable(journal.entries(), 1) is None
+
+    def test_is_the_one_that_was_promoted_from(self, journal):
+        journal.begin("promote", "emotion", before=state(1), after=state(2, 1)).done()
+        assert previous_stable(journal.entries(), 2) == 1
+
+    def test_after_a_promotion_that_died_half_way_is_the_one_that_it_began_from(self, journal):
+        journal.begin("adopt", "emotion", before={"versions": None, "labels": {}}, after=state(1)).done()
+        journal.begin("promote", "emotion", before=state(1), after=state(2, 1))
+        assert previous_stable(journal.entries(), 2) == 1
+
+    def test_knows_nothing_of_what_was_taken_back(self, journal):
+        journal.begin("promote", "emotion", before=state(1), after=state(2, 1)).done()
+        journal.begin("promote", "emotion", before=state(2), after=state(3, 2)).failed(detail="no")
+        assert previous_stable(journal.entries(), 2) == 1
+
+    @given(st.lists(st.sampled_from(["promote", "rollback"]), max_size=20))
+    def test_rollbacks_undo_promotions_one_by_one_and_never_come_back_to_what_was_bad(self, verbs):
+        entries, stack, newest = [], [1], 1
+        for verb in verbs:
+            before = stack[-1]
+            if verb == "promote":
+                newest += 1
+                stack.append(newest)
+            else:
+                expected = stack[-2] if len(stack) > 1 else None
+                assert previous_stable(entries, before) == expected
+                if expected is None:
+                    continue
+                stack.pop()
+            entries.append({"verb": verb, "event": "done", "before": state(before), "after": state(stack[-1])})

@@ -1,0 +1,192 @@
+"""The desired state: a models.config that is changed keeps its comments, and means what was intended."""
+
+import stat
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from mien_client.cli import CommandError
+from mien_client.protos import POOL, ModelServerConfig
+from mien_serving.rollout import _files
+from mien_serving.rollout._models_config import Desired, ModelsConfig
+
+PLAIN = """\
+# Above.
+model_config_list {
+  config {
+    name: "emotion"  # the first
+    base_path: "/models/emotion"
+    model_platform: "tensorflow"
+    # Why two.
+    model_version_policy { latest { num_versions: 2 } }
+  }
+  config { name: 'keypoints' base_path: "/models/keypoints" model_platform: "tensorflow" }
+}
+# Below.
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def make(text):
+        path = tmp_path / "models.config"
+        path.write_text(text)
+        return ModelsConfig.read(path)
+
+    return make
+
+
+def test_a_policy_is_replaced_where_it_stands_and_labels_follow_it(read):
+    changed = read(PLAIN).with_desired("emotion", {3, 4}, {"stable": 3, "canary": 4})
+    assert changed.text == PLAIN.replace(
+        "    model_version_policy { latest { num_versions: 2 } }\n",
+        "    model_version_policy { specific { versions: 3 versions: 4 } }\n"
+        '    version_labels { key: "canary" value: 4 }\n'
+        '    version_labels { key: "stable" value: 3 }\n',
+    )
+    assert changed.desired("emotion") == Desired(frozenset({3, 4}), {"stable": 3, "canary": 4})
+
+
+def test_labels_move_in_place_and_those_that_go_take_their_line_along(read):
+    first = read(PLAIN).with_desired("emotion", {3, 4}, {"stable": 3, "canary": 4})
+    commented = first.text.replace("value: 3 }\n", "value: 3 }  # since May\n")
+    changed = read(commented).with_desired("emotion", {3, 4}, {"stable": 4})
+    assert '    version_labels { key: "stable" value: 4 }  # since May\n' in changed.text
+    assert "canary" not in changed.text
+    assert changed.text.count("\n") == commented.count("\n") - 1
+
+
+def test_a_model_on_one_line_stays_on_it(read):
+    changed = read(PLAIN).with_desired("keypoints", {1}, {"stable": 1})
+    assert (
+        '  config { name: \'keypoints\' base_path: "/models/keypoints" model_platform: "tensorflow" '
+        'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 } }\n'
+    ) in changed.text
+
+
+def test_comments_inside_what_is_replaced_move_above_it(read):
+    text = PLAIN.replace("{ latest {", "{ # chosen\n      latest {  # by the weather\n")
+    changed = read(text).with_desired("emotion", {1}, {})
+    assert (
+        "    # Why two.\n    # chosen\n    # by the weather\n    model_version_policy { specific { versions: 1 } }\n"
+    ) in changed.text
+
+
+def test_a_text_that_cannot_be_changed_safely_is_not_changed(read):
+    labels = 'version_labels: [ { key: "stable" value: 1 }, { key: "blue" value: 1 } ]'
+    config = read(PLAIN.replace('name: "emotion"', f'name: "emotion" {labels}'))
+    with pytest.raises(
+        CommandError, match="cannot be changed without losing something of it: version_labels is a list"
+    ):
+        config.with_desired("emotion", {1, 2}, {"stable": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("model_config_list {", "is not a model configuration: line"),
+        ('model_config_list { config { name: "a" base_path: "rel" model_platform: "tensorflow" } }', "absolute path"),
+        ("nonsense: 3", "is not a model configuration"),
+    ],
+)
+def test_what_is_no_configuration_is_named(read, text, why):
+    with pytest.raises(CommandError, match=why):
+        read(text)
+
+
+def test_an_unknown_model_is_named_with_those_that_are_known(read):
+    with pytest.raises(CommandError, match=r"names no model 'age'; it names emotion, keypoints"):
+        read(PLAIN).desired("age")
+
+
+class TestWriting:
+    def test_keeps_permissions_and_links(self, tmp_path):
+        target = tmp_path / "real" / "models.config"
+        target.parent.mkdir()
+        target.write_text(PLAIN)
+        target.chmod(0o640)
+        link = tmp_path / "models.config"
+        link.symlink_to(target)
+        ModelsConfig.read(link).with_desired("emotion", {7}, {}).write()
+        assert link.is_symlink()
+        assert "versions: 7" in target.read_text()
+        assert stat.S_IMODE(target.stat().st_mode) == 0o640
+        assert [path.name for path in target.parent.iterdir()] == ["models.config"]
+
+    def test_that_fails_leaves_the_file_as_it_was(self, read, monkeypatch):
+        config = read(PLAIN)
+
+        def full(_path):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(_files.os, "fsync", full)
+        with pytest.raises(CommandError, match="cannot be written, and is as it was: No space left on device"):
+            config.with_desired("emotion", {7}, {}).write()
+        assert config.path.read_text() == PLAIN
+        assert [path.name for path in config.path.parent.iterdir()] == ["models.config"]
+
+
+versions = st.integers(1, 2**40)
+label_names = st.sampled_from(["stable", "canary", "blue"])
+labels = st.dictionaries(label_names, versions, max_size=3)
+gaps = st.sampled_from([" ", "\n    ", "  # a comment {\n  ", '\n\n\t# another } "\n', "\n"])
+colons = st.sampled_from([" ", ": ", ":"])
+braces = st.sampled_from(["{}", "<>"])
+ends = st.sampled_from(["", ";", ","])
+
+
+@st.composite
+def configs(draw):
+    """A models.config in any of the layouts that the text format allows, and how many models it has."""
+
+    def message(name, *fields):
+        opening, closing = draw(braces)
+        inside = "".join(f"{draw(gaps)}{field}{draw(ends)}" for field in fields)
+        return f"{name}{draw(colons)}{opening}{inside}{draw(gaps)}{closing}"
+
+    def scalar(name, value):
+        return f"{name}{draw(st.sampled_from([':', ': ']))}{value}"
+
+    def model(number):
+        fields = [scalar("name", f"'m{number}'"), scalar("base_path", f'"/mo" "dels/m{number}"')]
+        fields.append(scalar("model_platform", '"tensorflow"'))
+        match draw(st.integers(0, 3)):
+            case 1:
+                fields.append(message("model_version_policy", message("latest", scalar("num_versions", 2))))
+            case 2:
+                listed = [scalar("versions", draw(versions)) for _ in range(draw(st.integers(1, 3)))]
+                fields.append(message("model_version_policy", message("specific", *listed)))
+            case 3:
+                fields.append(message("model_version_policy", scalar("specific { versions", "[1, 2] }")))
+        for label, version in draw(labels).items():
+            fields.append(message("version_labels", scalar("key", f'"{label}"'), scalar("value", version)))
+        return message("config", *draw(st.permutations(fields)))
+
+    count = draw(st.integers(1, 3))
+    return draw(gaps) + message("model_config_list", *map(model, range(count))) + draw(gaps), count
+
+
+def comments(text):
+    return sorted(line.partition("#")[2].strip() for line in text.splitlines() if "#" in line)
+
+
+@given(configs(), st.data())
+def test_any_layout_can_be_changed_and_keeps_its_comments(layout, data):
+    text, count = layout
+    config = ModelsConfig("models.config", text)
+    number = data.draw(st.integers(0, count - 1))
+    wanted, named = data.draw(st.sets(versions, min_size=1, max_size=3)), data.draw(labels)
+    changed = config.with_desired(f"m{number}", wanted, named)
+    assert comments(changed.text) == comments(text)
+    parsed = text_format.Parse(changed.text, ModelServerConfig(), descriptor_pool=POOL)
+    for index, (old, new) in enumerate(
+        zip(config.message.model_config_list.config, parsed.model_config_list.config, strict=True)
+    ):
+        if index != number:
+            assert old == new
+        else:
+            assert sorted(new.model_version_policy.specific.versions) == sorted(wanted)
+            assert dict(new.version_labels) == named
+            assert (old.name, old.base_path, old.model_platform) == (new.name, new.base_path, new.model_platform)
+    assert changed.with_desired(f"m{number}", wanted, named).text == changed.text

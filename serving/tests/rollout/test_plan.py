@@ -1,0 +1,217 @@
+"""What each verb wants to be so, and when it refuses: without a server, from states that servers have."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mien_client.cli import CommandError
+from mien_serving.rollout import _plan
+from mien_serving.rollout._fleet import VersionState, View
+from mien_serving.rollout._models_config import Desired
+from mien_serving.rollout._transition import Plan
+
+
+def views(*servers):
+    """Servers with these versions AVAILABLE."""
+    return {
+        f"server{number}:8500": View(versions={version: VersionState("AVAILABLE") for version in versions})
+        for number, versions in enumerate(servers)
+    }
+
+
+def desired(versions, **labels):
+    return Desired(None if versions is None else frozenset(versions), labels)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for version in (1, 2, 3):
+        (tmp_path / str(version)).mkdir()
+        (tmp_path / str(version) / "saved_model.pb").touch()
+    return tmp_path
+
+
+def promotion(before, after):
+    return {
+        "verb": "promote",
+        "event": "done",
+        "before": desired({before}, stable=before).document(),
+        "after": desired({before, after}, stable=after).document(),
+    }
+
+
+class TestAdopt:
+    def test_makes_the_highest_version_that_all_servers_have_stable(self):
+        plan = _plan.adopt("emotion", desired(None), views({1, 2}, {1, 2, 3}))
+        assert plan.after == desired({1, 2}, stable=2)
+        assert "from now on version 2 is stable" in plan.notes[0]
+
+    def test_changes_nothing_that_is_so_already(self):
+        plan = _plan.adopt("emotion", desired({1, 2}, stable=1), views({1, 2}))
+        assert plan.after == plan.before
+
+    def test_keeps_other_labels(self):
+        assert _plan.adopt("emotion", desired({1, 2}, blue=1), views({1, 2})).after == desired({1, 2}, blue=1, stable=2)
+
+    def test_needs_a_version_that_every_server_has(self):
+        with pytest.raises(
+            CommandError, match="no version of emotion is AVAILABLE on every server: server0:8500 has 1"
+        ):
+            _plan.adopt("emotion", desired(None), views({1}, {2}))
+
+
+class TestCanary:
+    def test_loads_it_beside_the_stable_one_and_labels_it(self, folder):
+        plan = _plan.canary("emotion", 2, desired({1}, stable=1), views({1}), folder)
+        assert plan.after == desired({1, 2}, stable=1, canary=2)
+
+    def test_of_a_model_that_was_never_rolled_out_adopts_it_and_says_so(self, folder):
+        plan = _plan.canary("emotion", 2, desired(None), views({1}), folder)
+        assert plan.after == desired({1, 2}, stable=1, canary=2)
+        assert "Until now the servers chose" in plan.notes[0]
+        steps = "\n".join(plan.steps(3))
+        assert "keep versions 1 and 2 loaded, instead of whichever is the latest" in steps
+        assert "label stable names 1" in steps
+        assert "all 3 servers: label canary names 2" in steps
+
+    def test_that_is_served_already_is_not_taken_for_the_stable_one(self, folder):
+        plan = _plan.canary("emotion", 2, desired(None), views({1, 2}), folder)
+        assert plan.after == desired({1, 2}, stable=1, canary=2)
+
+    def test_run_again_wants_the_same(self, folder):
+        plan = _plan.canary("emotion", 2, desired({1, 2}, stable=1, canary=2), views({1, 2}), folder)
+        assert plan.before == plan.after
+
+    @pytest.mark.parametrize(
+        ("version", "state", "sentence"),
+        [
+            (7, desired({1}, stable=1), "there is no version 7 in .*, only 1, 2, 3"),
+            (
+                3,
+                desired({1, 2}, stable=1, canary=2),
+                "version 2 of emotion is the canary; `mien rollout promote emotion`",
+            ),
+            (1, desired({1}, stable=1), "version 1 of emotion is stable already"),
+            (1, desired(None), "version 1 of emotion is the only one that is served"),
+        ],
+    )
+    def test_is_refused(self, folder, version, state, sentence):
+        with pytest.raises(CommandError, match=sentence):
+            _plan.canary("emotion", version, state, views({1}), folder)
+
+    def test_what_is_no_saved_model_is_refused(self, folder):
+        (folder / "2" / "saved_model.pb").unlink()
+        with pytest.raises(CommandError, match="is no SavedModel"):
+            _plan.canary("emotion", 2, desired({1}, stable=1), views({1}), folder)
+
+
+class TestPromote:
+    STATE = desired({1, 2}, stable=1, canary=2)
+
+    def compared(self, stable, canary, passed):
+        return {"verb": "compare", "event": "done", "stable": stable, "canary": canary, "passed": passed}
+
+    def test_moves_stable_and_keeps_the_old_version_loaded(self):
+        plan = _plan.promote("emotion", self.STATE, [self.compared(1, 2, True)], force=False)
+        assert plan.after == desired({1, 2}, stable=2)
+
+    @pytest.mark.parametrize(
+        "compared",
+        [[], [(1, 3, True)], [(3, 2, True)], [(1, 2, False)], [(1, 2, True), (1, 2, False)]],
+    )
+    def test_needs_a_passing_comparison_of_exactly_these_two_and_the_last_one_counts(self, compared):
+        entries = [self.compared(*one) for one in compared]
+        with pytest.raises(CommandError, match="run `mien rollout compare emotion --data FILE`, or add --force"):
+            _plan.promote("emotion", self.STATE, entries, force=False)
+        assert _plan.promote("emotion", self.STATE, entries, force=True).after == desired({1, 2}, stable=2)
+
+    def test_without_a_canary_is_refused(self):
+        with pytest.raises(CommandError, match=r"emotion has no canary \(stable 1; loaded 1\)"):
+            _plan.promote("emotion", desired({1}, stable=1), [], force=True)
+
+    def test_that_died_after_the_file_was_written_is_finished(self):
+        after = desired({1, 2}, stable=2)
+        begun = {"verb": "promote", "event": "begun", "before": self.STATE.document(), "after": after.document()}
+        plan = _plan.promote("emotion", after, [begun], force=False)
+        assert plan.after == after
+
+
+class TestRollback:
+    def test_returns_to_the_version_before_and_unloads_what_took_its_place(self, folder):
+        plan = _plan.rollback("emotion", None, desired({1, 2}, stable=2), [promotion(1, 2)], folder)
+        assert plan.after == desired({1}, stable=1)
+
+    def test_works_when_the_version_before_was_retired_since(self, folder):
+        plan = _plan.rollback("emotion", None, desired({2}, stable=2), [promotion(1, 2)], folder)
+        assert plan.after == desired({1}, stable=1)
+
+    def test_takes_the_canary_along(self, folder):
+        plan = _plan.rollback("emotion", None, desired({1, 2, 3}, stable=2, canary=3), [promotion(1, 2)], folder)
+        assert plan.after == desired({1}, stable=1)
+
+    def test_keeps_what_other_labels_name(self, folder):
+        plan = _plan.rollback("emotion", None, desired({1, 2}, stable=2, blue=2), [promotion(1, 2)], folder)
+        assert plan.after == desired({1, 2}, stable=1, blue=2)
+
+    def test_can_be_told_where_to(self, folder):
+        plan = _plan.rollback("emotion", 3, desired({1, 2}, stable=2), [promotion(1, 2)], folder)
+        assert plan.after.labels == {"stable": 3}
+
+    def test_that_died_half_way_goes_on_to_where_it_went(self, folder):
+        after = desired({1}, stable=1)
+        begun = {"verb": "rollback", "event": "begun", "after": after.document()}
+        state = desired({1, 2}, stable=1)
+        assert _plan.rollback("emotion", None, state, [promotion(1, 2), begun], folder).after.labels == {"stable": 1}
+
+    def test_to_a_version_that_was_deleted_says_what_there_is(self, folder):
+        with pytest.raises(CommandError, match=r"there is no version 9 in .*, only 1, 2, 3; name one of these"):
+            _plan.rollback("emotion", None, desired({2}, stable=2), [promotion(9, 2)], folder)
+
+    def test_from_the_first_stable_version_is_refused(self, folder):
+        with pytest.raises(CommandError, match=r"no version of emotion was stable before 2; .*abort emotion` takes"):
+            _plan.rollback("emotion", None, desired({2, 3}, stable=2, canary=3), [], folder)
+
+
+class TestRetire:
+    def test_unloads(self):
+        assert _plan.retire("emotion", [1], desired({1, 2}, stable=2)).after == desired({2}, stable=2)
+
+    @given(st.sets(st.integers(1, 9), min_size=1), st.data())
+    def test_never_touches_what_a_label_names(self, versions, data):
+        labels = {label: data.draw(st.sampled_from(sorted(versions))) for label in ("stable", "canary", "blue")}
+        chosen = data.draw(st.lists(st.integers(1, 9), min_size=1))
+        if set(chosen) & set(labels.values()):
+            with pytest.raises(CommandError, match="it cannot be retired"):
+                _plan.retire("emotion", chosen, Desired(frozenset(versions), labels))
+        else:
+            plan = _plan.retire("emotion", chosen, Desired(frozenset(versions), labels))
+            assert set(labels.values()) <= plan.after.versions == versions - set(chosen)
+            assert plan.unloaded >= set(chosen)
+
+
+class TestAbort:
+    def test_unloads_the_canary(self):
+        assert _plan.abort("emotion", desired({1, 2}, stable=1, canary=2), []).after == desired({1}, stable=1)
+
+    def test_keeps_it_loaded_if_it_has_another_label(self):
+        plan = _plan.abort("emotion", desired({1, 2}, stable=1, canary=2, blue=2), [])
+        assert plan.after == desired({1, 2}, stable=1, blue=2)
+
+    def test_takes_back_what_a_canary_that_died_half_way_has_loaded(self):
+        before, after = desired({1}, stable=1), desired({1, 2}, stable=1, canary=2)
+        begun = {"verb": "canary", "event": "begun", "before": before.document(), "after": after.document()}
+        assert _plan.abort("emotion", desired({1, 2}, stable=1), [begun]).after == before
+
+    def test_without_a_canary_changes_nothing_and_says_so(self):
+        plan = _plan.abort("emotion", desired({1}, stable=1), [])
+        assert plan.before == plan.after
+        assert plan.notes == ("emotion has no canary.",)
+
+
+def test_a_plan_names_every_step():
+    plan = Plan("emotion", desired({1, 2}, stable=2, canary=3), desired({1}, stable=1))
+    assert plan.steps(1) == [
+        "the server: reload, and wait until version 1 can be asked",
+        "models.config and the server: label stable names 1, until now 2",
+        "models.config and the server: no label canary, until now 3",
+        "models.config and the server: unload version 2",
+    ]

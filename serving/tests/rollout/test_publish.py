@@ -1,0 +1,203 @@
+"""Into the repository: only what is whole, keeps the contract and answers as it did where it was trained."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from mien_client.cli import main
+from mien_serving.rollout import _publish, _verify
+from mien_serving.rollout._models_config import Desired
+
+ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
+
+
+def adopted(site):
+    """Publishing needs no server where it is decided already which versions are loaded."""
+    text = site.config.read_text()
+    site.config.write_text(text.replace("model_version_policy { latest { num_versions: 2 } }", ADOPTED))
+    return site
+
+
+@pytest.fixture
+def site(make_site, tmp_path):
+    return adopted(make_site(tmp_path))
+
+
+@pytest.fixture
+def copy(tiny_model, tmp_path):
+    """A SavedModel that a test may damage."""
+    return shutil.copytree(tiny_model("emotion", 2), tmp_path / "source")
+
+
+@pytest.fixture
+def publish(monkeypatch, capsys):
+    """Publishes in this process, which has loaded TensorFlow already; returns exit status and what was printed."""
+    monkeypatch.setattr(_publish, "_verified", _verify.verify)
+
+    def run(site, source, *flags):
+        where = [f"--repository={site.repository}", f"--config={site.config}"]
+        status = main(["rollout", "publish", str(source), *where, *flags])
+        told = capsys.readouterr()
+        return status, told.out + told.err
+
+    return run
+
+
+def names(site):
+    return sorted(path.name for path in (site.repository / "emotion").iterdir() if path.name != ".publish.lock")
+
+
+def test_a_version_is_whole_and_anybody_may_read_it(site, copy, publish):
+    status, told = publish(site, copy, "--why=more faces")
+    assert status == 0
+    assert "8 golden images answered within" in told
+    assert "Next: mien rollout canary emotion 2" in told
+    assert names(site) == ["1", "2"]
+    version = site.repository / "emotion" / "2"
+    files = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert {path.relative_to(version): path.read_bytes() for path in version.rglob("*") if path.is_file()} == files
+    assert version.stat().st_mode & 0o777 == 0o755
+    assert [(entry["event"], entry["version"], entry["why"]) for entry in site.journal()] == [
+        ("begun", 2, "more faces"),
+        ("done", 2, "more faces"),
+    ]
+
+
+def damage_weights(folder):
+    with (folder / "variables" / "variables.data-00000-of-00001").open("r+b") as stream:
+        stream.write(b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (damage_weights, "variables/variables.data-00000-of-00001 is not the file that the manifest describes"),
+        (lambda folder: (folder / "variables" / "variables.index").unlink(), "variables.index is missing"),
+        (lambda folder: (folder / "more").write_text(""), "more is not in the manifest"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder"),
+        (lambda folder: (folder / "link").symlink_to("/etc/passwd"), "link is neither a file nor a folder"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), "is neither a run nor a version"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "is neither a run nor a version"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text('{"a": 1}'), "does not name its model"),
+        (shutil.rmtree, "there is no folder"),
+    ],
+)
+def test_what_is_not_as_its_manifest_says_is_refused(site, copy, publish, damage, sentence):
+    damage(copy)
+    status, told = publish(site, copy)
+    assert status == 1
+    assert sentence in told
+    assert names(site) == ["1"]
+
+
+def test_what_is_too_large_is_refused(site, copy, publish):
+    assert "more than the 0.01 of --max-mb; nothing was published" in publish(site, copy, "--max-mb=0.01")[1]
+
+
+def test_other_answers_than_the_golden_ones_are_refused(site, tiny_model, publish):
+    status, told = publish(site, tiny_model("emotion", 2, golden_mark=9))
+    assert status == 1
+    assert "serving_default differs by 0.01" in told
+    assert names(site) == ["1"]
+    assert publish(site, tiny_model("emotion", 2, golden_mark=9), "--tolerance=0.1")[0] == 0
+
+
+def test_signatures_that_break_the_contract_are_refused(site, copy, describe, publish):
+    describe(copy, "keypoints")
+    assert "serving_default gives {'label': 'DT_STRING', 'probabilities': 'DT_FLOAT'}, not" in publish(site, copy)[1]
+    assert [path.name for path in (site.repository / "keypoints").iterdir()] == ["1"]
+
+
+def test_what_cannot_be_loaded_is_refused(site, copy, describe, publish):
+    (copy / "saved_model.pb").write_bytes(b"nonsense")
+    describe(copy, "emotion")
+    assert "it cannot be loaded and asked: DATA_LOSS" in publish(site, copy)[1]
+    assert names(site) == ["1"]
+
+
+def test_a_dry_run_verifies_and_writes_nothing(site, copy, publish):
+    assert "would become version 2" in publish(site, copy, "--dry-run")[1]
+    assert names(site) == ["1"]
+    assert not (site.folder / "models.journal").exists()
+
+
+class TestARun:
+    """What `mien export` does is simulated here: it belongs to another distribution, which may be missing."""
+
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "run.json").write_text("{}")
+
+        def exporting(script):
+            program = tmp_path / "python"
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+            monkeypatch.setattr(_publish.sys, "executable", str(program))
+            return run
+
+        return exporting
+
+    def test_is_exported_and_what_comes_of_it_is_verified_and_published(self, site, run, copy, publish):
+        script = (
+            f'repository="${{5#--repository=}}"; mkdir -p "$repository/emotion"; cp -r {copy} "$repository/emotion/1"'
+        )
+        status, told = publish(site, run(script))
+        assert status == 0, told
+        assert "run is a run: exporting it" in told
+        assert names(site) == ["1", "2"]
+
+    def test_that_cannot_be_exported_is_refused_in_the_exporters_words(self, site, run, publish):
+        source = run("echo 'mien export: the run is not finished' >&2; exit 1")
+        assert (
+            "cannot be exported, for which mien-training must be installed: mien export: the run"
+            in (publish(site, source)[1])
+        )
+        assert names(site) == ["1"]
+
+
+def test_a_full_disk_leaves_nothing_behind(small_disk, make_site, copy, fill, publish):
+    site = adopted(make_site(small_disk))
+    filler = fill(small_disk, left=50_000)
+    status, told = publish(site, copy)
+    assert status == 1
+    assert "No space left on device; nothing was published" in told
+    assert names(site) == ["1"]
+    filler.unlink()
+    assert publish(site, copy)[0] == 0
+    assert names(site) == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_publish_is_not_visible_and_the_next_one_sweeps(site, copy, number):
+    process = site.begin("publish", copy)
+    give_up = time.monotonic() + 60
+    while not any(name.startswith(".publish-") for name in names(site)):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate()
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert names(site) == ["1"]
+    else:
+        assert [name for name in names(site) if not name.startswith(".")] == ["1"]
+        with _publish._aside(site.repository / "emotion") as aside:
+            assert names(site) == sorted(["1", aside.name])
+        assert names(site) == ["1"]
+
+
+def test_a_loader_that_crashes_is_told_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(_publish.sys, "executable", shutil.which("false"))
+    with pytest.raises(Exception, match="loading it ends the process that does it: exit status 1; nothing"):
+        _publish._verified(tmp_path, "emotion", 1e-3)
+
+
+def test_a_number_is_never_given_twice(tmp_path):
+    (tmp_path / "3").mkdir()
+    entries = [{"verb": "publish", "version": 7}, {"verb": "canary", "before": {"versions": None}, "after": {}}]
+    assert _publish._next(tmp_path, Desired(frozenset({2}), {"stable": 2}), entries) == 8
+    assert _publish._next(tmp_path, Desired(None), []) == 4

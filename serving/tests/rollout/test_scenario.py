@@ -1,0 +1,210 @@
+"""Three servers under constant load while versions come and go and things break: no call fails, no answer is wrong."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def disk(request, tmp_path):
+    """A small disk where it can be mounted; a folder elsewhere, and then the disk is not filled."""
+    return request.getfixturevalue("small_disk") if os.geteuid() == 0 else tmp_path
+
+
+def until(condition, timeout_s=60):
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.05)
+
+
+def config_says(site, *texts):
+    text = site.config.read_text()
+    assert "# What this site serves. This comment stays." in text
+    assert "# until the first rollout" in text
+    return all(f" {part} " in text for part in texts)
+
+
+def stable(version):
+    return f'version_labels {{ key: "stable" value: {version} }}\n'.strip()
+
+
+def in_force(site, labels, versions):
+    """What models.config says of emotion, and that every server agrees."""
+    status = site.status()
+    emotion = status["models"]["emotion"]
+    assert emotion["disagreements"] == []
+    assert emotion["unfinished"] == ""
+    assert emotion["desired"] == {"versions": versions, "labels": labels}
+    assert all(server["labels"] == labels for server in emotion["servers"].values())
+
+
+def corrupt(source, target):
+    shutil.copytree(source, target)
+    (target / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+
+
+def endless(source, target):
+    """A version that never finishes loading: its weights come through a pipe into which nobody writes."""
+    shutil.copytree(source, target)
+    pipe = target / "variables" / "variables.data-00000-of-00001"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    return pipe
+
+
+def publish_two_at_once(site, load, sources):
+    running = [(site.begin("publish", source), mark) for source, mark in sources]
+    numbers = []
+    for process, mark in running:
+        told, complaint = process.communicate()
+        assert process.returncode == 0, complaint
+        numbers.append(int(re.search(r"published version (\d+)", told)[1]))
+        load.models[numbers[-1]] = mark
+    assert sorted(numbers) == [2, 3]
+    return numbers
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # On a machine that is busy with something else.
+def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fill, tmp_path):
+    site = start_site(3, disk)
+    first, second, third = site.servers
+    for model in ("emotion", "keypoints"):
+        site.done("adopt", model)
+    in_force(site, {"stable": 1}, [1])
+    faces = tmp_path / "faces.npz"
+    random = np.random.default_rng(2)
+    np.savez(faces, images=random.integers(0, 256, (60, 48, 48), np.uint8), labels=random.integers(0, 5, 60))
+
+    with load(site.addresses) as callers:
+        good, bad = publish_two_at_once(
+            site,
+            callers,
+            [(tiny_model("emotion", 2), (2, False)), (tiny_model("emotion", 3, contrary=True), (3, True))],
+        )
+        in_force(site, {"stable": 1}, [1])
+
+        # The disk is full: nothing appears, nothing breaks.
+        if disk != tmp_path:
+            filler = fill(disk, left=50_000)
+            assert "nothing was published" in site.refused("publish", tiny_model("emotion", 2))
+            filler.unlink()
+
+        # A version is corrupt: it is taken back everywhere.
+        folder = site.repository / "emotion"
+        corrupt(folder / "1", folder / "4")
+        sentence = site.refused("canary", "emotion", "4")
+        assert "version 4 cannot be loaded: " in sentence
+        assert all(address in sentence for address in site.addresses)
+        assert "Taken back. In force: emotion stable 1; loaded 1." in sentence
+        in_force(site, {"stable": 1}, [1])
+
+        # A version never finishes loading; the rollout that waits for it is killed, and what it began is taken back.
+        pipe = endless(folder / "1", folder / "5")
+        waiting = site.begin("canary", "emotion", "5")
+        until(lambda: "versions: 5" in site.config.read_text())
+        assert "is at it: canary emotion 5" in site.refused("canary", "emotion", good)
+        waiting.kill()
+        waiting.communicate()
+        assert site.status()["models"]["emotion"]["unfinished"].startswith("canary, begun by ")
+        sentence = site.refused("canary", "emotion", "5", "--wait=1.5")
+        assert f"after 1.5 s, on {', '.join(site.addresses)}: version 5 is LOADING. Taken back" in sentence
+        assert "In force: emotion stable 1; loaded 1." in sentence
+        os.close(os.open(pipe, os.O_WRONLY))  # Whoever waits reads an end of file, which is no model.
+        in_force(site, {"stable": 1}, [1])
+
+        # Servers that see another repository: nothing is labelled that they cannot find.
+        elsewhere = tmp_path / "elsewhere"
+        for number in ("emotion/1", "emotion/6", "keypoints/1"):
+            shutil.copytree(folder / "1", elsewhere / number)
+        sentence = site.refused("canary", "emotion", 6, "--wait=1", repository=elsewhere)
+        assert "version 6 is not found in the server's repository. Taken back" in sentence
+        in_force(site, {"stable": 1}, [1])
+
+        # Out: the canary gets its share.
+        with callers.moving_to(1, good):
+            site.done("canary", "emotion", good, "--why=fewer mistakes")
+        callers.until_seen(good)
+        in_force(site, {"stable": 1, "canary": good}, sorted({1, good}))
+        assert "were never compared" in site.refused("promote", "emotion")
+        report = tmp_path / "report.html"
+        site.done("compare", "emotion", "--data", faces, "--report", report, "--max-p99-ratio=100")
+        assert "canary 2" in report.read_text() or "canary 3" in report.read_text()
+
+        # A server is dead, another frozen: no label moves.
+        second.kill()
+        third.send(signal.SIGSTOP)
+        sentence = site.refused("promote", "emotion", "--timeout=1")
+        assert "nothing was changed" in sentence
+        assert f"{second.address} cannot be reached" in sentence
+        assert f"{third.address} gave no answer within 1 s" in sentence
+        third.send(signal.SIGCONT)
+        second.start()
+        second.wait_until_ready()
+        in_force(site, {"stable": 1, "canary": good}, sorted({1, good}))
+
+        # Promoted; and what is worse is refused, and aborted.
+        with callers.moving_to(good):
+            site.done("promote", "emotion", "--why=it passed")
+        callers.until_seen(good)
+        with callers.moving_to(good, bad):
+            site.done("canary", "emotion", bad)
+        callers.until_seen(bad)
+        compared = site.mien("compare", "emotion", "--data", faces, "--max-p99-ratio=100")
+        assert compared.returncode == 1
+        assert "FAILED: agreement" in compared.stdout or "FAILED: accuracy delta, agreement" in compared.stdout
+        assert f"version {bad} of emotion failed" in site.refused("promote", "emotion")
+        with callers.moving_to(good):
+            site.done("abort", "emotion")
+
+        # Back, although a server is dead; it comes back as the others are.
+        first.kill()
+        with callers.moving_to(1):
+            sentence = site.refused("rollback", "emotion", "--why=complaints", "--timeout=2")
+            assert f"done, but not on {first.address}: cannot be reached" in sentence
+        first.start()
+        first.wait_until_ready()
+        callers.until_seen(1)
+        in_force(site, {"stable": 1}, [1])
+
+        # Away with what is not needed.
+        assert "is stable: it cannot be retired" in site.refused("retire", "emotion", 1, "--delete")
+        site.done("retire", "emotion", good, bad, 4, 5, "--delete")
+
+    assert callers.failures == []
+    assert callers.wrong == []
+    assert len(callers.seen) > 100
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["1"]
+    in_force(site, {"stable": 1}, [1])
+    done = [(entry["verb"], entry["event"]) for entry in site.journal() if entry["event"] != "begun"]
+    assert [verb for verb, event in done if event == "done"] == [
+        *(
+            "adopt",
+            "adopt",
+            "publish",
+            "publish",
+            "canary",
+            "compare",
+            "promote",
+            "canary",
+            "compare",
+            "abort",
+        ),
+        *("rollback", "retire"),
+    ]
+    assert [verb for verb, event in done if event == "failed"] == ["canary", "canary"]
+    history = site.done("history", "emotion")
+    assert re.search(rf"promote: stable 1 to {good}, canary {good} to -\s+done\s+it passed", history)
+    assert re.search(
+        rf"rollback: stable {good} to 1, unload {good}\s+done without {first.address}\s+complaints", history
+    )
+    assert Path(site.folder / "models.lock").read_text() == ""
+    assert json.loads(site.mien("status", "--json").stdout)["models"]["keypoints"]["disagreements"] == []

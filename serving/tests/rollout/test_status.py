@@ -1,0 +1,196 @@
+"""What is told: every server beside models.config, in words that say what to do."""
+
+import json
+import shutil
+
+import pytest
+from mien_client.cli import CommandError, main
+from mien_serving.rollout import _fleet
+from mien_serving.rollout._fleet import VersionState, View
+from mien_serving.rollout._journal import Journal
+from mien_serving.rollout._models_config import Desired
+from mien_serving.rollout._status import disagreements, render
+
+DESIRED = Desired(frozenset({1, 2}), {"stable": 1, "canary": 2})
+GOOD = View(
+    versions={1: VersionState("AVAILABLE"), 2: VersionState("AVAILABLE"), 3: VersionState("END")},
+    labels={"stable": 1, "canary": 2},
+)
+
+
+class TestDisagreements:
+    def of(self, view, desired=DESIRED, others=()):
+        return list(disagreements(desired, view, {"a": view, **dict(enumerate(others))}))
+
+    def test_there_are_none_where_all_is_as_desired(self):
+        assert self.of(GOOD) == []
+
+    def test_a_version_that_is_not_there_yet_failed_or_is_too_many(self):
+        view = View(
+            versions={
+                1: VersionState("AVAILABLE"),
+                2: VersionState("END", "no space"),
+                3: VersionState("AVAILABLE"),
+            },
+            labels=GOOD.labels,
+        )
+        assert self.of(view) == ["has version 2 END (no space)", "has version 3 AVAILABLE, which is not wanted"]
+
+    def test_labels(self):
+        view = View(versions=GOOD.versions, labels={"stable": 2})
+        assert self.of(view) == ["gives canary to no version, not to 2", "gives stable to 2, not to 1"]
+
+    def test_a_label_that_ought_not_to_be_there(self):
+        assert self.of(GOOD, Desired(frozenset({1, 2}), {"stable": 1})) == ["gives canary to 2, not to none"]
+
+    def test_a_server_that_does_not_answer(self):
+        assert self.of(View("cannot be reached")) == ["cannot be reached"]
+
+    def test_where_servers_choose_they_ought_to_choose_the_same(self):
+        one = View(versions={1: VersionState("AVAILABLE")})
+        other = View(versions={1: VersionState("AVAILABLE"), 2: VersionState("AVAILABLE")})
+        assert self.of(one, Desired(None), [other]) == ["has version 2 not at all"]
+        assert self.of(other, Desired(None), [one]) == []
+
+
+def test_the_table_has_a_column_for_each_server_and_says_what_to_do():
+    document = {
+        "config": "models.config",
+        "servers": ["a:8500", "b:8500"],
+        "models": {
+            "emotion": {
+                "desired": DESIRED.document(),
+                "versions": {
+                    "1": {
+                        "labels": ["stable"],
+                        "in_repository": True,
+                        "servers": {"a:8500": "AVAILABLE", "b:8500": ""},
+                        "age_s": 3 * 86_400,
+                        "metrics": {"accuracy": 0.8037},
+                        "data": "fer2013.csv",
+                    },
+                    "2": {
+                        "labels": ["canary"],
+                        "in_repository": False,
+                        "servers": {"a:8500": "END (bad)", "b:8500": ""},
+                    },
+                },
+                "servers": {"a:8500": {"error": ""}, "b:8500": {"error": "cannot be reached"}},
+                "disagreements": ["b:8500 cannot be reached"],
+                "unfinished": "promote, begun by me@here at noon",
+            }
+        },
+    }
+    assert "".join(render(document)) == (
+        "emotion: stable 1, canary 2; loaded 1, 2\n"
+        "  VERSION  LABEL   REPOSITORY  a:8500     b:8500  AGE  METRICS         DATA\n"
+        "  1        stable  yes         AVAILABLE  ?       3 d  accuracy 0.804  fer2013.csv\n"
+        "  2        canary  NO          FAILED     ?\n"
+        "  ! b:8500 cannot be reached\n"
+        "  ! unfinished: promote, begun by me@here at noon; run it again\n"
+        "\n"
+        "not every server agrees with models.config: mend what is marked !, then `mien rollout apply`\n"
+    )
+
+
+@pytest.fixture
+def run(make_site, tmp_path, capsys):
+    """Runs a verb in this process, on a site whose only server is down."""
+    site = make_site(tmp_path)
+
+    def mien(*arguments):
+        where = [f"--repository={site.repository}"]
+        where += [] if arguments[0] == "history" else [f"--config={site.config}", "--servers=127.0.0.1:1"]
+        status = main(["rollout", *arguments, *where])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    mien.site = site
+    return mien
+
+
+def test_status_fails_where_a_server_does_not_agree(run):
+    status, told, _ = run("status")
+    assert status == 1
+    assert "emotion: no labels; the servers' choice" in told
+    assert "127.0.0.1:1 cannot be reached" in told
+    assert "tiny.csv" in told
+    status, told, _ = run("status", "--json")
+    assert status == 1
+    assert json.loads(told)["models"]["emotion"]["versions"]["1"]["metrics"] == {"accuracy": 0.8}
+
+
+@pytest.mark.parametrize("verb", [("canary", "emotion", "1"), ("promote", "emotion"), ("adopt", "emotion")])
+def test_nothing_begins_while_no_server_answers(run, verb):
+    before = run.site.config.read_text()
+    status, _, complaint = run(*verb)
+    assert status == 1
+    assert "nothing was changed: 127.0.0.1:1 cannot be reached; start or mend it" in complaint
+    assert run.site.config.read_text() == before
+    assert not Journal(run.site.repository).path.exists()
+
+
+def test_nothing_begins_with_a_base_path_that_is_missing(run):
+    shutil.rmtree(run.site.repository / "keypoints")
+    status, _, complaint = run("canary", "emotion", "1")
+    assert status == 1
+    assert "there is no folder" in complaint
+    assert "TensorFlow Serving would wait for it for ever" in complaint
+
+
+def test_force_needs_a_reason(run):
+    assert "--force needs --why TEXT" in run("promote", "emotion", "--force")[2]
+
+
+def test_history_tells_how_things_ended_and_why(run):
+    assert "holds nothing yet" in run("history")[2]
+    journal = Journal(run.site.repository)
+    before, after = Desired(frozenset({1}), {"stable": 1}).document(), DESIRED.document()
+    journal.begin("canary", "emotion", before=before, after=after, why="try it").done()
+    journal.begin("canary", "emotion", before=before, after=after).failed(detail="it does not load")
+    journal.append("compare", "emotion", "done", stable=1, canary=2, passed=False, failed_gates=["agreement"])
+    journal.begin("promote", "emotion", before=after, after=before)
+    lines = [" ".join(line.split()) for line in run("history")[1].splitlines()]
+    assert lines[1].endswith("emotion canary: canary - to 2 done try it")
+    assert lines[2].endswith("emotion canary: canary - to 2 taken back: it does not load")
+    assert lines[3].endswith("emotion compare 1 with 2 failed agreement")
+    assert lines[4].endswith("emotion promote: canary 2 to -, unload 2 not finished")
+    assert [json.loads(line)["verb"] for line in run("history", "emotion", "--json")[1].splitlines()] == [
+        *("canary", "canary", "canary", "canary", "compare", "promote")
+    ]
+
+
+class TestAddresses:
+    def resolved(self, monkeypatch, found, address="mien.internal:8500"):
+        monkeypatch.setattr(
+            _fleet.socket, "getaddrinfo", lambda *_, **__: [(family, 1, 6, "", where) for family, where in found]
+        )
+        return _fleet._resolved(address)
+
+    def test_a_name_is_all_its_addresses(self, monkeypatch):
+        found = [(2, ("10.0.0.2", 8500)), (2, ("10.0.0.1", 8500)), (2, ("10.0.0.1", 8500))]
+        name = "mien.internal"
+        assert self.resolved(monkeypatch, found) == {"10.0.0.1:8500": name, "10.0.0.2:8500": name}
+        assert self.resolved(monkeypatch, found, "dns:///mien.internal:8500").keys() == {
+            "10.0.0.1:8500",
+            "10.0.0.2:8500",
+        }
+
+    def test_a_machine_with_two_kinds_of_addresses_is_one_server(self, monkeypatch):
+        found = [(10, ("fe80::1", 8500, 0, 0)), (2, ("127.0.0.1", 8500))]
+        assert self.resolved(monkeypatch, found) == {"mien.internal:8500": ""}
+
+    def test_addresses_of_the_new_kind_stand_in_brackets(self, monkeypatch):
+        found = [(10, ("fe80::1", 8500, 0, 0)), (10, ("fe80::2", 8500, 0, 0))]
+        assert self.resolved(monkeypatch, found).keys() == {"[fe80::1]:8500", "[fe80::2]:8500"}
+
+    @pytest.mark.parametrize("address", ["localhost", "http://localhost:8501", ":8500", "localhost:grpc"])
+    def test_what_is_no_address_is_named(self, address):
+        with pytest.raises(
+            CommandError, match="is no address of a server's gRPC port: say something like localhost:8500"
+        ):
+            _fleet._resolved(address)
+
+    def test_an_unknown_name_is_named(self):
+        with pytest.raises(CommandError, match=r"nowhere\.invalid is not known as the name of a server"):
+            _fleet._resolved("nowhere.invalid:8500")
