@@ -1,7 +1,8 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
+# make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    all tests            make lint    ruff and mypy
 # make train   both networks, from the Kaggle files named below
-# make bench   how fast mien serve is, as ratios with their targets; close everything else first
+# make bench   how fast networks, server and client are, with their targets; close everything else first
 # make lock    recompile requirements.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
@@ -19,13 +20,16 @@ EMOTION_DATA ?= $(MIEN_DATA)/fer2013/fer2013.csv.gz
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo test lint train bench lock clean
+.PHONY: demo demo-rollout test lint train bench lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
 
+demo-rollout: $(PUBLISHED)
+	$(BIN)/python examples/demo_rollout.py
+
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -37,7 +41,9 @@ train: $(INSTALLED)
 	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
 
 bench: $(PUBLISHED)
-	$(BIN)/python benchmarks/serving.py --repository models
+	@status=0; for part in networks client_size client_alone client_speed serving; do \
+		echo "benchmarks/$$part.py"; $(BIN)/python benchmarks/$$part.py || status=1; echo; \
+	done; exit $$status
 
 lock:
 	uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

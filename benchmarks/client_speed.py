@@ -1,61 +1,62 @@
 """Faces per second of the client beside what one would write by hand, all with one local server.
 
-    python benchmarks/client_speed.py [--repository models] [--address GRPC REST]
+    python benchmarks/client_speed.py [--repository models]
 
 Every way asks both models about the same 64 faces, again and again, in turns, so that whatever else the machine does
-meets them alike. The usual script posts lists of numbers as JSON, to one model after the other. The stubs by hand send
-the same tensors as the client, to both models at once, and check nothing.
+meets them alike. The usual script posts lists of numbers between 0 and 1 as JSON, to one model after the other; for it
+the same networks are served a second time, with float inputs, as they usually are. The stubs by hand send the same
+tensors as the client, to both models at once, and check nothing.
 """
 
-# ruff: noqa: S603, T201
+# ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
-import contextlib
-import re
+import multiprocessing
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import numpy as np
 import requests
 from mien_client import Client, protos
+from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
+from mien_serving import LocalModelServer
 
 FACES = 64
 ROUNDS = 15
 SECONDS = 0.5  # of one way in one round
-ROOT = Path(__file__).resolve().parent.parent
 
 
-@contextlib.contextmanager
-def local_server(repository: Path) -> Iterator[tuple[str, str]]:
-    """Runs `mien serve`; gives the gRPC and the REST address."""
-    command = [str(Path(sys.executable).parent / "mien"), "serve", "--port=0", "--rest_api_port=0"]
-    command += [f"--model_config_file={ROOT / 'models.config'}", f"--model_repository={repository}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout
-        ready = re.search(r"gRPC on port (\d+), REST on port (\d+)", process.stdout.readline())
-        if not ready:
-            sys.exit(f"mien serve did not start with the models in {repository}: make demo puts some into models/")
-        try:
-            yield f"127.0.0.1:{ready[1]}", f"http://127.0.0.1:{ready[2]}"
-        finally:
-            process.terminate()
+def publish_with_float_input(repository: Path, model: str, folder: Path) -> None:
+    """Saves the newest version of a model again, for images float32 [N, 48, 48] from 0 to 1."""
+    import tensorflow as tf
+
+    newest = max((repository / model).glob("[0-9]*"), key=lambda path: int(path.name))
+    module = tf.Module()
+    module.served = tf.saved_model.load(str(newest))
+    ask = module.served.signatures["serving_default"]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 48, 48], tf.float32, name="images")])
+    def predict(images: object) -> object:
+        return ask(images=tf.cast(tf.round(images * 255.0), tf.uint8))
+
+    tf.saved_model.save(module, str(folder / "1"), signatures=predict)
 
 
-def usual_script(address: str, images: np.ndarray) -> Callable[[], object]:
+def usual_script(url: str, images: np.ndarray) -> Callable[[], object]:
     """What most people write first."""
 
     def ask(model: str) -> object:
-        url = f"{address}/v1/models/{model}:predict"
-        return requests.post(url, json={"inputs": images.tolist()}, timeout=60).json()["outputs"]
+        body = {"instances": (images / 255.0).tolist()}
+        return requests.post(f"{url}/v1/models/{model}:predict", json=body, timeout=60).json()["predictions"]
 
     def call() -> object:
-        return np.array(ask("emotion")["probabilities"]), np.array(ask("keypoints"))
+        emotions, keypoints = ask(f"{EMOTION_MODEL}_float"), ask(f"{KEYPOINT_MODEL}_float")
+        return np.array([face["probabilities"] for face in emotions]), np.array(keypoints)
 
     return call
 
@@ -114,20 +115,22 @@ def measure(ways: dict[str, Callable[[], object]]) -> dict[str, tuple[float, flo
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="models for a server of its own")
-    parser.add_argument("--address", nargs=2, metavar=("GRPC", "REST"), help="a server that runs already")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--repository", type=Path, default=Path("models"), metavar="DIR", help="the models (%(default)s)"
+    )
+    repository = parser.parse_args().repository
     images = np.random.default_rng(0).integers(0, 256, (FACES, 48, 48), np.uint8)
-    server = contextlib.nullcontext(arguments.address) if arguments.address else local_server(arguments.repository)
-    with server as (grpc_address, rest_address), Client(grpc_address) as over_grpc, Client(rest_address) as over_rest:
-        results = measure(
-            {
-                "usual script": usual_script(rest_address, images),
-                "client, REST": lambda: over_rest.analyze(images),
-                "stubs by hand": stubs_by_hand(grpc_address, images),
-                "client, gRPC": lambda: over_grpc.analyze(images),
-            }
-        )
+    models = {model: repository / model for model in (EMOTION_MODEL, KEYPOINT_MODEL)}
+    with tempfile.TemporaryDirectory(prefix="mien-bench-") as folder:
+        for model in list(models):
+            models[f"{model}_float"] = Path(folder) / model
+            # In a process of its own, so that TensorFlow takes no part in what is measured here.
+            arguments = (repository, model, models[f"{model}_float"])
+            process = multiprocessing.get_context("spawn").Process(target=publish_with_float_input, args=arguments)
+            process.start()
+            process.join()
+        with LocalModelServer(models) as server:
+            results = measured(server.grpc_address, server.rest_url, images)
     usual, by_hand = results["usual script"][0], results["stubs by hand"][0]
     print(f"{FACES} faces a call\n{'':16}{'faces/s':>10}{'/ usual':>10}{'/ stubs':>10}{'CPU us/face':>14}")
     for name, (speed, cpu) in results.items():
@@ -135,6 +138,19 @@ def main() -> None:
     client, cpu = results["client, gRPC"]
     print("asked for: 5 of the usual script, 0.95 of the stubs, less than 30 us; the client over gRPC has", end=" ")
     print(f"{client / usual:.2f}, {client / by_hand:.2f} and {cpu:.1f} us")
+
+
+def measured(grpc_address: str, rest_url: str, images: np.ndarray) -> dict[str, tuple[float, float]]:
+    """All ways with one server."""
+    with Client(grpc_address) as over_grpc, Client(rest_url) as over_rest:
+        return measure(
+            {
+                "usual script": usual_script(rest_url, images),
+                "client, REST": lambda: over_rest.analyze(images),
+                "stubs by hand": stubs_by_hand(grpc_address, images),
+                "client, gRPC": lambda: over_grpc.analyze(images),
+            }
+        )
 
 
 if __name__ == "__main__":
