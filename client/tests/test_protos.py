@@ -103,8 +103,8 @@ def test_both_classes_write_the_same_bytes_and_read_each_others(official, name, 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    images=st.binary(min_size=1, max_size=3).map(
-        lambda seed: np.random.default_rng(list(seed)).integers(0, 256, (len(seed), 48, 48), np.uint8)
+    images=st.sampled_from([1, 2, 56, 57, 300, 7300]).map(  # whose sizes take two to four bytes
+        lambda count: np.random.default_rng(count).integers(0, 256, (count, 48, 48), np.uint8)
     ),
     target=st.builds(
         Target, st.text(max_size=5), st.none() | st.integers(0, 2**63 - 1), st.none() | st.text(max_size=5)
@@ -122,7 +122,7 @@ def test_our_predict_request_is_the_one_that_the_official_package_would_send(off
     import tensorflow as tf
 
     request.inputs["images"].CopyFrom(tf.make_tensor_proto(images))
-    assert predict_request(target, images, "probabilities").SerializeToString() == request.SerializeToString()
+    assert predict_request(target, images, "probabilities") == request.SerializeToString()
 
 
 @pytest.mark.parametrize("values", [[[1.5, -2.0, 0.25]], [[7.0] * 3] * 4, [[0.0] * 3], np.zeros((0, 3)), 3.0])

@@ -88,15 +88,16 @@ class GrpcTransport:
             raise self._failure(call.code(), call.details(), target, deadline) from None
 
     def _method(self, service: str, name: str) -> Any:
-        return self._channel.unary_unary(*signature(service, name))
+        path, read = signature(service, name)
+        return self._channel.unary_unary(path, response_deserializer=read)
 
-    def _send(self, method: Any, request: Any, target: Target, deadline: Deadline) -> Any:
+    def _send(self, method: Any, request: bytes, target: Target, deadline: Deadline) -> Any:
         try:
             return method.future(request, timeout=deadline.remaining(), metadata=self._headers)
         except ValueError:  # The channel is closed.
             raise self._failure(grpc.StatusCode.CANCELLED, "the client was closed", target, deadline) from None
 
-    def _ask(self, method: Any, request: Any, target: Target, deadline: Deadline) -> Any:
+    def _ask(self, method: Any, request: bytes, target: Target, deadline: Deadline) -> Any:
         return self.result(self._send(method, request, target, deadline), target, deadline)
 
     def _failure(self, code: grpc.StatusCode, details: str | None, target: Target, deadline: Deadline) -> MienError:

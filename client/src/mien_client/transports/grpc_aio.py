@@ -60,7 +60,7 @@ class AioTransport:
         if self._channel is not None:
             await self._channel.close()
 
-    async def _ask(self, service: str, name: str, request: Any, target: Target, deadline: Deadline) -> Any:
+    async def _ask(self, service: str, name: str, request: bytes, target: Target, deadline: Deadline) -> Any:
         if self._closed:
             raise self._failure("CANCELLED", "the client was closed", target, deadline)
         try:
@@ -79,7 +79,8 @@ class AioTransport:
         elif self._channel is None:
             self._channel = grpc.aio.insecure_channel(self.endpoint, options=OPTIONS)
         if name not in self._methods:
-            self._methods[name] = self._channel.unary_unary(*signature(service, name))
+            path, read = signature(service, name)
+            self._methods[name] = self._channel.unary_unary(path, response_deserializer=read)
         return self._methods[name]
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
