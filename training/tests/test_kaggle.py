@@ -37,6 +37,9 @@ class TestEmotionFiles:
         data = kaggle.read_emotion(compress_as(kind, write_csv("emotion,pixels,Usage", rows)))
         assert [EMOTIONS[label] for label in data.labels] == ["Angry", "Disgust", "Happy", "Sad", "Surprise"]
         assert data.dropped == {"Fear": 1, "Neutral": 1}
+        assert data.others.labels.tolist() == [5, 6]
+        assert data.others.usage.tolist() == ["Training"] * 2
+        np.testing.assert_array_equal(data.others.images[0], (IMAGE + 2) % 256)
         np.testing.assert_array_equal(data.images[2], (IMAGE + 3) % 256)
         assert data.images.dtype == np.uint8
 
@@ -51,6 +54,7 @@ class TestEmotionFiles:
         data = kaggle.read_emotion(path)
         assert data.labels.tolist() == [0, 1, 2, 3, 4]
         assert data.usage is None
+        assert data.others is None
 
     def test_seven_labels_without_usage_are_not_taken_for_five(self, write_csv, pixel_text):
         path = write_csv("emotion,pixels", [(label, pixel_text(IMAGE)) for label in (0, 6, 3)])

@@ -4,7 +4,15 @@ import keras
 import numpy as np
 import pytest
 from mien_training.configs import Network
-from mien_training.models import BLOCKS, MIRRORED, SoftArgmax, emotion_network, keypoint_network, transfer
+from mien_training.models import (
+    BLOCKS,
+    MIRRORED,
+    FusedNormalization,
+    SoftArgmax,
+    emotion_network,
+    keypoint_network,
+    transfer,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
 
@@ -18,6 +26,23 @@ def shape(blocks="basic", early=True, widths=(8, 16), depths=(1, 2), mirror=Fals
 def test_both_take_raw_images_and_answer_as_the_contract_says(blocks, early):
     assert emotion_network(shape(blocks, early))(IMAGES).shape == (3, 5)
     assert keypoint_network(shape(blocks, early))(IMAGES).shape == (3, 15, 2)
+
+
+def test_further_classes_are_known_in_training_only():
+    network = emotion_network(shape(), others=2)
+    assert network(IMAGES, training=True).shape == (3, 7)
+    np.testing.assert_allclose(network(IMAGES), network(IMAGES, training=False))
+    assert network(IMAGES).shape == (3, 5)
+
+
+def test_normalisation_in_training_is_that_of_keras():
+    features = np.random.default_rng(0).normal(3, 2, (16, 6, 6, 4)).astype(np.float32)
+    ours, theirs = FusedNormalization(), keras.layers.BatchNormalization()
+    for layer in (ours, theirs):
+        layer.build(features.shape)
+    np.testing.assert_allclose(ours(features, training=True), theirs(features, training=True), atol=1e-4)
+    # The moving variance differs as the sample's does from the population's.
+    np.testing.assert_allclose(ours(features), theirs(features), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("early", [True, False])

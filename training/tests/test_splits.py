@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mien_training.errors import DataError
 from mien_training.kaggle import EmotionData, KeypointData
-from mien_training.splits import split_emotion, split_keypoints
+from mien_training.splits import add_others, split_emotion, split_keypoints
 
 
 def emotion_data(labels, usage=None):
@@ -45,6 +45,15 @@ def test_the_seed_decides_the_split():
     data = emotion_data([0, 1] * 50)
     assert numbers(split_emotion(data, 0.2, 1).validation) == numbers(split_emotion(data, 0.2, 1).validation)
     assert numbers(split_emotion(data, 0.2, 1).validation) != numbers(split_emotion(data, 0.2, 2).validation)
+
+
+def test_faces_of_other_emotions_join_the_training_ones_and_validate_nothing():
+    split = split_emotion(emotion_data([0, 1, 2, 3], ["Training", "PublicTest", "PrivateTest", "Training"]), 0.5, 0)
+    more = add_others(split, emotion_data([5, 6, 5], ["PublicTest", "Training", "PrivateTest"]))
+    assert more.training.targets.tolist() == [0, 3, 6]
+    assert more.validation is split.validation
+    assert add_others(split, emotion_data([5, 6])).training.targets.tolist() == [0, 3, 5, 6]
+    assert add_others(split, None) is split
 
 
 def test_nobody_is_on_both_sides_of_a_key_point_split():

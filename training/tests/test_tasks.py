@@ -32,16 +32,16 @@ def test_faces_without_any_point_do_no_harm():
 
 def test_class_weights_lift_rare_emotions_and_keep_the_mean_face_at_one():
     labels = np.repeat(np.arange(5), [100, 25, 400, 100, 100]).astype(np.int32)
-    half = class_weights(labels, 0.5)
+    half = class_weights(labels, 5, 0.5)
     assert half[1] / half[2] == pytest.approx(4)
     assert half[labels].mean() == pytest.approx(1)
-    np.testing.assert_allclose(class_weights(labels, 0.0), 1)
-    whole = class_weights(labels, 1.0)
+    np.testing.assert_allclose(class_weights(labels, 5, 0.0), 1)
+    whole = class_weights(labels, 5, 1.0)
     np.testing.assert_allclose(whole * np.bincount(labels), whole[0] * 100, rtol=1e-5)
 
 
 def test_an_emotion_without_faces_weighs_nothing():
-    weights = class_weights(np.array([0, 0, 3], np.int32), 0.5)
+    weights = class_weights(np.array([0, 0, 3], np.int32), 5, 0.5)
     assert (weights[[1, 2, 4]] == 0).all()
     assert np.isfinite(weights).all()
 
@@ -64,3 +64,11 @@ def test_a_teacher_has_its_share_of_the_loss():
     entropy = -float(tf.reduce_sum(answers * tf.math.log(answers)))
     taught = float(emotion_loss(labels, logits, logits, ones, config))
     assert taught == pytest.approx(0.75 * alone + 0.25 * entropy)
+
+
+def test_a_teacher_has_no_say_in_the_classes_that_only_training_knows():
+    config = replace(CONFIGS["emotion"], teacher=1.0)
+    labels, taught = tf.constant([2]), tf.constant([[0.0, 0, 2, 0, 1]])
+    five = emotion_loss(labels, taught, taught, tf.ones(5), config)
+    seven = emotion_loss(labels, tf.concat([taught, [[7.0, -7.0]]], axis=1), taught, tf.ones(7), config)
+    assert float(five) == pytest.approx(float(seven))

@@ -76,7 +76,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise CommandError("--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it.")
     try:
         sharing = strategy(arguments.strategy)  # first: workers must meet before TensorFlow does anything else
-        split = _read_split(arguments, config)
+        split = _read_split(arguments, config, others=config.others)
         source = {"file": arguments.data.name, "sha256": sha256(arguments.data)}
         if arguments.groups:
             source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups)}
@@ -115,18 +115,20 @@ def _config(arguments: argparse.Namespace) -> Config:
         raise CommandError(str(error)) from None
 
 
-def _read_split(arguments: argparse.Namespace, config: Any) -> Any:
+def _read_split(arguments: argparse.Namespace, config: Any, *, others: bool = False) -> Any:
     from mien_training import splits
 
     if arguments.model == "emotion":
-        return splits.split_emotion(_read_emotion(arguments), config.validation, config.seed)
+        faces = _read_emotion(arguments, others=others)
+        split = splits.split_emotion(faces, config.validation, config.seed)
+        return splits.add_others(split, faces.others) if others else split
     data, people = _read_keypoints(arguments)
     if people is None:
         print("No --groups: one person may be in both parts, and the validation error look better than it is.")
     return splits.split_keypoints(data, people, config.validation, config.seed)
 
 
-def _read_emotion(arguments: argparse.Namespace) -> Any:
+def _read_emotion(arguments: argparse.Namespace, *, others: bool = False) -> Any:
     from mien_training import kaggle
 
     if arguments.groups:
@@ -136,7 +138,8 @@ def _read_emotion(arguments: argparse.Namespace) -> Any:
     )
     if data.dropped:
         listed = ", ".join(f"{count:,} {name}" for name, count in sorted(data.dropped.items()))
-        print(f"Dropped {listed}: not among our five emotions.")
+        what = "Learning besides" if others else "Dropped"
+        print(f"{what} {listed}: not among our five emotions.")
     _list_skipped(data.skipped)
     return data
 

@@ -98,7 +98,10 @@ def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:
     frozen = freeze(network)
 
     def answer(images: Any) -> dict[str, Any]:
-        outputs = frozen(images)[0]
+        # Some of TensorFlow's operations fail on no images at all: those get one, and its answer is dropped.
+        count = tf.shape(images)[0]
+        none = tf.cast(tf.equal(count, 0), tf.int32)
+        outputs = frozen(tf.concat([images, tf.zeros([none, _SIDE, _SIDE], tf.uint8)], axis=0))[0][:count]
         if model == contract.KEYPOINT_MODEL:
             return {contract.KEYPOINTS_OUTPUT: outputs}
         probabilities = tf.nn.softmax(outputs)

@@ -31,6 +31,7 @@ from mien_training.errors import DataError
 
 # The challenge's label order (Goodfellow et al. 2013, "Challenges in Representation Learning").
 SEVEN_EMOTIONS = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
+OTHER_EMOTIONS = ("Fear", "Neutral")
 FILE_SIZE = 96
 KEYPOINT_HEADER = (*(f"{point}_{axis}" for point in KEYPOINTS for axis in "xy"), "Image")
 USAGES = ("Training", "PublicTest", "PrivateTest")
@@ -53,6 +54,7 @@ class EmotionData:
         usage: The file's ``Usage`` of each face, str [N]; ``None`` where the file has no such column.
         dropped: Faces left out because their emotion is not one of ours, by emotion.
         skipped: One sentence for each bad row that was left out.
+        others: The faces that were left out, their labels counting `OTHER_EMOTIONS` on from the last of ours.
     """
 
     images: NDArray[np.uint8]
@@ -60,6 +62,7 @@ class EmotionData:
     usage: NDArray[np.str_] | None
     dropped: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    others: "EmotionData | None" = None
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,23 @@ def read_emotion(path: Path, *, seven_labels: bool | None = None, skip_bad_rows:
             return _parse_pixels(cells[column["pixels"]], IMAGE_SIZE**2), names[int(label)], usage
 
         rows = [row for _, row in table.rows(parse, skip_bad_rows)]
-    ours = [row for row in rows if row[1] in EMOTIONS]
+    ours, theirs = ([row for row in rows if row[1] in names] for names in (EMOTIONS, OTHER_EMOTIONS))
     if not ours:
         raise DataError(f"{path}: no face with one of the emotions {', '.join(EMOTIONS)}.")
-    return EmotionData(
-        images=np.stack([pixels for pixels, _, _ in ours]).reshape(-1, IMAGE_SIZE, IMAGE_SIZE),
-        labels=np.array([EMOTIONS.index(name) for _, name, _ in ours], np.int32),
-        usage=np.array([usage for _, _, usage in ours]) if "Usage" in column else None,
-        dropped=dict(Counter(name for _, name, _ in rows if name not in EMOTIONS)),
+
+    def faces(rows: list[tuple[NDArray[np.uint8], str, str]], **more: Any) -> EmotionData:
+        return EmotionData(
+            images=np.stack([pixels for pixels, _, _ in rows]).reshape(-1, IMAGE_SIZE, IMAGE_SIZE),
+            labels=np.array([(*EMOTIONS, *OTHER_EMOTIONS).index(name) for _, name, _ in rows], np.int32),
+            usage=np.array([usage for _, _, usage in rows]) if "Usage" in column else None,
+            **more,
+        )
+
+    return faces(
+        ours,
+        dropped=dict(Counter(name for _, name, _ in theirs)),
         skipped=table.skipped,
+        others=faces(theirs) if theirs else None,
     )
 
 

@@ -1,7 +1,7 @@
 """Which faces are for training and which are held out for validation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,18 @@ def split_emotion(data: EmotionData, share: float, seed: int) -> Split:
     except ValueError as error:
         raise DataError(f"The faces cannot be parted with every emotion on both sides: {error}") from None
     return Split(faces[first], faces[second], f"{share:.0%} of the faces of every emotion validate, seed {seed}")
+
+
+def add_others(split: Split, others: EmotionData | None) -> Split:
+    """Train on faces of other emotions too, which a file held besides ours: all, or those of its ``Usage`` Training."""
+    if others is None:
+        return split
+    more = Faces(others.images, others.labels)
+    if others.usage is not None:
+        more = more[others.usage == "Training"]
+    images = np.concatenate([split.training.images, more.images])
+    targets = np.concatenate([split.training.targets, more.targets])
+    return replace(split, training=Faces(images, targets))
 
 
 def split_keypoints(data: KeypointData, people: NDArray[np.int64] | None, share: float, seed: int) -> Split:

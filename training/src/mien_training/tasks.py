@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mien_training import metrics
 from mien_training.calibration import calibrate
 from mien_training.configs import Config
+from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import emotion_network, keypoint_network
 
 
@@ -38,17 +39,18 @@ class Task:
     calibrate: Callable[[keras.Model, Any, Any], dict[str, Any]] | None = None
 
 
-def class_weights(labels: NDArray[Any], balance: float) -> NDArray[np.float32]:
+def class_weights(labels: NDArray[Any], classes: int, balance: float) -> NDArray[np.float32]:
     """Weigh each class by its frequency to the power of ``-balance``, so that the mean over all faces is 1.
 
     Args:
         labels: int32 [N].
+        classes: How many there are.
         balance: 0 to 1; see `Config.balance`.
 
     Returns:
-        float32 [5]; a class without faces gets 0.
+        float32 [classes]; a class without faces gets 0.
     """
-    counts = np.bincount(labels, minlength=len(EMOTIONS)).astype(np.float64)
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
     raw = np.where(counts > 0, np.maximum(counts, 1) ** -balance, 0)
     weights: NDArray[np.float32] = (raw * counts.sum() / (raw * counts).sum()).astype(np.float32)
     return weights
@@ -59,17 +61,18 @@ def emotion_loss(labels: Any, logits: Any, taught: Any, weights: Any, config: Co
 
     Args:
         labels: int32 [N].
-        logits: float32 [N, 5].
+        logits: float32 [N, 5], or more where the recipe has `others`.
         taught: float32 [N, 5], a teacher's logits (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"),
             or `None`.
-        weights: float32 [5].
+        weights: float32, one for each class.
         config: The recipe.
     """
     smooth = config.label_smoothing
-    wanted = tf.one_hot(labels, len(EMOTIONS)) * (1 - smooth) + smooth / len(EMOTIONS)
+    classes = logits.shape[-1]
+    wanted = tf.one_hot(labels, classes) * (1 - smooth) + smooth / classes
     loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.gather(weights, labels)
     if taught is not None:
-        distance = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(taught), logits)
+        distance = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(taught), logits[:, : len(EMOTIONS)])
         loss = (1 - config.teacher) * loss + config.teacher * distance
     return tf.reduce_mean(loss)
 
@@ -89,7 +92,7 @@ def _measure_emotion(labels: Any, logits: Any) -> dict[str, float]:
 
 TASKS = {
     "emotion": Task(
-        lambda config: emotion_network(config.network),
+        lambda config: emotion_network(config.network, len(OTHER_EMOTIONS) if config.others else 0),
         emotion_loss,
         _measure_emotion,
         "accuracy",

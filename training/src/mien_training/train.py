@@ -95,7 +95,9 @@ class Trainer:
             transfer(trunk, self.model)
         self.averaged.set_weights(self.model.get_weights())
         self._class_weights = tf.constant(
-            class_weights(split.training.targets, config.balance) if name == contract.EMOTION_MODEL else [0.0]
+            class_weights(split.training.targets, self.model.output_shape[-1], config.balance)
+            if name == contract.EMOTION_MODEL
+            else [0.0]
         )
         self._train_step = tf.function(self._shared_step)
         self._infer = inference(self.averaged)

@@ -77,6 +77,7 @@ class Config:
         label_smoothing: Share of a label spread over all classes (emotion only).
         balance: Each class weighs in proportion to its frequency to the power of minus this: 0 leaves the imbalance, 1
             makes all classes count the same (emotion only).
+        others: Whether Fear and Neutral are learned besides, as two more classes that only training knows (emotion).
         validation: Share of the faces, or of the people, held out where the file itself holds out none.
         seed: Of the split, the order, the augmentation and the first weights.
         augmentation: See `Augmentation`; left-right flips are always on.
@@ -93,6 +94,7 @@ class Config:
     average: float
     label_smoothing: float
     balance: float
+    others: bool
     validation: float
     seed: int
     augmentation: Augmentation
