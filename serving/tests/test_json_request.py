@@ -105,6 +105,24 @@ def test_column_format_takes_any_shape_and_several_inputs():
     assert (inputs["a"].shape, inputs["b"].shape) == ((2, 2), ())
 
 
+def test_bytes_without_a_name_go_to_the_first_input_and_the_others_are_missing():
+    inputs, _ = predict_inputs({"instances": [{"b64": "YQ=="}]}, infos(a="STRING", b="STRING"))
+    assert {name: values.tolist() for name, values in inputs.items()} == {"a": [b"a"]}
+
+
+def test_more_dimensions_than_an_array_has_are_no_tensor():
+    deep = 1
+    for _ in range(70):
+        deep = [deep]
+    for document in ({"instances": deep}, {"inputs": deep}):
+        with pytest.raises(StatusError, match="INVALID_ARGUMENT: tensor parsing error: x"):
+            predict_inputs(document, infos(x="FLOAT"))
+
+
+def test_a_byte_order_mark_is_skipped():
+    assert parse_object(b'\xef\xbb\xbf{"inputs": 1}') == {"inputs": 1}
+
+
 def test_column_format_takes_bytes_without_a_list():
     inputs, _ = predict_inputs({"inputs": {"b64": "YQ=="}}, infos(x="STRING"))
     assert inputs["x"].tolist() == b"a"
@@ -156,6 +174,17 @@ def test_column_format_takes_bytes_without_a_list():
             'JSON Value: {\n    "b64": 1\n} not formatted correctly for base64 data',
         ),
         ({"inputs": [10**400]}, {"x": "FLOAT"}, "JSON Parse error: Number too big to be stored in double."),
+        (
+            {"inputs": [1.23456789]},
+            {"x": "INT32"},
+            "JSON Value: 1.23456788 Type: Number is not of expected type: int32",
+        ),
+        (
+            {"inputs": {"x": [{"y": [1e50, 1e-7, 0.00012, 1e20]}]}},
+            {"x": "FLOAT"},
+            'JSON Value: {\n    "y": [1e50, 1e-7, 0.00012, 100000000000000000000.0]\n} Type: Object is not of expected '
+            "type: float",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_tensorflow_servings_words(document, types, message):
@@ -180,7 +209,7 @@ def test_types_that_json_cannot_express_are_unimplemented():
         (b'{"instances": "\xff"}', "JSON Parse error: Invalid encoding in string. at offset: 15"),
         (b'{"a": 1e999}', "JSON Parse error: Number too big to be stored in double. at offset: 6"),
         (b"{} {}", "JSON Parse error: The document root must not be followed by other values. at offset: 3"),
-        (b'{"a": ' + b"[" * 100_000, "JSON Parse error: The document is nested too deeply."),
+        (b"\xef\xbb\xbf{", "JSON Parse error: Missing a name for object member. at offset: 4"),
     ],
 )
 def test_a_body_that_is_no_json_is_told_so(body, message):

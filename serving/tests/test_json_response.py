@@ -86,7 +86,7 @@ def test_strings_that_are_not_utf_8_pass_through_as_they_are():
     [
         ({}, "Cannot convert empty tensor map to JSON"),
         ({"y": np.float32(1)}, "Tensor name: y has no shape information "),
-        ({"y": np.zeros([0, 2])}, "Tensor name: y has invalid batch size: 0"),
+        ({"a": np.zeros(0), "sum": np.zeros(1)}, "Tensor name: sum has inconsistent batch size: 1 expecting: 0"),
         ({"a": np.zeros(2), "sum": np.zeros(1)}, "Tensor name: sum has inconsistent batch size: 1 expecting: 2"),
         ({"y": np.zeros(2, np.float16)}, "Failed to write JSON value for tensor type: half"),
     ],
@@ -95,6 +95,11 @@ def test_what_has_no_row_format_is_told_so(outputs, message):
     with pytest.raises(StatusError) as error:
         predict_body({name: np.asarray(value) for name, value in outputs.items()}, row_format=True)
     assert error.value.message == message
+
+
+@pytest.mark.parametrize("outputs", [{"y": np.zeros([0, 2])}, {"a": np.zeros(0), "b": np.zeros([0, 3])}])
+def test_no_rows_are_an_empty_list(outputs):
+    assert json.loads(predict_body(outputs, row_format=True)) == {"predictions": []}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

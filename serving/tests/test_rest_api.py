@@ -33,3 +33,9 @@ def test_a_request_that_takes_too_long_is_answered_504(api, tmp_path):
 def test_the_model_is_asked_once_per_request(api):
     answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", b'{"instances": [1, 2]}'))
     assert (answer.status, json.loads(answer.body)) == (200, {"predictions": [2.0, 3.0]})
+
+
+@pytest.mark.parametrize("body", [b'{"instances": ' + b"[" * 100_000, b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}"])
+def test_a_body_that_is_nested_too_deeply_is_refused(api, body):
+    answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", body))
+    assert answer.status == 400

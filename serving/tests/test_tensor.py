@@ -17,9 +17,12 @@ SHAPES = np_st.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 
 def arrays(numpy_type):
     if numpy_type == np.object_:
-        return np_st.arrays(object, SHAPES, elements=st.binary(max_size=8), fill=st.nothing())
-    if numpy_type == ml_dtypes.bfloat16:
-        return np_st.arrays(np.uint16, SHAPES).map(lambda bits: bits.view(ml_dtypes.bfloat16))
+        return np_st.arrays(object, SHAPES, elements=st.binary(max_size=200), fill=st.nothing())
+    if numpy_type in (ml_dtypes.int4, ml_dtypes.uint4):
+        return np_st.arrays(np.int8, SHAPES, elements=st.integers(0, 7)).map(lambda array: array.astype(numpy_type))
+    if numpy_type.type.__module__ == "ml_dtypes":
+        bits = np.dtype(f"u{numpy_type.itemsize}")
+        return np_st.arrays(bits, SHAPES).map(lambda array: array.view(numpy_type))
     return np_st.arrays(numpy_type, SHAPES)
 
 
@@ -44,6 +47,19 @@ def test_every_type_is_written_as_tensorflow_reads_it_and_read_as_tensorflow_wri
     assert same(array_from_proto(TensorProto.FromString(by_tensorflow.SerializeToString())), array)
 
 
+@pytest.mark.parametrize("data_type", NUMPY_TYPES, ids=type_name)
+@settings(max_examples=10)
+@given(st.data())
+def test_every_type_is_packed_into_bytes_as_tensorflow_unpacks_it(data_type, data):
+    array = data.draw(arrays(NUMPY_TYPES[data_type]))
+    written = TensorProto()
+    write_proto(array, written, as_tensor_content=True)
+    assert bool(written.tensor_content) == bool(array.size)
+    assert same(array_from_proto(written), array)
+    unpacked = tf.io.parse_tensor(written.SerializeToString(), tf.DType(data_type)).numpy()
+    assert same(np.array(unpacked, array.dtype), array)
+
+
 def tensor(shape, data_type="DT_FLOAT", **fields):
     proto = TensorProto(dtype=data_type, **fields)
     for size in shape:
@@ -62,8 +78,24 @@ def test_missing_strings_are_empty():
     assert array_from_proto(tensor([2], "DT_STRING")).tolist() == [b"", b""]
 
 
-def test_integers_wrap_around_in_small_types():
-    assert array_from_proto(tensor([2], "DT_UINT8", int_val=[256, -1])).tolist() == [0, 255]
+@pytest.mark.parametrize(
+    ("data_type", "fields", "read"),
+    [
+        ("DT_UINT8", {"int_val": [256, -1]}, [0, 255]),
+        ("DT_HALF", {"half_val": [0x13C00, 0x4000]}, [1, 2]),
+        ("DT_COMPLEX64", {"scomplex_val": [1, 2, 3]}, [1 + 2j, 1 + 2j]),
+        ("DT_COMPLEX64", {"scomplex_val": [1]}, [0, 0]),
+    ],
+)
+def test_what_is_too_much_for_a_type_is_dropped_as_tensorflow_drops_it(data_type, fields, read):
+    proto = tensor([2], data_type, **fields)
+    assert array_from_proto(proto).tolist() == read
+    assert tf.io.parse_tensor(proto.SerializeToString(), tf.DType(proto.dtype)).numpy().tolist() == read
+
+
+def test_a_tensor_without_elements_has_none_whatever_is_sent_with_it():
+    assert array_from_proto(tensor([0, 2], tensor_content=b"ab")).shape == (0, 2)
+    assert array_from_proto(tensor([3, 0], float_val=[1])).shape == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +106,13 @@ def test_integers_wrap_around_in_small_types():
         tensor([-1]),
         tensor([2], "DT_INVALID"),
         tensor([2], "DT_RESOURCE"),
-        tensor([1], "DT_STRING", tensor_content=b"abc"),
+        tensor([2], "DT_QINT8", int_val=[1, 2]),
+        tensor([1], "DT_STRING", tensor_content=b"\x03ab"),
+        tensor([2], "DT_STRING", tensor_content=b"\x01a"),
+        tensor([1], "DT_STRING", tensor_content=b"\x80" * 20),
         tensor([2**62, 2**62]),
+        tensor([2**31], "DT_UINT8", int_val=[1]),
+        tensor([1] * 65, float_val=[1]),
     ],
 )
 def test_what_is_no_tensor_is_refused(proto):
@@ -101,12 +138,3 @@ def test_content_is_not_copied():
 )
 def test_types_are_called_what_tensorflow_calls_them(data_type, name):
     assert type_name(DataType.Value(data_type)) == name
-
-
-def test_numbers_are_written_as_bytes_if_asked_and_strings_never():
-    numbers, strings = TensorProto(), TensorProto()
-    write_proto(np.float32([[1, 2]]), numbers, as_tensor_content=True)
-    write_proto(np.array([b"a"], object), strings, as_tensor_content=True)
-    assert numbers.tensor_content == np.float32([1, 2]).tobytes()
-    assert array_from_proto(numbers).tolist() == [[1, 2]]
-    assert strings.string_val == [b"a"]

@@ -14,7 +14,7 @@ from mien_client.protos import DataType, TensorInfo
 
 from mien_serving._json_value import decode_base64, is_base64, json_type, text
 from mien_serving._status import Code, StatusError, invalid_argument
-from mien_serving._tensor import NUMPY_TYPES, type_name
+from mien_serving._tensor import MAX_DIMENSIONS, NUMPY_TYPES, type_name
 
 _FLOATS: Final = {DataType.Value("DT_FLOAT"), DataType.Value("DT_DOUBLE")}
 # Integers of these types must fit this range; what does not fit the type itself wraps around, as in C++.
@@ -76,13 +76,13 @@ def _from_columns(value: Any, infos: Mapping[str, TensorInfo], may_hold_booleans
     for name in infos:
         if name not in value:
             raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _tensor(value[name], info.dtype, may_hold_booleans) for name, info in infos.items()}
+    return {name: _tensor(value[name], name, info.dtype, may_hold_booleans) for name, info in infos.items()}
 
 
-def _tensor(value: Any, dtype: int, may_hold_booleans: bool) -> np.ndarray:
+def _tensor(value: Any, name: str, dtype: int, may_hold_booleans: bool) -> np.ndarray:
     array = None if may_hold_booleans else _quick_array(value, dtype)
     if array is None:
-        tensor = _Tensor(dtype)
+        tensor = _Tensor(name, dtype)
         shape = tensor.add(value)
         array = tensor.array(shape)
     return array
@@ -101,7 +101,7 @@ def _from_rows(
         quick = _quick_rows(instances, infos, named)
         if quick is not None:
             return quick
-    tensors = {name: _Tensor(info.dtype) for name, info in infos.items()}
+    tensors = {name: _Tensor(name, info.dtype) for name, info in infos.items()}
     for number, instance in enumerate(instances):
         if named and not _is_named(instance):
             raise invalid_argument(f"Expecting object but got list at item {number} of input list")
@@ -123,7 +123,12 @@ def _from_rows(
                 f"Failed to process element: {number} of 'instances' list. JSON object: {text(instance)} keys must be "
                 f"equal to: {','.join(sorted(infos))}"
             )
-    return {name: tensor.array((len(instances), *tensor.row_shape)) for name, tensor in tensors.items()}
+    # Bytes without a name go to the first input, and leave the others to be missed by the signature.
+    return {
+        name: tensor.array((len(instances), *tensor.row_shape))
+        for name, tensor in tensors.items()
+        if tensor.row_size >= 0
+    }
 
 
 def _quick_rows(instances: Sequence[Any], infos: Mapping[str, TensorInfo], named: bool) -> dict[str, np.ndarray] | None:
@@ -167,6 +172,7 @@ def _quick_array(value: Any, dtype: int) -> np.ndarray | None:
 class _Tensor:
     """A tensor that is filled value by value."""
 
+    name: str
     dtype: int
     values: list[Any] = field(default_factory=list)
     row_size: int = -1
@@ -174,6 +180,8 @@ class _Tensor:
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
         """All values so far as one array."""
+        if len(shape) > MAX_DIMENSIONS:
+            raise invalid_argument(f"tensor parsing error: {self.name}")
         numpy_type = NUMPY_TYPES[self.dtype]
         with np.errstate(over="ignore"):
             if self.dtype in _INTEGERS:

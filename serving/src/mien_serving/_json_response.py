@@ -60,13 +60,11 @@ _SPECIAL: Final = {"nan": "NaN", "-nan": "NaN", "inf": "Infinity", "-inf": "-Inf
 
 
 def _rows(outputs: Mapping[str, np.ndarray]) -> str:
-    batch_size = 0
+    batch_size = None
     for name, value in outputs.items():
         if not value.ndim:
             raise invalid_argument(f"Tensor name: {name} has no shape information ")
-        if not len(value):
-            raise invalid_argument(f"Tensor name: {name} has invalid batch size: 0")
-        if batch_size not in (0, len(value)):
+        if batch_size not in (None, len(value)):
             raise invalid_argument(
                 f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {batch_size}"
             )

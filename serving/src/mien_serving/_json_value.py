@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 from collections.abc import Mapping
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final
 
 import numpy as np
 import rapidjson
 
 from mien_serving._json_response import decimals
 from mien_serving._status import invalid_argument
+
+_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -22,15 +26,14 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
+    mark = len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0
     try:
-        document = rapidjson.loads(body, number_mode=rapidjson.NM_NAN)
+        document = rapidjson.loads(body[mark:] if mark else body, number_mode=rapidjson.NM_NAN)
     except rapidjson.JSONDecodeError as error:
         offset, _, reason = str(error).removeprefix("Parse error at offset ").partition(": ")
-        raise invalid_argument(f"JSON Parse error: {reason} at offset: {offset}") from error
+        raise invalid_argument(f"JSON Parse error: {reason} at offset: {int(offset) + mark}") from error
     except UnicodeDecodeError as error:
         raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
-    except RecursionError as error:
-        raise invalid_argument("JSON Parse error: The document is nested too deeply.") from error
     if not isinstance(document, dict):
         raise invalid_argument(f"JSON Value: {text(document)} Is not object")
     return document
@@ -53,15 +56,41 @@ def signature_name(document: Mapping[str, Any]) -> str:
 def text(value: object) -> str:
     """Prints a JSON value as TensorFlow Serving does in its error messages."""
     if isinstance(value, float):
-        return decimals(np.array([value]))[0]
+        return decimals(np.array([value], np.float32 if abs(value) <= _MAX_FLOAT32 else np.float64))[0]
     printed: str = rapidjson.dumps(
-        value,
+        _with_raw_numbers(value),
         indent=4,
         ensure_ascii=False,
         number_mode=rapidjson.NM_NAN,
         write_mode=rapidjson.WM_SINGLE_LINE_ARRAY,
     )
     return printed
+
+
+def _with_raw_numbers(value: Any) -> Any:
+    """The value with every finite float as RapidJSON prints it, which Python's binding leaves to Python."""
+    match value:
+        case float() if np.isfinite(value):
+            return rapidjson.RawJSON(_number(value))
+        case list():
+            return [_with_raw_numbers(element) for element in value]
+        case dict():
+            return {name: _with_raw_numbers(element) for name, element in value.items()}
+        case _:
+            return value
+
+
+def _number(value: float) -> str:
+    """The shortest decimals of a number; with an exponent only beyond 21 digits or below a millionth."""
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    numerals, point = "".join(map(str, digits)), len(digits) + int(exponent)
+    if 0 < point <= 21:
+        printed = f"{numerals[:point]:0<{point}}.{numerals[point:] or 0}"
+    elif -6 < point <= 0:
+        printed = f"0.{'0' * -point}{numerals}"
+    else:
+        printed = f"{numerals[0]}{'.' + numerals[1:] if numerals[1:] else ''}e{point - 1}"
+    return "-" + printed if sign else printed
 
 
 def json_type(value: Any) -> str:

@@ -91,6 +91,8 @@ class RestApi:
             return HttpAnswer(400, b"")
         except StatusError as error:
             return error_answer(error)
+        except RecursionError:
+            return error_answer(invalid_argument("JSON Parse error: The document is nested too deeply."))
 
     def _dispatch(self, request: HttpRequest) -> bytes:
         if request.method == "POST" and (route := _PREDICTION.fullmatch(request.target)):

@@ -160,14 +160,14 @@ def world(tmp_path, monkeypatch):
             super().__init__(["localhost:1"], timeout)
             self.servers = worlds[-1].servers
 
-    def write(config):
+    def write(config, instead_of):
         worlds[-1].trip()
         for server in worlds[-1].servers:
             view = server.view("emotion", ("stable", "canary"), 1)
             named = set(config.desired("emotion").labels.values())
             fit = named <= view.available() or server.silent or server in worlds[-1].unfit
             assert fit, "a label in models.config before its version is loaded"
-        real_write(config)
+        real_write(config, instead_of)
         worlds[-1].trip()
 
     real_write = ModelsConfig.write

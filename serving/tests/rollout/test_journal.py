@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mien_client.cli import CommandError
 from mien_serving.rollout import _journal
-from mien_serving.rollout._journal import Journal, previous_stable, unfinished
+from mien_serving.rollout._journal import Journal, stable_before, unfinished
 
 
 @pytest.fixture
@@ -39,6 +39,12 @@ def test_a_line_that_a_crash_cut_short_is_left_out_and_hurts_no_other(journal):
         stream.write(b'{"verb": "prom')
     journal.append("rollback", "emotion", "done")
     assert [entry["verb"] for entry in journal.entries()] == ["canary", "rollback"]
+
+
+def test_what_others_have_written_into_it_is_left_out(journal):
+    journal.path.write_text('{"note": "please keep"}\n["a", "list"]\nhello\n')
+    journal.append("canary", "emotion", "done")
+    assert [entry["verb"] for entry in journal.entries()] == ["canary"]
 
 
 def test_many_writers_lose_nothing(journal):
@@ -73,24 +79,43 @@ class TestWhatWasBegun:
         action.failed(detail="a server still has it", after=state(2), resume=True)
         assert unfinished(journal.entries())["verb"] == "retire"
 
+    def test_stays_so_when_only_the_servers_were_made_to_agree(self, journal):
+        journal.begin("promote", "emotion", before=state(1), after=state(2))
+        journal.begin("apply", "emotion", before=state(1), after=state(1)).done()
+        assert unfinished(journal.entries())["verb"] == "promote"
+
 
 class TestTheVersionBefore:
     def test_there_is_none_at_first(self, journal):
-        assert previous_stable(journal.entries(), 1) is None
+        assert stable_before(journal.entries(), 1) == []
 
     def test_is_the_one_that_was_promoted_from(self, journal):
         journal.begin("promote", "emotion", before=state(1), after=state(2, 1)).done()
-        assert previous_stable(journal.entries(), 2) == 1
+        assert stable_before(journal.entries(), 2) == [1]
 
     def test_after_a_promotion_that_died_half_way_is_the_one_that_it_began_from(self, journal):
         journal.begin("adopt", "emotion", before={"versions": None, "labels": {}}, after=state(1)).done()
         journal.begin("promote", "emotion", before=state(1), after=state(2, 1))
-        assert previous_stable(journal.entries(), 2) == 1
+        assert stable_before(journal.entries(), 2) == [1]
 
     def test_knows_nothing_of_what_was_taken_back(self, journal):
         journal.begin("promote", "emotion", before=state(1), after=state(2, 1)).done()
         journal.begin("promote", "emotion", before=state(2), after=state(3, 2)).failed(detail="no")
-        assert previous_stable(journal.entries(), 2) == 1
+        assert stable_before(journal.entries(), 2) == [1]
+
+    def test_is_none_that_was_rolled_back_also_if_the_end_of_that_was_never_noted(self, journal):
+        journal.begin("promote", "emotion", before=state(1), after=state(2, 1)).done()
+        journal.begin("rollback", "emotion", before=state(2, 1), after=state(1))
+        assert stable_before(journal.entries(), 1) == []
+        journal.begin("apply", "emotion", before=state(1), after=state(1)).done()
+        assert stable_before(journal.entries(), 1) == []
+        journal.begin("promote", "emotion", before=state(1), after=state(3, 1)).done()
+        assert stable_before(journal.entries(), 3) == [1]
+
+    def test_knows_what_was_written_into_models_config_by_hand(self, journal):
+        journal.begin("promote", "emotion", before=state(1), after=state(2, 1)).done()
+        journal.begin("promote", "emotion", before=state(7), after=state(8, 7)).done()
+        assert stable_before(journal.entries(), 8) == [7, 2, 1]
 
     @given(st.lists(st.sampled_from(["promote", "rollback"]), max_size=20))
     def test_rollbacks_undo_promotions_one_by_one_and_never_come_back_to_what_was_bad(self, verbs):
@@ -101,9 +126,8 @@ class TestTheVersionBefore:
                 newest += 1
                 stack.append(newest)
             else:
-                expected = stack[-2] if len(stack) > 1 else None
-                assert previous_stable(entries, before) == expected
-                if expected is None:
+                assert stable_before(entries, before) == stack[-2::-1]
+                if len(stack) == 1:
                     continue
                 stack.pop()
             entries.append({"verb": verb, "event": "done", "before": state(before), "after": state(stack[-1])})

@@ -1,5 +1,6 @@
 """The desired state: a models.config that is changed keeps its comments, and means what was intended."""
 
+import os
 import stat
 
 import pytest
@@ -108,11 +109,37 @@ class TestWriting:
         target.chmod(0o640)
         link = tmp_path / "models.config"
         link.symlink_to(target)
-        ModelsConfig.read(link).with_desired("emotion", {7}, {}).write()
+        config = ModelsConfig.read(link)
+        config.with_desired("emotion", {7}, {}).write(config)
         assert link.is_symlink()
         assert "versions: 7" in target.read_text()
         assert stat.S_IMODE(target.stat().st_mode) == 0o640
         assert [path.name for path in target.parent.iterdir()] == ["models.config"]
+
+    def test_keeps_the_owner(self, read):
+        if os.geteuid():
+            pytest.skip("only root can give files away")
+        config = read(PLAIN)
+        os.chown(config.path, 4711, 4712)
+        config.with_desired("emotion", {7}, {}).write(config)
+        assert (config.path.stat().st_uid, config.path.stat().st_gid) == (4711, 4712)
+
+    def test_never_overwrites_what_somebody_else_has_written_meanwhile(self, read):
+        config = read(PLAIN)
+        config.path.write_text(f"{PLAIN}# One more comment.\n")
+        with pytest.raises(CommandError, match="was changed by somebody else meanwhile; it is left as they"):
+            config.with_desired("emotion", {7}, {}).write(config)
+        assert config.path.read_text() == f"{PLAIN}# One more comment.\n"
+
+    def test_keeps_the_line_ends_of_other_systems(self, read, tmp_path):
+        (tmp_path / "models.config").write_bytes(PLAIN.replace("\n", "\r\n").encode())
+        config = ModelsConfig.read(tmp_path / "models.config")
+        config.with_desired("emotion", {7}, {"stable": 7}).write(config)
+        written = (tmp_path / "models.config").read_bytes()
+        assert written.count(b"\r\n") == PLAIN.count("\n")
+        assert ModelsConfig.read(tmp_path / "models.config").desired("emotion") == Desired(
+            frozenset({7}), {"stable": 7}
+        )
 
     def test_that_fails_leaves_the_file_as_it_was(self, read, monkeypatch):
         config = read(PLAIN)
@@ -122,7 +149,7 @@ class TestWriting:
 
         monkeypatch.setattr(_files.os, "fsync", full)
         with pytest.raises(CommandError, match="cannot be written, and is as it was: No space left on device"):
-            config.with_desired("emotion", {7}, {}).write()
+            config.with_desired("emotion", {7}, {}).write(config)
         assert config.path.read_text() == PLAIN
         assert [path.name for path in config.path.parent.iterdir()] == ["models.config"]
 

@@ -162,6 +162,12 @@ class TestRollback:
         state = desired({1, 2}, stable=1)
         assert _plan.rollback("emotion", None, state, [promotion(1, 2), begun], folder).after.labels == {"stable": 1}
 
+    def test_passes_over_what_was_deleted_since_and_says_so(self, folder):
+        entries = [promotion(1, 2), promotion(2, 9), promotion(9, 3)]
+        plan = _plan.rollback("emotion", None, desired({3}, stable=3), entries, folder)
+        assert plan.after == desired({2}, stable=2)
+        assert plan.notes == ("What was stable last, 9, has been deleted; version 2 of emotion was so before it.",)
+
     def test_to_a_version_that_was_deleted_says_what_there_is(self, folder):
         with pytest.raises(CommandError, match=r"there is no version 9 in .*, only 1, 2, 3; name one of these"):
             _plan.rollback("emotion", None, desired({2}, stable=2), [promotion(9, 2)], folder)
@@ -172,20 +178,43 @@ class TestRollback:
 
 
 class TestRetire:
-    def test_unloads(self):
-        assert _plan.retire("emotion", [1], desired({1, 2}, stable=2)).after == desired({2}, stable=2)
+    def plan(self, versions, state, folder, entries=()):
+        return _plan.retire("emotion", versions, state, views({1, 2}), folder, entries)
+
+    def test_unloads(self, folder):
+        assert self.plan([1], desired({1, 2}, stable=2), folder).after == desired({2}, stable=2)
+
+    def test_says_what_there_is_not(self, folder):
+        assert self.plan([9], desired({2}, stable=2), folder).notes == ("There is no version 9 of emotion any more.",)
+
+    def test_warns_of_the_version_that_a_rollback_would_lead_to(self, folder):
+        plan = self.plan([1], desired({1, 2}, stable=2), folder, [promotion(1, 2)])
+        assert plan.notes == ("`mien rollout rollback emotion` would lead to version 1, which you retire.",)
 
     @given(st.sets(st.integers(1, 9), min_size=1), st.data())
-    def test_never_touches_what_a_label_names(self, versions, data):
+    def test_never_touches_what_a_label_names(self, tmp_path_factory, versions, data):
         labels = {label: data.draw(st.sampled_from(sorted(versions))) for label in ("stable", "canary", "blue")}
         chosen = data.draw(st.lists(st.integers(1, 9), min_size=1))
+        state, folder = Desired(frozenset(versions), labels), tmp_path_factory.getbasetemp()
         if set(chosen) & set(labels.values()):
             with pytest.raises(CommandError, match="it cannot be retired"):
-                _plan.retire("emotion", chosen, Desired(frozenset(versions), labels))
+                self.plan(chosen, state, folder)
         else:
-            plan = _plan.retire("emotion", chosen, Desired(frozenset(versions), labels))
+            plan = self.plan(chosen, state, folder)
             assert set(labels.values()) <= plan.after.versions == versions - set(chosen)
             assert plan.unloaded >= set(chosen)
+
+
+class TestApply:
+    def test_changes_nothing_that_is_desired_and_unloads_what_is_not(self):
+        plan = _plan.apply("emotion", desired({1}, stable=1), views({1}, {1, 2}), [])
+        assert plan.before == plan.after == desired({1}, stable=1)
+        assert plan.unloaded == {2}
+
+    def test_does_not_hide_what_is_unfinished(self):
+        begun = {"verb": "promote", "event": "begun", "who": "me@here", "after": desired({1, 2}, stable=2).document()}
+        [note] = _plan.apply("emotion", desired({1}, stable=1), views({1}), [begun]).notes
+        assert note == "promote, begun by me@here, is not finished by this: run that again."
 
 
 class TestAbort:

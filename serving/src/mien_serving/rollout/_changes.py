@@ -13,7 +13,7 @@ from mien_client.cli import CommandError
 
 from mien_serving.rollout import _plan, _repository
 from mien_serving.rollout._fleet import Fleet
-from mien_serving.rollout._journal import Action, Entry, Journal, unfinished
+from mien_serving.rollout._journal import Action, Entry, Journal, stable_before, unfinished
 from mien_serving.rollout._lock import locked
 from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
 from mien_serving.rollout._plan import Views
@@ -60,7 +60,8 @@ def promote(arguments: argparse.Namespace) -> int:
 
     done = change(arguments, "promote", f"promote {model}", plan)
     if not arguments.dry_run:
-        old = done.before.labels.get(STABLE)
+        stable = done.after.labels[STABLE]
+        old = next(iter(stable_before(Journal(arguments.repository).entries(model), stable)), None)
         say(
             f"Back: mien rollout rollback {model}, at once, as version {old} stays loaded.\n"
             f"When you are sure: mien rollout retire {model} {old}."
@@ -95,23 +96,28 @@ def rollback(arguments: argparse.Namespace) -> int:
 def retire(arguments: argparse.Namespace) -> int:
     """Unloads versions, and deletes them if that is asked for."""
     model, versions = arguments.model, arguments.versions
-    plan = change(
+
+    def plan(config: ModelsConfig, views: Views, journal: Journal) -> Plan:
+        folder = config.folder(model, arguments.repository)
+        return _plan.retire(model, versions, config.desired(model), views, folder, journal.entries(model))
+
+    done = change(
         arguments,
         "retire",
         f"retire {model} {' '.join(map(str, versions))}",
-        lambda config, *_: _plan.retire(model, versions, config.desired(model)),
+        plan,
         last=lambda config: _delete(config, arguments) if arguments.delete else None,
     )
     if arguments.dry_run and arguments.delete:
-        say(f"  then delete {', '.join(map(str, sorted(plan.gone)))} from the repository")
+        say(f"  then delete {', '.join(map(str, sorted(done.gone)))} from the repository")
     return 0
 
 
 def _delete(config: ModelsConfig, arguments: argparse.Namespace) -> None:
     folder = config.folder(arguments.model, arguments.repository)
     for version in arguments.versions:
-        _repository.remove_version(folder, version)
-        say(f"  {folder / str(version)} is deleted")
+        if _repository.remove_version(folder, version):
+            say(f"  {folder / str(version)} is deleted")
 
 
 def adopt(arguments: argparse.Namespace) -> int:
@@ -135,8 +141,8 @@ def apply(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _apply(model: str, config: ModelsConfig, views: Views, _: Journal) -> Plan:
-    return _plan.apply(model, config.desired(model), views)
+def _apply(model: str, config: ModelsConfig, views: Views, journal: Journal) -> Plan:
+    return _plan.apply(model, config.desired(model), views, journal.entries(model))
 
 
 def change(
@@ -168,8 +174,8 @@ def change(
     guard = contextlib.nullcontext() if arguments.dry_run else locked(lock_path(arguments.repository), doing)
     with guard, Fleet(arguments.servers, arguments.timeout) as fleet:
         config = ModelsConfig.read(arguments.config)
-        views = _plan.survey(config, fleet, arguments.repository, arguments.model, strict=not onwards)
-        plan = plan_of(config, views, journal)
+        survey = _plan.survey(config, fleet, arguments.repository, arguments.model, strict=not onwards)
+        plan = plan_of(config, survey.views, journal)
         # What cannot be written is noticed before anything is.
         config.with_desired(plan.model, plan.kept, plan.after.labels)
         say(f"{plan.model}: {plan.before}  ->  {plan.after}")
@@ -184,7 +190,7 @@ def change(
         facts |= {"gone": sorted(plan.gone)} if plan.gone else {}
         action = journal.begin(verb, plan.model, **facts)
         transition = Transition(
-            config, fleet, patience_s=arguments.wait, say=lambda text: say(f"  {text}"), onwards=onwards
+            config, fleet, survey, patience_s=arguments.wait, say=lambda text: say(f"  {text}"), onwards=onwards
         )
         try:
             transition.run(plan)

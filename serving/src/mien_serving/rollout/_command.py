@@ -24,6 +24,9 @@ _VERBS: Final = {
     "history": ("_status:history", "who changed what, when and why"),
 }
 
+_LONGEST_WAIT_S: Final = 900.0
+"""Three waits, for loading, labels and unloading, are shorter than the time after which a lock belongs to nobody."""
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The usual way: publish, canary, compare, promote, retire. The way back: rollback."
@@ -72,10 +75,10 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument(
         "--wait",
-        type=_seconds,
+        type=_patience,
         default=120.0,
         metavar="S",
-        help="how long loading or unloading may take on any server (%(default)g)",
+        help="how long loading or unloading may take on any server (%(default)g; 900 at most)",
     )
 
 
@@ -211,6 +214,13 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _patience(text: str) -> float:
+    value = _seconds(text)
+    if value > _LONGEST_WAIT_S:
+        raise argparse.ArgumentTypeError(f"{text} is above {_LONGEST_WAIT_S:g}; to wait longer, run it again")
     return value
 
 

@@ -30,6 +30,9 @@ NEAR: Final = 0.1
 """Two places of a key point agree if they are no further apart than this share of the distance of the eyes."""
 
 _WARM_UP: Final = 5
+_GIVE_UP: Final = 6
+"""After so many failures in a row a server is asked no more: each may have taken the whole of --timeout."""
+
 _EYES: Final = (KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center"))
 
 
@@ -80,7 +83,7 @@ def compare(arguments: argparse.Namespace) -> int:
     faces = read_data(arguments.data, model) if arguments.data else read_recorded(arguments.recorded, model)
     faces = faces.spread(arguments.limit)
     with Fleet(arguments.servers, arguments.timeout) as fleet:
-        addresses = [server.address for server in fleet.servers]
+        addresses = _fit(fleet, model, labels)
     stable, canary = _ask(addresses, model, labels, faces, arguments.timeout)
     figures = measure(stable, canary, faces.truth)
     gates = judge(figures, arguments)
@@ -97,6 +100,8 @@ def compare(arguments: argparse.Namespace) -> int:
         "passed": passed,
         "errors": sorted({*stable.errors, *canary.errors}),
     }
+    journal = {name: document[name] for name in ("stable", "canary", "faces", "source", "passed", "figures", "gates")}
+    Journal(arguments.repository).append("compare", model, DONE, **journal, failed_gates=failed)
     if arguments.report:
         from mien_serving.rollout import _report
 
@@ -104,8 +109,6 @@ def compare(arguments: argparse.Namespace) -> int:
             arguments.report.write_text(_report.page(document, faces, stable, canary), encoding="utf-8")
         except OSError as error:
             raise CommandError(f"{arguments.report} cannot be written: {error.strerror}") from None
-    journal = {name: document[name] for name in ("stable", "canary", "faces", "source", "passed", "figures")}
-    Journal(arguments.repository).append("compare", model, DONE, **journal, failed_gates=failed)
     if arguments.json:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return 0 if passed else 1
@@ -117,6 +120,29 @@ def compare(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(f"FAILED: {', '.join(failed)}. mien rollout abort {model} takes the canary back.\n")
     return 0 if passed else 1
+
+
+def _fit(fleet: Fleet, model: str, labels: Mapping[str, int]) -> list[str]:
+    """The servers, all of which give the labels' versions.
+
+    Raises:
+        CommandError: One does not, or does not answer.
+    """
+    problems = []
+    for address, view in fleet.view(model, (STABLE, CANARY)).items():
+        wrong = [label for label in (STABLE, CANARY) if view.labels.get(label) != labels[label]]
+        if view.error:
+            problems.append(f"{address} {view.error}")
+        elif wrong:
+            problems.append(
+                f"{address} gives {wrong[0]} to {view.labels.get(wrong[0], 'no version')}, not to {labels[wrong[0]]}"
+            )
+    if problems:
+        raise CommandError(
+            f"nothing was compared: {'; '.join(problems)}. Start or mend it (mien rollout apply {model}), or leave it "
+            "out of --servers"
+        )
+    return [server.address for server in fleet.servers]
 
 
 def _ask(
@@ -140,10 +166,14 @@ def _ask(
             for _ in range(_WARM_UP):
                 for side in sides:
                     _request(transport, model, side, faces.images[:1], -1, timeout)
+            failures = 0
             for index in range(position, count, len(addresses)):
                 order = sides if index % (2 * len(addresses)) < len(addresses) else sides[::-1]
                 for side in order:
-                    _request(transport, model, side, faces.images[index : index + 1], index, timeout)
+                    answered = _request(transport, model, side, faces.images[index : index + 1], index, timeout)
+                    failures = 0 if answered else failures + 1
+                if failures >= _GIVE_UP:
+                    return
         finally:
             transport.close()
 
@@ -154,7 +184,8 @@ def _ask(
 
 def _request(
     transport: Transport, model: str, side: Side, images: NDArray[np.uint8], index: int, timeout: float
-) -> None:
+) -> bool:
+    """Asks one label about one face; the answer of face -1 is thrown away. Returns whether there was one."""
     output = PROBABILITIES_OUTPUT if model == EMOTION_MODEL else KEYPOINTS_OUTPUT
     ended = threading.Event()
     started = time.perf_counter()
@@ -175,6 +206,8 @@ def _request(
     except MienError as error:
         if index >= 0:
             side.errors.append(str(error))
+        return False
+    return True
 
 
 def measure(stable: Side, canary: Side, truth: NDArray[Any] | None) -> dict[str, float]:
@@ -230,7 +263,9 @@ def judge(figures: Mapping[str, float], limits: argparse.Namespace) -> list[Gate
     """Applies the gates. Without an answer nothing passes; without truth there is no gate on accuracy."""
     errors = figures["errors_canary"] + figures["errors_stable"]
     gates = [Gate("errors", errors, 0, errors == 0)]
-    agreement, ratio = figures.get("agreement", 0.0), figures.get("p99_ratio", float("inf"))
+    if "agreement" not in figures:
+        return [*gates, Gate("agreement", 0.0, limits.min_agreement, passed=False)]
+    agreement, ratio = figures["agreement"], figures["p99_ratio"]
     if "accuracy_delta" in figures:
         delta = figures["accuracy_delta"]
         gates.append(Gate("accuracy delta", delta, limits.min_accuracy_delta, delta >= limits.min_accuracy_delta))

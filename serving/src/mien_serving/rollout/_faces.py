@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, TextIO, cast
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -59,7 +62,7 @@ def read_data(path: Path, model: str) -> Faces:
     Of a file with a ``Usage`` column, the faces that are not for training are taken if there are any.
 
     Args:
-        path: The file; ``.gz`` is unpacked.
+        path: The file; ``.gz`` and ``.zip`` are unpacked.
         model: Whose truth is wanted.
 
     Raises:
@@ -68,7 +71,7 @@ def read_data(path: Path, model: str) -> Faces:
     try:
         if path.suffix == ".npz":
             return _read_arrays(path, model)
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as stream:
+        with _opened(path) as stream:
             rows = csv.DictReader(stream, skipinitialspace=True)
             header = set(rows.fieldnames or ())
             if {"emotion", "pixels"} <= header:
@@ -77,12 +80,28 @@ def read_data(path: Path, model: str) -> Faces:
                 return _read_keypoints(rows, path, model)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError, csv.Error, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile) as error:
         raise CommandError(f"{path} is damaged, or not what its header says: {error}") from None
     raise CommandError(
         f"{path} is no file of faces: its header should be `emotion,pixels[,Usage]`, or the thirty columns of key "
         "points and Image"
     )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A Kaggle file as text; of a ``.zip``, the one ``.csv`` in it."""
+    with path.open("rb") as packed, ExitStack() as stack:
+        binary: IO[bytes] = packed
+        if path.suffix == ".gz":
+            binary = cast("IO[bytes]", stack.enter_context(gzip.open(packed)))
+        elif path.suffix == ".zip":
+            archive = stack.enter_context(zipfile.ZipFile(packed))
+            names = [name for name in archive.namelist() if name.endswith(".csv")]
+            if len(names) != 1:
+                raise ValueError(f"it holds {len(names)} .csv files, not one")
+            binary = stack.enter_context(archive.open(names[0]))
+        yield stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8", newline=""))
 
 
 def _read_arrays(path: Path, model: str) -> Faces:
@@ -92,16 +111,23 @@ def _read_arrays(path: Path, model: str) -> Faces:
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (N, 48, 48)")
         name = "labels" if model == EMOTION_MODEL else "keypoints"
         truth = arrays.get(name)
-    if truth is not None and len(truth) != len(images):
-        raise ValueError(f"there are {len(truth)} {name} for {len(images)} images")
-    return Faces(images, truth, path.name)
+    if truth is None:
+        return Faces(images, None, path.name)
+    shape = (len(images),) if model == EMOTION_MODEL else (len(images), len(KEYPOINTS), 2)
+    if truth.shape != shape:
+        raise ValueError(f"{name} have the shape {truth.shape}, not {shape}")
+    if model == EMOTION_MODEL and not np.isin(truth, range(len(EMOTIONS))).all():
+        raise ValueError(f"{name} are not all numbers from 0 to {len(EMOTIONS) - 1}")
+    return Faces(images, truth.astype(int if model == EMOTION_MODEL else np.float32), path.name)
 
 
 def _read_emotions(rows: csv.DictReader[str], path: Path, model: str) -> Faces:
     images, labels, held_out = [], [], []
     has_usage = "Usage" in (rows.fieldnames or ())
     for row in rows:
-        number = int(row["emotion"])
+        number = int(row["emotion"] or "")
+        if number not in range(7 if has_usage else len(EMOTIONS)):
+            raise ValueError(f"it has the label {number}")
         name = _SEVEN.get(number) if has_usage else EMOTIONS[number]
         if name:
             images.append(_image(row["pixels"], _PIXELS))
@@ -128,8 +154,8 @@ def _read_keypoints(rows: csv.DictReader[str], path: Path, model: str) -> Faces:
     return Faces(np.stack(images), truth, path.name)
 
 
-def _image(text: str, size: int) -> NDArray[np.uint8]:
-    values = np.array(text.split(), int)
+def _image(text: str | None, size: int) -> NDArray[np.uint8]:
+    values = np.array((text or "").split(), int)  # A line that is cut short has none.
     if values.size != size or values.min() < 0 or values.max() > 255:
         raise ValueError(f"an image has {values.size} pixels, not {size} from 0 to 255")
     return values.astype(np.uint8)

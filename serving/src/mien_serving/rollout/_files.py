@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Puts a text in the place of a file: written aside, synced, renamed. Who may read the file stays the same."""
+    """Puts a text in the place of a file: written aside, synced, renamed. Its owner and permissions stay the same."""
     path = path.resolve()  # A link stays one.
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -16,7 +17,10 @@ def write_atomically(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             if path.exists():
-                os.fchmod(stream.fileno(), path.stat().st_mode & 0o7777)
+                status = path.stat()
+                with contextlib.suppress(PermissionError):  # Only root can give files away.
+                    os.fchown(stream.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(stream.fileno(), status.st_mode & 0o7777)
             os.fsync(stream.fileno())
         aside.replace(path)
         sync(path.parent)

@@ -218,24 +218,60 @@ class Fleet:
         for server in self.servers:
             server.close()
 
-    def view(self, model: str, labels: Collection[str] = ()) -> dict[str, View]:
-        """Asks every server what it has of a model; the answers by address."""
-        return self._each(lambda server: server.view(model, labels, self.timeout))
+    def view(self, model: str, labels: Collection[str] = (), without: Collection[str] = ()) -> dict[str, View]:
+        """Asks every server what it has of a model; the answers by address.
 
-    def reload(self, config: Any) -> dict[str, ServerError]:
-        """Makes every server take a configuration; returns those that did not, by address, with the reason."""
+        Args:
+            model: Its name.
+            labels: Those to find out about.
+            without: Servers that are not asked.
+        """
+        return self._each(lambda server: server.view(model, labels, self.timeout), without)
+
+    def views(self, wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, View]]:
+        """Asks every server about several models; a server that gave no answer once is not waited for again.
+
+        Args:
+            wanted: The labels to find out about, by model.
+
+        Returns:
+            By model, the answers by address.
+        """
+
+        def all_of(server: Server) -> dict[str, View]:
+            found: dict[str, View] = {}
+            silent = None
+            for model, labels in wanted.items():
+                found[model] = silent or server.view(model, labels, self.timeout)
+                silent = found[model] if found[model].error else None
+            return found
+
+        answers = self._each(all_of)
+        return {model: {address: found[model] for address, found in answers.items()} for model in wanted}
+
+    def reload(self, config_for: Callable[[str], Any], without: Collection[str] = ()) -> dict[str, ServerError]:
+        """Makes every server take a configuration.
+
+        Args:
+            config_for: Makes the ``ModelServerConfig`` for the server with an address.
+            without: Servers that are left as they are.
+
+        Returns:
+            Those that did not take it, by address, with the reason.
+        """
 
         def one(server: Server) -> ServerError | None:
             try:
-                server.reload(config, self.timeout)
+                server.reload(config_for(server.address), self.timeout)
             except ServerError as error:
                 return error
             return None
 
-        return {address: error for address, error in self._each(one).items() if error is not None}
+        return {address: error for address, error in self._each(one, without).items() if error is not None}
 
-    def _each(self, ask: Callable[[Server], T]) -> dict[str, T]:
-        return dict(zip([server.address for server in self.servers], self._pool.map(ask, self.servers), strict=True))
+    def _each(self, ask: Callable[[Server], T], without: Collection[str] = ()) -> dict[str, T]:
+        servers = [server for server in self.servers if server.address not in without]
+        return dict(zip([server.address for server in servers], self._pool.map(ask, servers), strict=True))
 
 
 def _resolved(address: str) -> dict[str, str]:

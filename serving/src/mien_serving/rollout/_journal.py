@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mien_client.cli import CommandError
 
@@ -20,6 +20,8 @@ Entry = Mapping[str, Any]
 """One line: ``time``, ``who``, ``verb``, ``model``, ``event`` and, by verb, ``before``, ``after``, ``why``, …"""
 
 BEGUN, DONE, FAILED = "begun", "done", "failed"
+
+_ALWAYS: Final = {"time", "who", "verb", "model", "event"}
 
 
 def whoami() -> str:
@@ -43,7 +45,7 @@ class Journal:
         self.path = repository.with_name(f"{repository.name}.journal")
 
     def entries(self, model: str = "") -> list[Entry]:
-        """Reads all entries, of one model if named. A line that a crash cut short is left out.
+        """Reads all entries, of one model if named. A line that a crash cut short, or that is none, is left out.
 
         Raises:
             CommandError: The file is there but cannot be read.
@@ -60,7 +62,7 @@ class Journal:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and (not model or entry.get("model") == model):
+            if isinstance(entry, dict) and entry.keys() >= _ALWAYS and (not model or entry["model"] == model):
                 entries.append(entry)
         return entries
 
@@ -123,35 +125,42 @@ class Action:
 
 
 def unfinished(entries: Sequence[Entry]) -> Entry | None:
-    """The last change of a model, if it neither ended nor was taken back: the process that made it has died."""
-    changes = [entry for entry in entries if entry.get("after") or entry.get("event") == FAILED]
+    """The last change of a model, if it neither ended nor was taken back: the process that made it has died.
+
+    That the servers have been made to agree since does not finish it.
+    """
+    changes = [entry for entry in entries if "after" in entry and entry["verb"] != "apply"]
     last = changes[-1] if changes else None
     return last if last and (last["event"] == BEGUN or last.get("resume")) else None
 
 
-def previous_stable(entries: Sequence[Entry], now: int | None) -> int | None:
-    """The version that was stable before the one that is.
+def stable_before(entries: Sequence[Entry], now: int) -> list[int]:
+    """The versions that were stable before the one that is, the last one first.
+
+    Rollbacks undo what they roll back: two in a row go back two steps, and what was rolled back is no longer among
+    these. Changes that the journal does not know the end of, as their process died or somebody wrote models.config by
+    hand, show in what the next change began from; one that led to a version from before was a way back, too.
 
     Args:
         entries: Of one model.
         now: The version that is stable now.
-
-    Returns:
-        Its number; None if there was no other. Rollbacks undo what they roll back: two in a row go back two steps.
     """
     history: list[int] = []
+
+    def moved(version: int | None, *, back: bool) -> None:
+        if version is None or version in history[-1:]:
+            return
+        if back and version in history:
+            del history[len(history) - history[::-1].index(version) :]
+        else:
+            history.append(version)
+
     for entry in entries:
-        if entry.get("event") != DONE or "after" not in entry:
+        if "after" not in entry:
             continue
         before, after = (entry.get(side, {}).get("labels", {}).get(STABLE) for side in ("before", "after"))
-        if after is None:
-            continue
-        if not history and before is not None:
-            history.append(before)
-        if entry.get("verb") == "rollback" and after in history:
-            del history[len(history) - history[::-1].index(after) :]
-        elif not history or history[-1] != after:
-            history.append(after)
-    while history and history[-1] == now:
-        history.pop()
-    return history[-1] if history else None
+        moved(before, back=True)
+        if entry["event"] == DONE:
+            moved(after, back=entry["verb"] == "rollback")
+    moved(now, back=True)
+    return history[-2::-1]

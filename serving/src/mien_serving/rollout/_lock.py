@@ -18,7 +18,7 @@ from mien_client.cli import CommandError
 from mien_serving.rollout._journal import whoami
 
 OLDEST_S: Final = 3600.0
-"""A lock that is older than an hour belongs to nobody any more: no verb takes that long."""
+"""A lock that is older than an hour belongs to nobody any more: no verb takes that long, for ``--wait`` is limited."""
 
 _POLL_S: Final = 0.1
 

@@ -77,7 +77,7 @@ class ModelsConfig:
             CommandError: It cannot be read, or is no model configuration.
         """
         try:
-            return cls(path, path.read_text(encoding="utf-8"))
+            return cls(path, path.read_bytes().decode())
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise CommandError(f"{path} cannot be read: {reason}; name the file with --config") from None
@@ -103,19 +103,24 @@ class ModelsConfig:
         self._config(model)
         return Path(models_on_disk(self.message, repository)[model].base_path)
 
+    def message_with(self, model: str, versions: Collection[int], labels: Mapping[str, int]) -> Any:
+        """The ``ModelServerConfig`` with other versions and labels of one model, as one server alone may need it."""
+        message = ModelServerConfig()
+        message.CopyFrom(self.message)
+        config = next(config for config in message.model_config_list.config if config.name == model)
+        config.model_version_policy.Clear()
+        config.model_version_policy.specific.versions.extend(sorted(versions))
+        config.version_labels.clear()
+        config.version_labels.update(labels)
+        return message
+
     def with_desired(self, model: str, versions: Collection[int], labels: Mapping[str, int]) -> ModelsConfig:
         """The same configuration with other versions and labels of one model. Nothing is written.
 
         Raises:
             CommandError: The text cannot be changed to mean that.
         """
-        intended = ModelServerConfig()
-        intended.CopyFrom(self.message)
-        config = next(config for config in intended.model_config_list.config if config.name == model)
-        config.model_version_policy.Clear()
-        config.model_version_policy.specific.versions.extend(sorted(versions))
-        config.version_labels.clear()
-        config.version_labels.update(labels)
+        intended = self.message_with(model, versions, labels)
         try:
             position = self.models.index(model)
             fields = _config_text.models(self.text)
@@ -132,12 +137,22 @@ class ModelsConfig:
             )
         return changed
 
-    def write(self) -> None:
+    def write(self, instead_of: ModelsConfig) -> None:
         """Puts the text in the place of the file, in one step.
 
+        Args:
+            instead_of: What the file holds, as far as is known: what somebody else has written meanwhile is not lost.
+
         Raises:
-            CommandError: The disk refused; the file is as it was.
+            CommandError: It holds something else, or the disk refused; the file is as it was.
         """
+        found = self.read(self.path).text
+        if found == self.text:
+            return
+        if found != instead_of.text:
+            raise CommandError(
+                f"{self.path} was changed by somebody else meanwhile; it is left as they have written it"
+            )
         try:
             write_atomically(self.path, self.text)
         except OSError as error:

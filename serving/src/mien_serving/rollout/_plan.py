@@ -12,14 +12,14 @@ from mien_serving.rollout import _journal, _repository
 from mien_serving.rollout._fleet import Fleet, View
 from mien_serving.rollout._journal import Entry
 from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
-from mien_serving.rollout._transition import Plan
+from mien_serving.rollout._transition import Plan, Survey
 
 Views = Mapping[str, View]
 
 _FINISHES: Final = "This finishes what was begun and not finished."
 
 
-def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, strict: bool = True) -> Views:
+def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, strict: bool = True) -> Survey:
     """Looks whether a reload would go well everywhere, before anything is changed.
 
     TensorFlow Serving waits for ever for a base path that is not there, and takes no other configuration meanwhile.
@@ -32,7 +32,7 @@ def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, 
         strict: Whether one server that does not answer, or lacks a model, is a reason not to begin.
 
     Returns:
-        What every server has of that model.
+        What every server has of that model, and which of them cannot take part.
 
     Raises:
         CommandError: It would not.
@@ -44,23 +44,23 @@ def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, 
                 f"nothing was changed: {config.path} names the base path of {name}, but there is no folder {folder}, "
                 "and TensorFlow Serving would wait for it for ever; say where the repository is with --repository"
             )
-    wanted: Views = {}
-    for name in config.models:
-        views = fleet.view(name, (STABLE, CANARY) if name == model else ())
-        silent = [f"{address} {view.error}" for address, view in views.items() if view.error]
-        if silent and strict:
-            raise CommandError(
-                f"nothing was changed: {'; '.join(silent)}; start or mend it, or leave it out of --servers"
-            )
-        lacking = [address for address, view in views.items() if not view.error and not view.versions]
-        if lacking and strict:
-            raise CommandError(
-                f"nothing was changed: {', '.join(lacking)} knows no model {name}, which {config.path} names; a reload "
-                "would block if its base path is missing there, so restart it with this file"
-            )
-        if name == model:
-            wanted = views
-    return wanted
+    labels = sorted({STABLE, CANARY, *config.desired(model).labels})
+    views = fleet.views({name: labels if name == model else () for name in config.models})
+    unfit: dict[str, str] = {}
+    for name, of_model in views.items():
+        for address, view in of_model.items():
+            if view.error:
+                unfit.setdefault(address, view.error)
+            elif not view.versions:
+                unfit.setdefault(
+                    address,
+                    f"knows no model {name}, which {config.path} names, and a reload would block for ever if its base "
+                    "path is missing there; restart it with this file",
+                )
+    if unfit and strict:
+        told = "; ".join(f"{address} {reason}" for address, reason in unfit.items())
+        raise CommandError(f"nothing was changed: {told}. Start or mend it, or leave it out of --servers")
+    return Survey(views[model], unfit)
 
 
 def adopt(model: str, desired: Desired, views: Views, without: int = -1) -> Plan:
@@ -180,7 +180,7 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Ent
     begun = _journal.unfinished(entries)
     if begun and begun["verb"] == "rollback" and to in (None, begun["after"]["labels"][STABLE]):
         return Plan(model, desired, Desired.read(begun["after"]), (_FINISHES,))
-    target = _journal.previous_stable(entries, stable) if to is None else to
+    target, notes = (to, ()) if to is not None else _before(model, stable, entries, folder)
     if target is None:
         hint = f"; `mien rollout abort {model}` takes the canary back" if CANARY in desired.labels else ""
         raise CommandError(
@@ -189,10 +189,24 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Ent
     _repository.check_version(folder, target)
     labels = {label: version for label, version in desired.labels.items() if label != CANARY} | {STABLE: target}
     bad = {stable, desired.labels.get(CANARY, stable)} - set(labels.values())
-    return Plan(model, desired, Desired((desired.versions | {target}) - bad, labels))
+    return Plan(model, desired, Desired((desired.versions | {target}) - bad, labels), notes)
 
 
-def retire(model: str, versions: Sequence[int], desired: Desired) -> Plan:
+def _before(model: str, stable: int, entries: Sequence[Entry], folder: Path) -> tuple[int | None, tuple[str, ...]]:
+    """The version to go back to: the last one that was stable and is still there; and what to know of it."""
+    before = _journal.stable_before(entries, stable)
+    there = set(_repository.versions(folder))
+    target = next((version for version in before if version in there), before[0] if before else None)
+    deleted = before[: before.index(target)] if target is not None else []
+    if not deleted:
+        return target, ()
+    gone = " and ".join(map(str, deleted))
+    return target, (f"What was stable last, {gone}, has been deleted; version {target} of {model} was so before it.",)
+
+
+def retire(
+    model: str, versions: Sequence[int], desired: Desired, views: Views, folder: Path, entries: Sequence[Entry]
+) -> Plan:
     """Unloads versions that no label names."""
     if desired.versions is None:
         raise CommandError(
@@ -203,14 +217,23 @@ def retire(model: str, versions: Sequence[int], desired: Desired) -> Plan:
         if named:
             raise CommandError(f"version {version} of {model} is {' and '.join(named)}: it cannot be retired")
     gone = frozenset(versions)
-    return Plan(model, desired, Desired(desired.versions - gone, desired.labels), gone=gone)
+    held = {version for view in views.values() for version in view.held()}
+    notes = []
+    if strange := gone - held - desired.versions - set(_repository.versions(folder)):
+        notes.append(f"There is no version {' nor '.join(map(str, sorted(strange)))} of {model} any more.")
+    stable = desired.labels.get(STABLE)
+    if stable is not None and (way_back := _before(model, stable, entries, folder)[0]) in gone:
+        notes.append(f"`mien rollout rollback {model}` would lead to version {way_back}, which you retire.")
+    return Plan(model, desired, Desired(desired.versions - gone, desired.labels), tuple(notes), gone)
 
 
-def apply(model: str, desired: Desired, views: Views) -> Plan:
+def apply(model: str, desired: Desired, views: Views, entries: Sequence[Entry]) -> Plan:
     """Makes the servers agree with the file."""
     if desired.versions is None:
         raise CommandError(
             f"the servers choose which versions of {model} they load; `mien rollout adopt {model}` first"
         )
     held = frozenset(version for view in views.values() for version in view.held())
-    return Plan(model, desired, desired, gone=held - desired.versions)
+    begun = _journal.unfinished(entries)
+    notes = (f"{begun['verb']}, begun by {begun['who']}, is not finished by this: run that again.",) if begun else ()
+    return Plan(model, desired, desired, notes, held - desired.versions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from mien_client.cli import CommandError
 from mien_serving.rollout import _changes, _plan, _repository
 from mien_serving.rollout._changes import say
 from mien_serving.rollout._files import sha256, sync
-from mien_serving.rollout._journal import Entry, Journal
+from mien_serving.rollout._journal import BEGUN, DONE, Entry, Journal
 from mien_serving.rollout._lock import locked
 from mien_serving.rollout._models_config import Desired, ModelsConfig
 
@@ -54,8 +55,13 @@ def publish(arguments: argparse.Namespace) -> int:
         except OSError as error:
             where = error.filename2 or error.filename or arguments.repository
             raise CommandError(f"{where}: {error.strerror or error}; nothing was published") from None
-    say(f"{model}: published version {version} in {folder / str(version)}; nobody is given it yet.")
-    say(f"Next: mien rollout canary {model} {version}")
+    told = f"{model}: published version {version} in {folder / str(version)}"
+    if desired.versions is None:
+        say(f"{told}; it is the first, and servers load it as soon as they see it.")
+        say(f"Next: mien rollout adopt {model}")
+    else:
+        say(f"{told}; nobody is given it yet.")
+        say(f"Next: mien rollout canary {model} {version}")
     return 0
 
 
@@ -118,10 +124,11 @@ def _aside(folder: Path) -> Iterator[Path]:
     """A folder that servers do not see, in the model's; it goes when the block ends, if it was not renamed."""
     new = [made for made in (folder, folder.parent) if not made.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for made in new:
+        made.chmod(0o755)
     _sweep(folder)
     aside = Path(tempfile.mkdtemp(prefix=f".publish-{socket.gethostname()}-{os.getpid()}-", dir=folder))
     try:
-        aside.chmod(0o755)  # Servers run as other users.
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -151,6 +158,7 @@ def _copied(source: Path, aside: Path, names: Sequence[str]) -> Path:
     for name in names:
         shutil.copyfile(source / name, target / name)
     for path in (*target.rglob("*"), target):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # Servers run as other users, whatever the umask is here.
         sync(path)
     return target
 
@@ -207,18 +215,43 @@ def _adopted(arguments: argparse.Namespace, config: ModelsConfig, model: str, fo
 
 
 _LOCK: Final = ".publish.lock"
+_NOTED: Final = ("id", "version", "source", "manifest", "why")
 
 
 def _add(source: Path, folder: Path, desired: Desired, arguments: argparse.Namespace, model: str) -> int:
     journal = Journal(arguments.repository)
+    digest = sha256(source / _repository.MANIFEST)
     with locked(folder / _LOCK, f"publish {model}", patience_s=_PATIENCE_S):
-        version = _next(folder, desired, journal.entries(model))
+        entries = journal.entries(model)
+        if begun := _died_before_it_was_noted(entries, folder, digest):
+            journal.append("publish", model, DONE, **{name: begun[name] for name in _NOTED if name in begun})
+            return int(begun["version"])
+        version = _next(folder, desired, entries)
         # Noted first: a number that was given is never given again, whatever happens next.
-        action = journal.begin("publish", model, version=version, source=str(arguments.source), why=arguments.why)
-        source.rename(folder / str(version))
-        sync(folder)
-        action.done()
+        action = journal.begin(
+            "publish", model, version=version, source=str(arguments.source), manifest=digest, why=arguments.why
+        )
+        try:
+            source.rename(folder / str(version))
+            sync(folder)
+        except OSError as error:
+            with contextlib.suppress(CommandError):
+                action.failed(detail=error.strerror or str(error))
+            raise
+        try:
+            action.done()
+        except CommandError as error:
+            raise CommandError(f"version {version} of {model} is published, but {error}; run the same again") from None
     return version
+
+
+def _died_before_it_was_noted(entries: Sequence[Entry], folder: Path, digest: str) -> Entry | None:
+    """The publish that has added the same version and did not live to say so."""
+    last = next((entry for entry in reversed(entries) if entry["verb"] == "publish"), None)
+    if last is None or last["event"] != BEGUN or last.get("manifest") != digest:
+        return None
+    manifest = folder / str(last["version"]) / _repository.MANIFEST
+    return last if manifest.is_file() and sha256(manifest) == digest else None
 
 
 def _next(folder: Path, desired: Desired, entries: Sequence[Entry]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -73,19 +72,24 @@ def facts(path: Path) -> dict[str, Any]:
     return found
 
 
-def remove_version(folder: Path, version: int) -> None:
-    """Deletes a version: out of sight in one step, then from the disk.
+def remove_version(folder: Path, version: int) -> bool:
+    """Deletes a version: out of sight in one step, then from the disk; also what is left of it by a deletion that died.
+
+    Returns:
+        Whether there was such a version.
 
     Raises:
         CommandError: The disk refused.
     """
     path = folder / str(version)
-    aside = folder / f".retired-{version}-{os.getpid()}"
+    aside = folder / f".retired-{version}"
     try:
-        path.rename(aside)
-        sync(folder)
-        shutil.rmtree(aside)
-    except FileNotFoundError:
-        return
+        there = path.is_dir() or aside.is_dir()
+        for doomed in (aside, path):
+            if doomed.is_dir():
+                doomed.rename(aside)
+                sync(folder)
+                shutil.rmtree(aside)
     except OSError as error:
         raise CommandError(f"{path} cannot be deleted: {error.strerror}") from None
+    return there

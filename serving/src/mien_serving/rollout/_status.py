@@ -45,21 +45,20 @@ def look(config_file: Path, repository: Path, fleet: Fleet) -> dict[str, Any]:
     """
     config = ModelsConfig.read(config_file)
     journal = Journal(repository)
+    desired = {model: config.desired(model) for model in config.models}
+    views = fleet.views({model: sorted({STABLE, CANARY, *state.labels}) for model, state in desired.items()})
     return {
         "config": str(config_file),
         "repository": str(repository),
         "servers": [server.address for server in fleet.servers],
         "models": {
-            model: _look_at(
-                config.desired(model), config.folder(model, repository), fleet, model, journal.entries(model)
-            )
-            for model in config.models
+            model: _look_at(state, config.folder(model, repository), views[model], journal.entries(model))
+            for model, state in desired.items()
         },
     }
 
 
-def _look_at(desired: Desired, folder: Path, fleet: Fleet, model: str, entries: Sequence[Entry]) -> dict[str, Any]:
-    views = fleet.view(model, sorted({STABLE, CANARY, *desired.labels}))
+def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries: Sequence[Entry]) -> dict[str, Any]:
     stored = _repository.versions(folder)
     held = {version for view in views.values() for version in view.held()}
     failed = {version for view in views.values() for version, state in view.versions.items() if state.error}

@@ -4,9 +4,11 @@
 2. Label: ``models.config`` moves the labels, every server takes it, every server gives the labels' versions.
 3. Unload: ``models.config`` keeps the new versions only, every server takes it, no server holds the others.
 
-TensorFlow Serving refuses a configuration with a label whose version is not loaded, so a server that polls the file
-must never see such a label: that is why the file is written twice. A step that is already so is passed over quickly,
-so that running a verb again finishes what was begun.
+TensorFlow Serving refuses a configuration, as a whole, that moves a label to a version that is not loaded. So a server
+that polls the file must never see such a label, which is why the file is written twice; and in the first step every
+server is told the labels, and to keep the versions, that it has, whatever they are: one that was away while others
+changed would otherwise never take another configuration. A step that is already so is passed over quickly, so that
+running a verb again finishes what was begun.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from mien_serving.rollout._fleet import END, Fleet, ServerError, View
 from mien_serving.rollout._models_config import Desired, ModelsConfig
@@ -80,6 +82,19 @@ class Plan:
         return steps
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the servers have of a model, before anything is changed.
+
+    Attributes:
+        views: What each has, by address.
+        unfit: Those that cannot take a new configuration now, with the reason.
+    """
+
+    views: Mapping[str, View]
+    unfit: Mapping[str, str] = field(default_factory=dict)
+
+
 class TransitionError(Exception):
     """A step did not come to its end; the text is a sentence without its full stop.
 
@@ -98,23 +113,30 @@ class Transition:
     Args:
         config: The file as it is.
         fleet: The servers.
+        survey: What they have, and which of them cannot take part.
         patience_s: How long loading or unloading may take.
         say: Told what has been done.
         onwards: Whether to go on without servers that do not answer or cannot do it, as long as one can.
+
+    Attributes:
+        config: The file as it is now.
+        left_out: The servers that had to be left out, with the reason.
     """
 
     def __init__(
         self,
         config: ModelsConfig,
         fleet: Fleet,
+        survey: Survey,
         *,
         patience_s: float,
         say: Callable[[str], None],
         onwards: bool = False,
     ) -> None:
         self.config = config
-        self.left_out: dict[str, str] = {}
+        self.left_out = dict(survey.unfit)
         self._before = config
+        self._views = survey.views
         self._fleet = fleet
         self._patience_s = patience_s
         self._say = say
@@ -127,22 +149,19 @@ class Transition:
             TransitionError: A step did not come to its end. The file and the servers are as that step left them.
             CommandError: A file could not be written.
         """
-        views = self._fleet.view(plan.model) if self._onwards else {}
-        if views and all(view.error for view in views.values()):
+        if len(self.left_out) == len(self._fleet):
             # Servers that crash because of what they load never answer; they need the file when they start again.
-            self.left_out = {address: view.error for address, view in views.items()}
             self._write(plan.model, plan.kept, plan.after.labels)
             return
         both = plan.kept | (plan.before.versions or frozenset())
-        if plan.before.versions is None or both != plan.before.versions:
+        if both != plan.before.versions:
             self._write(plan.model, both, plan.before.labels)
             self._say(f"models.config keeps {_versions(both)} loaded")
-        self._reload("load")
+        self._reload("load", lambda address: self._beside(plan.model, both, self._views[address]))
         self._wait("load", plan.model, lambda view: _not_loaded(view, plan.kept))
         self._say(f"{self._servers()} {_versions(plan.kept)} AVAILABLE")
-        if plan.after.labels != plan.before.labels:
-            self._write(plan.model, both, plan.after.labels)
-            self._reload("label")
+        self._write(plan.model, both, plan.after.labels)
+        self._reload("label")
         labels = plan.before.labels.keys() | plan.after.labels.keys()
         self._wait("label", plan.model, lambda view: _mislabelled(view, labels, plan.after.labels), labels)
         named = ", ".join(f"{label} {version}" for label, version in sorted(plan.after.labels.items(), reverse=True))
@@ -157,18 +176,27 @@ class Transition:
     def take_back(self, model: str, to: Desired) -> dict[str, ServerError]:
         """Makes the file say what was desired before, and tells every server; returns those that did not take it."""
         if to.versions is None or to == self._before.desired(model):
-            self.config = self._before
-            self.config.write()
+            self._put(self._before)
         else:
             self._write(model, to.versions, to.labels)
-        return self._fleet.reload(self.config.message)
+        return self._fleet.reload(lambda _: self.config.message)
+
+    def _beside(self, model: str, versions: Collection[int], view: View) -> Any:
+        """The configuration that adds versions to what a server has, and moves nothing."""
+        available = view.available()
+        labels = {label: version for label, version in view.labels.items() if version in available}
+        return self.config.message_with(model, {*versions, *available}, labels)
 
     def _write(self, model: str, versions: Collection[int], labels: Mapping[str, int]) -> None:
-        self.config = self.config.with_desired(model, versions, labels)
-        self.config.write()
+        if self.config.desired(model) != Desired(frozenset(versions), labels):
+            self._put(self.config.with_desired(model, versions, labels))
 
-    def _reload(self, step: str) -> None:
-        refused = self._fleet.reload(self.config.message)
+    def _put(self, config: ModelsConfig) -> None:
+        config.write(self.config)
+        self.config = config
+
+    def _reload(self, step: str, config_for: Callable[[str], Any] | None = None) -> None:
+        refused = self._fleet.reload(config_for or (lambda _: self.config.message), self.left_out)
         self._settle(step, {address: str(error) for address, error in refused.items()})
 
     def _wait(self, step: str, model: str, problem: Callable[[View], str], labels: Collection[str] = ()) -> None:
@@ -176,8 +204,8 @@ class Transition:
         started, told = time.monotonic(), False
         while True:
             problems = {}
-            for address, view in self._fleet.view(model, labels).items():
-                if address not in self.left_out and (found := view.error or problem(view)):
+            for address, view in self._fleet.view(model, labels, self.left_out).items():
+                if found := view.error or problem(view):
                     problems[address] = f"!{found}" if view.error and self._onwards else found
             if not problems:
                 return
