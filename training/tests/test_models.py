@@ -7,7 +7,7 @@ from mien_training.configs import Network
 from mien_training.models import (
     BLOCKS,
     MIRRORED,
-    FusedNormalization,
+    BatchNormalization,
     SoftArgmax,
     emotion_network,
     keypoint_network,
@@ -37,7 +37,7 @@ def test_further_classes_are_known_in_training_only():
 
 def test_normalisation_in_training_is_that_of_keras():
     features = np.random.default_rng(0).normal(3, 2, (16, 6, 6, 4)).astype(np.float32)
-    ours, theirs = FusedNormalization(), keras.layers.BatchNormalization()
+    ours, theirs = BatchNormalization(), keras.layers.BatchNormalization()
     for layer in (ours, theirs):
         layer.build(features.shape)
     np.testing.assert_allclose(ours(features, training=True), theirs(features, training=True), atol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from mien_training.configs import CONFIGS
-from mien_training.tasks import class_weights, emotion_loss, keypoint_loss
+from mien_training.tasks import HUBER, class_weights, emotion_loss, keypoint_loss
 
 
 def test_missing_points_count_neither_in_the_loss_nor_in_its_gradient():
@@ -17,7 +17,7 @@ def test_missing_points_count_neither_in_the_loss_nor_in_its_gradient():
     with tf.GradientTape() as tape:
         loss = keypoint_loss(points, predicted, None, None, config)
     gradient = tape.gradient(loss, predicted).numpy()
-    assert float(loss) == pytest.approx(2.5)  # Huber of 3 pixels with a threshold of 1: 3 - 0.5
+    assert float(loss) == pytest.approx(3 - HUBER / 2)
     assert (gradient[0, 3:] == 0).all()
     np.testing.assert_allclose(gradient[0, :3], 1 / 36)  # 36 coordinates are there
     np.testing.assert_allclose(gradient[1], 1 / 36)

@@ -212,13 +212,14 @@ def _depthwise(x: Any, stride: int, name: str) -> Any:
 def _normalization(name: str) -> Any:
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return layers.BatchNormalization(synchronized=True, name=name)
-    return FusedNormalization(name=name)
+    return BatchNormalization(name=name)
 
 
-class FusedNormalization(layers.BatchNormalization):  # type: ignore[misc]  # Keras has no types
+class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]  # Keras has no types
     """Keras's batch normalisation, which in training is one operation of TensorFlow instead of a dozen.
 
-    All of training takes two thirds of the time with it.
+    All of training takes two thirds of the time with it. It has Keras's name because Keras's files of weights go by the
+    names of classes: a network may be trained with one kind and used with the other.
     """
 
     def call(self, x: Any, training: bool | None = None, mask: Any = None) -> Any:

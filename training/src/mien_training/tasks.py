@@ -16,6 +16,10 @@ from mien_training.configs import Config
 from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import emotion_network, keypoint_network
 
+HUBER = 0.25
+"""Pixels of the 48×48 image up to which an error counts squared. Most errors lie above, where the loss is the distance
+itself: what is measured in the end."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -78,11 +82,11 @@ def emotion_loss(labels: Any, logits: Any, taught: Any, weights: Any, config: Co
 
 
 def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
-    """Huber loss (1 pixel) of the coordinates that are there: both float32 [N, 15, 2], `points` NaN where missing."""
+    """Huber loss of the coordinates that are there: both float32 [N, 15, 2], `points` NaN where missing."""
     there = ~tf.math.is_nan(points)
     # The missing are replaced before the difference is taken: a NaN under a mask would still be one in the gradient.
     error = tf.abs(tf.where(there, points - predicted, 0.0))
-    huber = tf.where(error < 1, 0.5 * error**2, error - 0.5)
+    huber = tf.where(error < HUBER, 0.5 * error**2 / HUBER, error - 0.5 * HUBER)
     return tf.reduce_sum(huber) / tf.maximum(tf.reduce_sum(tf.cast(there, tf.float32)), 1.0)
 
 
