@@ -15,7 +15,7 @@ from mien_client.protos import POOL, ModelServerConfig, ModelSpec
 from mien_serving._options import CoreOptions, ManagerOptions
 from mien_serving._server_core import ServerCore
 from mien_serving._status import Code, StatusError
-from mien_serving.rollout import _changes, _fleet, _transition
+from mien_serving.rollout import _changes, _fleet, _models_config, _repository, _transition
 from mien_serving.rollout._fleet import ServerError, VersionState, View
 from mien_serving.rollout._journal import Journal
 from mien_serving.rollout._models_config import Desired, ModelsConfig
@@ -55,6 +55,7 @@ class Server:
         self.address = address
         self.trip = trip
         self.silent = False
+        self.asked = 0
         options = CoreOptions(
             model_repository=repository,
             file_system_poll_wait_seconds=0,
@@ -65,6 +66,10 @@ class Server:
         self.core.start(config)
 
     def view(self, model, labels, timeout):
+        self.asked += 1
+        return self.has(model, labels)
+
+    def has(self, model, labels):
         if self.silent:
             return View("cannot be reached")
         states = {
@@ -79,6 +84,7 @@ class Server:
 
     def reload(self, config, timeout):
         self.trip()
+        self.asked += 1
         if self.silent:
             raise ServerError("cannot be reached", silent=True)
         for model in config.model_config_list.config:
@@ -126,7 +132,7 @@ class World:
         self.countdown = dies_at
         where = [f"--repository={self.repository}", f"--config={self.config}", "--wait=2"]
         try:
-            return main(["rollout", *map(str, arguments), *where])
+            return main(["rollout", str(arguments[0]), *where, *map(str, arguments[1:])])
         except Killed:
             return None
 
@@ -163,7 +169,7 @@ def world(tmp_path, monkeypatch):
     def write(config, instead_of):
         worlds[-1].trip()
         for server in worlds[-1].servers:
-            view = server.view("emotion", ("stable", "canary"), 1)
+            view = server.has("emotion", ("stable", "canary"))
             named = set(config.desired("emotion").labels.values())
             fit = named <= view.available() or server.silent or server in worlds[-1].unfit
             assert fit, "a label in models.config before its version is loaded"
@@ -226,7 +232,7 @@ def test_a_canary_that_died_at_any_moment_can_be_taken_back(world, capsys, dies_
     world.is_so({1}, stable=1)
 
 
-@pytest.mark.parametrize("dies_at", range(1, 9))
+@pytest.mark.parametrize("dies_at", range(1, 11))
 def test_a_promotion_that_died_at_any_moment_can_be_rolled_back(world, capsys, dies_at):
     world = world()
     world.mien("canary", "emotion", 2)
@@ -236,6 +242,33 @@ def test_a_promotion_that_died_at_any_moment_can_be_rolled_back(world, capsys, d
     else:
         assert world.mien("rollback", "emotion") == 0, capsys.readouterr()
     world.is_so({1}, stable=1)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 11))
+def test_a_promotion_that_died_and_is_finished_says_which_version_is_the_old_one(world, capsys, dies_at):
+    world = world()
+    world.mien("canary", "emotion", 2)
+    world.mien(*FORCED, dies_at=dies_at)
+    capsys.readouterr()
+    assert world.mien(*FORCED) == 0
+    assert "as version 1 stays loaded.\nWhen you are sure: mien rollout retire emotion 1." in capsys.readouterr().out
+
+
+def test_what_somebody_else_writes_into_models_config_meanwhile_is_not_lost(world, capsys, monkeypatch):
+    world = world()
+    reload = world.servers[1].reload
+
+    def edited(config, timeout):
+        reload(config, timeout)
+        world.config.write_text(f"# Call Ada first.\n{world.config.read_text()}")
+
+    monkeypatch.setattr(world.servers[1], "reload", edited)
+    assert world.mien("canary", "emotion", 2) == 1
+    told = capsys.readouterr().err
+    assert "was changed by somebody else meanwhile; it is left as they have written it" in told
+    assert "Run the same again to finish" in told
+    monkeypatch.undo()
+    assert world.config.read_text().startswith("# Call Ada first.\n")
 
 
 def test_the_first_canary_turns_latest_into_what_was_latest(world, capsys):
@@ -308,6 +341,27 @@ class TestAServerThatDoesNotAnswer:
         assert world.mien("apply", "emotion") == 0
         world.is_so({1}, stable=1)
 
+    def test_is_asked_once_by_a_rollback_and_not_waited_for_again(self, world):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        world.mien(*FORCED)
+        world.servers[0].silent, world.servers[0].asked = True, 0
+        world.mien("rollback", "emotion")
+        assert world.servers[0].asked == 1
+
+    def test_for_so_long_that_it_has_none_of_the_versions_any_more_is_mended_by_apply(self, world):
+        """TensorFlow Serving refuses to move a label to a version that is not loaded; so this takes two reloads."""
+        world = world()
+        world.mien("canary", "emotion", 2)
+        world.mien(*FORCED)
+        world.mien("retire", "emotion", 1)
+        world.servers[1].silent = True
+        assert world.mien("rollback", "emotion") == 1
+        world.servers[1].silent = False
+        assert world.servers[1].view("emotion", ("stable",), 1).labels == {"stable": 2}
+        assert world.mien("apply", "emotion") == 0
+        world.is_so({1}, stable=1)
+
     def test_nor_do_all_of_them_if_the_bad_version_has_crashed_them(self, world, capsys):
         world = world()
         world.mien("canary", "emotion", 2)
@@ -356,6 +410,56 @@ def test_what_cannot_be_deleted_is_unloaded_and_deleted_by_running_it_again(worl
     world.is_so({2}, stable=2)
     assert world.mien("retire", "emotion", 1, "--delete") == 0
     assert not (world.repository / "emotion" / "1").exists()
+
+
+def test_a_deletion_that_died_half_way_is_finished_by_running_it_again(world, monkeypatch):
+    world = world()
+    folder = world.repository / "emotion"
+    world.mien("canary", "emotion", 2)
+    world.mien(*FORCED)
+
+    def die(path):
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(_repository.shutil, "rmtree", die)
+        assert world.mien("retire", "emotion", 1, "--delete") is None
+    assert not (folder / "1").exists()
+    assert world.mien("retire", "emotion", 1, "--delete") == 0
+    assert [path.name for path in folder.iterdir()] == ["2"]
+
+
+def test_a_model_that_a_server_does_not_know_is_never_reloaded_into_it(world, capsys, monkeypatch):
+    """It would wait for ever if the base path is missing there, and take no other configuration."""
+    world = world()
+    world.mien("canary", "emotion", 2)
+    world.mien(*FORCED)
+    world.unfit.append(world.servers[1])
+    monkeypatch.setattr(world.servers[1], "view", lambda *_: View())
+    monkeypatch.setattr(world.servers[1], "reload", lambda *_: pytest.fail("it was told to reload"))
+    assert world.mien("apply", "emotion") == 1
+    assert "nothing was changed: b:8500 knows no model emotion" in capsys.readouterr().err
+    assert world.mien("rollback", "emotion") == 1
+    assert "done, but not on b:8500: knows no model emotion" in capsys.readouterr().err
+    assert world.servers[0].view("emotion", ("stable",), 1).labels == {"stable": 1}
+
+
+def test_a_full_disk_stops_a_change_before_it_begins(world, capsys, monkeypatch):
+    world = world()
+    before = world.config.read_text()
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as filled:
+        filled.setattr(_models_config, "write_atomically", full)
+        assert world.mien("canary", "emotion", 2) == 1
+    told = capsys.readouterr().err
+    assert "models.config cannot be written, and is as it was: No space left on device. Taken back." in told
+    assert "In force: emotion stable 1; loaded 1." in told
+    assert world.config.read_text() == before
+    assert world.mien("canary", "emotion", 2) == 0
+    world.is_so({1, 2}, stable=1, canary=2)
 
 
 def test_a_dry_run_changes_nothing(world, capsys):

@@ -125,7 +125,7 @@ def test_nothing_begins_while_no_server_answers(run, verb):
     before = run.site.config.read_text()
     status, _, complaint = run(*verb)
     assert status == 1
-    assert "nothing was changed: 127.0.0.1:1 cannot be reached; start or mend it" in complaint
+    assert "nothing was changed: 127.0.0.1:1 cannot be reached. Start or mend it" in complaint
     assert run.site.config.read_text() == before
     assert not Journal(run.site.repository).path.exists()
 

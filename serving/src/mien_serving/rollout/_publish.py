@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -127,8 +128,9 @@ def _aside(folder: Path) -> Iterator[Path]:
     for made in new:
         made.chmod(0o755)
     _sweep(folder)
-    aside = Path(tempfile.mkdtemp(prefix=f".publish-{socket.gethostname()}-{os.getpid()}-", dir=folder))
-    try:
+    aside = folder / f".publish-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:  # From before it is there: Ctrl-C can come at any moment.
+        aside.mkdir()
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
