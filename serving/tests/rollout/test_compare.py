@@ -5,12 +5,13 @@ import base64
 import gzip
 import io
 import struct
+import zipfile
 
 import numpy as np
 import pytest
-from mien_client import contract, protos
+from mien_client import MienError, contract, protos
 from mien_client.cli import CommandError
-from mien_serving.rollout import _report
+from mien_serving.rollout import _compare, _report
 from mien_serving.rollout._compare import Side, judge, measure
 from mien_serving.rollout._faces import Faces, read_data, read_recorded
 from PIL import Image
@@ -64,6 +65,9 @@ class TestKaggleFiles:
             ("emotion,pixels\n0,1 2 3\n", "is damaged, or not what its header says: an image has 3 pixels, not 2304"),
             ("emotion,pixels\nx,1\n", "is damaged"),
             ("emotion,pixels\n", "it holds no face"),
+            ("emotion,pixels\n7,1 2\n", "is damaged, or not what its header says: it has the label 7"),
+            ("emotion,pixels\n-1,1 2\n", "it has the label -1"),
+            ("emotion,pixels\n3\n", "an image has 0 pixels, not 2304"),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path, content, sentence):
@@ -71,9 +75,39 @@ class TestKaggleFiles:
         with pytest.raises(CommandError, match=sentence):
             read_data(tmp_path / "file.csv", "emotion")
 
+    def test_packed_in_a_zip(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "fer.zip", "w") as archive:
+            archive.writestr("fer/fer.csv", f"emotion,pixels\n3,{pixels(IMAGES[0])}\n")
+            archive.writestr("fer/README", "Faces.")
+        assert read_data(tmp_path / "fer.zip", "emotion").truth.tolist() == [3]
+        with zipfile.ZipFile(tmp_path / "fer.zip", "a") as archive:
+            archive.writestr("more.csv", "emotion,pixels\n")
+        with pytest.raises(CommandError, match=r"it holds 2 \.csv files, not one"):
+            read_data(tmp_path / "fer.zip", "emotion")
+
+    @pytest.mark.parametrize("name", ["file.csv.gz", "file.zip", "file.npz"])
+    def test_a_damaged_one_is_named(self, tmp_path, name):
+        (tmp_path / name).write_bytes(gzip.compress(bytes(1000))[:20])
+        with pytest.raises(CommandError, match=f"{name} (is damaged|cannot be read)"):
+            read_data(tmp_path / name, "emotion")
+
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(CommandError, match=r"none\.csv cannot be read: No such file"):
             read_data(tmp_path / "none.csv", "emotion")
+
+
+@pytest.mark.parametrize(
+    ("model", "truth", "sentence"),
+    [
+        ("emotion", {"labels": np.array([0, 1, 2, 3, 4, 5])}, "labels are not all numbers from 0 to 4"),
+        ("emotion", {"labels": np.zeros(5, int)}, r"labels have the shape \(5,\), not \(6,\)"),
+        ("keypoints", {"keypoints": np.zeros((6, 30))}, r"keypoints have the shape \(6, 30\), not \(6, 15, 2\)"),
+    ],
+)
+def test_arrays_whose_truth_is_something_else_are_refused(tmp_path, model, truth, sentence):
+    np.savez(tmp_path / "faces.npz", images=IMAGES, **truth)
+    with pytest.raises(CommandError, match=sentence):
+        read_data(tmp_path / "faces.npz", model)
 
 
 def test_arrays(tmp_path):
@@ -209,6 +243,54 @@ class TestGates:
         nothing = np.full((2, 5), np.nan)
         gates = judge(measure(side("stable", one_hot(0, 1)), side("canary", nothing, errors=["no"]), None), GATES)
         assert not any(gate.passed for gate in gates)
+
+
+class Answer:
+    def __init__(self, version, images):
+        self.version, self.values = version, one_hot(*[0] * len(images))
+
+    def result(self):
+        return self
+
+
+class TestAsking:
+    """Two servers; the second one stops answering at some moment."""
+
+    def ask(self, monkeypatch, answers):
+        asked = []
+
+        class Transport:
+            def __init__(self, endpoint):
+                self.endpoint = endpoint
+
+            def predict(self, target, images, output, deadline, ended):
+                asked.append((self.endpoint, target.label, len(images)))
+                if sum(endpoint == self.endpoint for endpoint, *_ in asked) > answers[self.endpoint]:
+                    raise MienError(f"{self.endpoint} is gone")
+                ended()
+                return Answer(1 if target.label == "stable" else 2, images)
+
+            def close(self):
+                pass
+
+        monkeypatch.setattr(_compare, "open_transport", lambda address, _: Transport(address))
+        faces = Faces(np.zeros((200, 48, 48), np.uint8), None, "faces")
+        sides = _compare._ask(list(answers), "emotion", {"stable": 1, "canary": 2}, faces, 1.0)
+        return asked, *sides
+
+    def test_both_get_the_same_faces_one_at_a_time_half_of_them_at_each_server(self, monkeypatch):
+        asked, stable, canary = self.ask(monkeypatch, {"a": 1000, "b": 1000})
+        assert stable.answered.all()
+        assert canary.answered.all()
+        for server in "ab":
+            for label in ("stable", "canary"):
+                assert asked.count((server, label, 1)) == 100 + _compare._WARM_UP
+
+    def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(self, monkeypatch):
+        asked, stable, canary = self.ask(monkeypatch, {"a": 1000, "b": 50})
+        assert sum(server == "b" for server, *_ in asked) == 50 + _compare._GIVE_UP
+        assert len(stable.errors) + len(canary.errors) == _compare._GIVE_UP
+        assert not judge(measure(stable, canary, None), GATES)[0].passed
 
 
 def test_the_report_shows_gates_figures_and_the_faces_that_differ_most():

@@ -4,10 +4,11 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from mien_client.cli import main
-from mien_serving.rollout import _publish, _verify
+from mien_serving.rollout import _journal, _publish, _verify
 from mien_serving.rollout._models_config import Desired
 
 ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
@@ -63,6 +64,26 @@ def test_a_version_is_whole_and_anybody_may_read_it(site, copy, publish):
         ("begun", 2, "more faces"),
         ("done", 2, "more faces"),
     ]
+
+
+def test_servers_of_other_users_may_read_it_whatever_the_umask_is(site, copy, publish):
+    before = os.umask(0o077)
+    try:
+        assert publish(site, copy)[0] == 0
+    finally:
+        os.umask(before)
+    version = site.repository / "emotion" / "2"
+    assert {path.stat().st_mode & 0o777 for path in (version, *version.rglob("*")) if path.is_dir()} == {0o755}
+    assert {path.stat().st_mode & 0o777 for path in version.rglob("*") if path.is_file()} == {0o644}
+
+
+def test_the_first_version_of_a_model_is_served_at_once_and_that_is_said(make_site, tmp_path, copy, publish):
+    site = make_site(tmp_path)
+    shutil.rmtree(site.repository / "emotion")
+    status, told = publish(site, copy)
+    assert status == 0
+    assert "it is the first, and servers load it as soon as they see it" in told
+    assert "Next: mien rollout adopt emotion" in told
 
 
 def damage_weights(folder):
@@ -188,6 +209,43 @@ def test_an_interrupted_publish_is_not_visible_and_the_next_one_sweeps(site, cop
         with _publish._aside(site.repository / "emotion") as aside:
             assert names(site) == sorted(["1", aside.name])
         assert names(site) == ["1"]
+
+
+class Died(BaseException):
+    pass
+
+
+def test_a_publish_that_died_before_it_could_say_so_is_finished_by_running_it_again(site, copy, publish, monkeypatch):
+    def die(*_, **__):
+        raise Died
+
+    with monkeypatch.context() as dying:
+        dying.setattr(_journal.Action, "done", die)
+        with pytest.raises(Died):
+            publish(site, copy, "--why=more faces")
+    assert names(site) == ["1", "2"]
+    status, told = publish(site, copy)
+    assert status == 0
+    assert "published version 2 in" in told
+    assert names(site) == ["1", "2"]
+    assert [(entry["event"], entry["version"], entry["why"]) for entry in site.journal()] == [
+        ("begun", 2, "more faces"),
+        ("done", 2, "more faces"),
+    ]
+    assert "published version 3 in" in publish(site, copy)[1]  # Asked for once more: it is one more.
+
+
+def test_a_version_that_cannot_be_put_in_place_is_noted_and_its_number_not_given_again(
+    site, copy, publish, monkeypatch
+):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "rename", broken)
+        assert "Input/output error; nothing was published" in publish(site, copy)[1]
+    assert [entry["event"] for entry in site.journal()] == ["begun", "failed"]
+    assert "published version 3 in" in publish(site, copy)[1]
 
 
 def test_a_loader_that_crashes_is_told_in_a_sentence(tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import threading
 
+import numpy as np
 import pytest
 from mien_client.cli import CommandError, main
 from mien_serving.rollout import _fleet
@@ -120,6 +122,16 @@ def test_status_fails_where_a_server_does_not_agree(run):
     assert json.loads(told)["models"]["emotion"]["versions"]["1"]["metrics"] == {"accuracy": 0.8}
 
 
+def test_nothing_is_compared_while_a_server_does_not_answer(run, tmp_path):
+    text = run.site.config.read_text()
+    labels = 'model_version_policy { specific { versions: 1 versions: 2 } } version_labels { key: "stable" value: 1 }'
+    labels += ' version_labels { key: "canary" value: 2 }'
+    run.site.config.write_text(text.replace("model_version_policy { latest { num_versions: 2 } }", labels))
+    np.savez(tmp_path / "faces.npz", images=np.zeros((9, 48, 48), np.uint8))
+    complaint = run("compare", "emotion", f"--data={tmp_path / 'faces.npz'}")[2]
+    assert "nothing was compared: 127.0.0.1:1 cannot be reached. Start or mend it" in complaint
+
+
 @pytest.mark.parametrize("verb", [("canary", "emotion", "1"), ("promote", "emotion"), ("adopt", "emotion")])
 def test_nothing_begins_while_no_server_answers(run, verb):
     before = run.site.config.read_text()
@@ -158,6 +170,43 @@ def test_history_tells_how_things_ended_and_why(run):
     assert [json.loads(line)["verb"] for line in run("history", "emotion", "--json")[1].splitlines()] == [
         *("canary", "canary", "canary", "canary", "compare", "promote")
     ]
+
+
+class TestManyServers:
+    @pytest.fixture
+    def fleet(self):
+        with _fleet.Fleet([f"127.0.0.1:{port}" for port in range(1, 41)], 1.0) as fleet:
+            yield fleet
+
+    def test_are_asked_at_the_same_time_but_not_all_of_them(self, fleet, monkeypatch):
+        together = threading.Barrier(_fleet._AT_ONCE)
+        inside, most = [], []
+
+        def view(server, model, labels, timeout):
+            inside.append(server)
+            most.append(len(inside))
+            if len(most) <= _fleet._AT_ONCE:
+                together.wait(60)  # Not one of these returns before the last of them has come.
+            inside.pop()
+            return GOOD
+
+        monkeypatch.setattr(_fleet.Server, "view", view)
+        assert len(fleet.view("emotion")) == 40
+        assert max(most) == _fleet._AT_ONCE
+
+    def test_one_that_gave_no_answer_once_is_not_asked_about_the_next_model(self, fleet, monkeypatch):
+        asked = []
+
+        def view(server, model, labels, timeout):
+            asked.append((server.address, model))
+            return View("gave no answer within 1 s") if server.address.endswith(":7") else GOOD
+
+        monkeypatch.setattr(_fleet.Server, "view", view)
+        views = fleet.views({"emotion": ("stable",), "keypoints": ()})
+        assert {address for address, view in views["keypoints"].items() if view.error} == {"127.0.0.1:7"}
+        assert asked.count(("127.0.0.1:7", "emotion")) == 1
+        assert ("127.0.0.1:7", "keypoints") not in asked
+        assert asked.count(("127.0.0.1:8", "keypoints")) == 1
 
 
 class TestAddresses:
