@@ -274,63 +274,73 @@ def start_site(tmp_path_factory, tiny_model):
 
 
 class Load:
-    """Callers that ask all the time for `stable`, a fifth of the calls for `canary`; every answer is checked.
+    """Callers that ask all the time, two for `stable` and one for `canary`; every answer is checked.
 
     That a result comes from the version its label named is checked twice: the numbers must be that version's, and the
-    version must be one that a label has named at some moment of the call.
+    version must be one that the label has named at some moment of the call. Who asks for a canary where there is none
+    is given what is stable.
     """
 
-    def __init__(self, addresses, callers=3):
-        self.client = Client(addresses, timeout=30, emotion_version="stable", keypoint_version="stable", canary=0.2)
+    def __init__(self, addresses):
+        usual = {"timeout": 30, "emotion_version": "stable", "keypoint_version": "stable"}
+        self._clients = {"stable": Client(addresses, **usual), "canary": Client(addresses, canary=1.0, **usual)}
         self.images = np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE), np.uint8)
         self.models = {1: (1, False)}  # version -> mark and whether it is contrary
-        self.named = {1}
+        self.named = {"stable": {1}, "canary": {1}}
         self.failures = []
         self.wrong = []
         self.seen = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(callers)]
+        callers = enumerate(["stable", "stable", "canary"])
+        self._threads = [threading.Thread(target=self._run, args=(label, seed)) for seed, label in callers]
 
     @contextlib.contextmanager
-    def moving_to(self, *versions):
-        """In the block labels move: before and after it, and in it both, these are the versions that may answer."""
+    def moving_to(self, *, stable, canary=None):
+        """In the block labels move: after it these are the versions that answer; in it those from before, too."""
+        after = {"stable": {stable}, "canary": {stable if canary is None else canary}}
         with self._lock:
-            self.named |= set(versions)
+            either = set.union(*self.named.values(), *after.values())
+            # A canary that is loaded or taken back is no reason for `stable` to answer otherwise.
+            self.named = {"stable": self.named["stable"] | after["stable"], "canary": either}
         yield
         with self._lock:
-            self.named = set(versions)
+            self.named = after
 
-    def _run(self, seed):
+    def _run(self, label, seed):
         random = np.random.default_rng(seed)
         while not self._stop.is_set():
             with self._lock:
-                named = set(self.named)
-            chosen = random.integers(0, len(self.images), int(random.integers(1, 4)))
+                named = self.named[label]
+            images = self.images[random.integers(0, len(self.images), int(random.integers(1, 4)))]
             try:
-                analysis = self.client.analyze(self.images[chosen])
+                analysis = self._clients[label].analyze(images)
             except MienError as error:
                 self.failures.append(str(error))
                 continue
+            with self._lock:
+                named = named | self.named[label]
             version = analysis.versions["emotion"]
-            self.seen.append(version)
-            if version not in named | self.named:
-                self.wrong.append(f"version {version} answered when the labels named {sorted(named)}")
+            self.seen.append((label, version))
+            if version not in named:
+                self.wrong.append(f"version {version} answered when {label} named {sorted(named)}")
             mark, contrary = self.models[version]
-            expected = answers("emotion", self.images[chosen], mark, contrary=contrary)
-            if not np.allclose(analysis.probabilities, expected, atol=1e-6):
+            if not np.allclose(analysis.probabilities, answers("emotion", images, mark, contrary=contrary), atol=1e-6):
                 self.wrong.append(f"the answer is not that of version {version}")
+            if not np.allclose(analysis.keypoints, answers("keypoints", images, 1), atol=1e-4):
+                self.wrong.append("the key points are not those of version 1")
             time.sleep(0.08)
 
-    def until_seen(self, version, timeout_s=30):
-        """Waits until a call that begins from now on is answered by a version."""
+    def until_seen(self, label, version, timeout_s=60):
+        """Waits until a call that ends from now on was answered by a version."""
         start, give_up = len(self.seen), time.monotonic() + timeout_s
-        while version not in self.seen[start:]:
+        while (label, version) not in self.seen[start:]:
             assert time.monotonic() < give_up, f"version {version} never answered"
             time.sleep(0.02)
 
     def __enter__(self):
-        self.client.wait_ready(30)
+        for client in self._clients.values():
+            client.wait_ready(60)
         for thread in self._threads:
             thread.start()
         return self
@@ -339,7 +349,8 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self.client.close()
+        for client in self._clients.values():
+            client.close()
 
 
 @pytest.fixture(scope="session")

@@ -130,9 +130,9 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         in_force(site, {"stable": 1}, [1])
 
         # Out: the canary gets its share.
-        with callers.moving_to(1, good):
+        with callers.moving_to(stable=1, canary=good):
             site.done("canary", "emotion", good, "--why=fewer mistakes")
-        callers.until_seen(good)
+        callers.until_seen("canary", good)
         in_force(site, {"stable": 1, "canary": good}, sorted({1, good}))
         assert "were never compared" in site.refused("promote", "emotion")
         report = tmp_path / "report.html"
@@ -152,27 +152,27 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         in_force(site, {"stable": 1, "canary": good}, sorted({1, good}))
 
         # Promoted; and what is worse is refused, and aborted.
-        with callers.moving_to(good):
+        with callers.moving_to(stable=good):
             site.done("promote", "emotion", "--why=it passed")
-        callers.until_seen(good)
-        with callers.moving_to(good, bad):
+        callers.until_seen("stable", good)
+        with callers.moving_to(stable=good, canary=bad):
             site.done("canary", "emotion", bad)
-        callers.until_seen(bad)
+        callers.until_seen("canary", bad)
         compared = site.mien("compare", "emotion", "--data", faces, "--max-p99-ratio=100")
         assert compared.returncode == 1
         assert "FAILED: agreement" in compared.stdout or "FAILED: accuracy delta, agreement" in compared.stdout
         assert f"version {bad} of emotion failed" in site.refused("promote", "emotion")
-        with callers.moving_to(good):
+        with callers.moving_to(stable=good):
             site.done("abort", "emotion")
 
         # Back, although a server is dead; it comes back as the others are.
         first.kill()
-        with callers.moving_to(1):
+        with callers.moving_to(stable=1):
             sentence = site.refused("rollback", "emotion", "--why=complaints", "--timeout=2")
             assert f"done, but not on {first.address}: cannot be reached" in sentence
         first.start()
         first.wait_until_ready()
-        callers.until_seen(1)
+        callers.until_seen("stable", 1)
         in_force(site, {"stable": 1}, [1])
 
         # Away with what is not needed.
