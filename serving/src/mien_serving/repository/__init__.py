@@ -1,0 +1,1 @@
+"""``mien repository``: the versions of a model repository, kept in S3-compatible storage too."""

@@ -1,0 +1,369 @@
+"""`mien repository sync`, against the S3-compatible server of moto, over HTTP."""
+
+import hashlib
+import json
+import os
+import pty
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mien_client.cli import main
+from mien_serving.repository._bucket import PART, AlreadyThereError, Bucket
+
+MIEN = Path(sys.executable).with_name("mien")
+MANIFEST = "assets.extra/manifest.json"
+LARGE = "variables/variables.data-00000-of-00001"
+
+
+def describe(version):
+    manifest = version / MANIFEST
+    manifest.parent.mkdir(exist_ok=True)
+    manifest.unlink(missing_ok=True)
+    files = [path for path in sorted(version.rglob("*")) if path.is_file()]
+    sums = {path.relative_to(version).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    manifest.write_text(json.dumps({"model": version.parent.name, "sha256": sums}))
+
+
+@pytest.fixture
+def make_version(tmp_path):
+    """Writes a version with files of random bytes into the repository that is sent."""
+
+    def make(name, large=1000, seed=0):
+        version = tmp_path / "here" / name
+        bytes_of = random.Random(f"{name}{seed}").randbytes
+        for file, size in {"saved_model.pb": 300, "variables/variables.index": 40, LARGE: large}.items():
+            (version / file).parent.mkdir(parents=True, exist_ok=True)
+            (version / file).write_bytes(bytes_of(size))
+        describe(version)
+        return version
+
+    return make
+
+
+@pytest.fixture
+def here(tmp_path):
+    """The repository that is sent."""
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def there(tmp_path):
+    """The repository that is fetched into."""
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def sync(storage, capsys):
+    """Runs the command; returns exit status, standard output and standard error."""
+
+    def run(*arguments):
+        status = main(["repository", "sync", f"--endpoint-url={storage.url}", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".sync.lock"
+    }
+
+
+def start(wire, *arguments):
+    command = [MIEN, "repository", "sync", f"--endpoint-url={wire.url}", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_when_stalled(process, wire):
+    assert wire.stalled.wait(60)
+    process.kill()
+    process.communicate()
+
+
+def test_what_is_sent_is_fetched_again_as_it_was(sync, storage, make_version, here, there):
+    for name in ("emotion/1", "emotion/2", "keypoints/1"):
+        make_version(name)
+    status, told, _ = sync(here, storage.place)
+    assert status == 0
+    assert "emotion/2: sent 3 files" in told
+    assert told.endswith(f"{storage.place}/: 3 sent.\n")
+    status, told, _ = sync(storage.place, there)
+    assert status == 0
+    assert told.endswith("3 fetched.\n")
+    assert contents(there) == contents(here)
+
+
+def test_what_is_there_already_is_not_copied_again(sync, storage, make_version, here, there):
+    make_version("emotion/1")
+    sync(here, storage.place)
+    sync(storage.place, there)
+    assert sync(here, storage.place)[:2] == (0, f"{storage.place}/: 1 up to date.\n")
+    assert sync(storage.place, there)[:2] == (0, f"{storage.place}/: 1 up to date.\n")
+    make_version("emotion/2")
+    assert "1 up to date, 1 sent" in sync(here, storage.place)[1]
+    assert "1 up to date, 1 fetched" in sync(storage.place, there)[1]
+
+
+def test_nothing_is_ever_deleted(sync, storage, make_version, here, there):
+    make_version("emotion/1").rename(there.parent / "away")
+    make_version("emotion/2")
+    sync(here, storage.place)
+    (there / "emotion").mkdir(parents=True)
+    (there.parent / "away").rename(there / "emotion" / "1")
+    sync(storage.place, there)
+    assert {path.name for path in (there / "emotion").iterdir()} == {"1", "2"}
+
+
+def test_sending_goes_on_where_it_was_killed_and_the_version_is_whole_only_then(
+    sync, storage, wire, make_version, here, there
+):
+    make_version("emotion/1", large=2 * PART + 1000)
+    cut = wire(sent=PART + PART // 2)
+    kill_when_stalled(start(cut, here, storage.place), cut)
+
+    assert f"emotion/1/{MANIFEST}" not in storage.stored()
+    status, told, _ = sync(storage.place, there)
+    assert status == 0
+    assert "emotion/1: not whole" in told
+    assert contents(there) == {}
+
+    again = wire()
+    _, told, problem = finished(start(again, here, storage.place))
+    assert "emotion/1: sent 2 files" in told, problem
+    assert "(1 there already)" in told
+    assert PART < again.passed["sent"] < PART + PART // 4  # The first part is not sent again.
+    assert storage.begun() == []
+    sync(storage.place, there)
+    assert contents(there) == contents(here)
+
+
+def test_fetching_goes_on_where_it_was_killed_and_the_version_appears_only_then(
+    sync, storage, wire, make_version, here, there
+):
+    make_version("emotion/1", large=2 * PART)
+    sync(here, storage.place)
+    cut = wire(received=PART)
+    kill_when_stalled(start(cut, storage.place, there), cut)
+    assert [path.name for path in (there / "emotion").iterdir()] == [".sync-1"]
+
+    again = wire()
+    status, _, problem = finished(start(again, storage.place, there))
+    assert status == 0, problem
+    assert again.passed["received"] < PART + PART // 4 + (1 << 20)
+    assert contents(there) == contents(here)
+    assert [path.name for path in (there / "emotion").iterdir()] == ["1"]
+
+
+def finished(process):
+    told, problem = process.communicate(timeout=60)
+    return process.returncode, told, problem
+
+
+def test_what_arrived_damaged_before_an_interruption_is_fetched_again(sync, storage, make_version, here, there):
+    make_version("emotion/1")
+    sync(here, storage.place)
+    aside = there / "emotion" / ".sync-1"
+    for name, data in {LARGE: bytes(500), "saved_model.pb": bytes(999), "old/file": b"of another run"}.items():
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (aside / name).write_bytes(data)
+    assert sync(storage.place, there)[0] == 0
+    assert contents(there) == contents(here)
+
+
+def test_a_damaged_object_is_named_and_its_version_does_not_appear(sync, storage, make_version, here, there):
+    for name in ("emotion/1", "emotion/2", "keypoints/1"):
+        make_version(name)
+    sync(here, storage.place)
+    storage.put(f"emotion/2/{LARGE}", bytes(1000))  # As long as the right one.
+    for _ in range(2):
+        status, told, problem = sync(storage.place, there)
+        assert status == 1
+        assert f"emotion/2/{LARGE} is not the file that the manifest describes" in problem
+        assert "1 not copied" in told
+        assert not (there / "emotion" / "2").exists()
+    assert (there / "emotion" / "1").is_dir()  # The others are not held up.
+    assert (there / "keypoints" / "1").is_dir()
+
+    storage.delete(f"emotion/2/{LARGE}")  # What the sentence says to do.
+    assert "lacks" in sync(storage.place, there)[2]
+    assert "emotion/2: sent 1 files" in sync(here, storage.place)[1]
+    assert sync(storage.place, there)[0] == 0
+    assert contents(there) == contents(here)
+
+
+def test_a_version_is_never_changed(sync, storage, make_version, here, there):
+    make_version("emotion/1")
+    sync(here, storage.place)
+    sync(storage.place, there)
+    before = contents(there), storage.stored()
+    make_version("emotion/1", seed=1)
+    status, _, problem = sync(here, storage.place)
+    assert status == 1
+    assert "is another one already, and versions are never changed" in problem
+
+    for key in storage.stored():
+        storage.delete(key)
+    sync(here, storage.place)
+    status, _, problem = sync(storage.place, there)
+    assert status == 1
+    assert f"{there / 'emotion' / '1'} is another one already" in problem
+    assert (contents(there), storage.stored()) == before
+
+
+def test_of_two_that_send_the_same_version_one_is_told(storage):
+    bucket = Bucket(storage.place, storage.url)
+    bucket.put_new("emotion/1/manifest", b"mine")
+    with pytest.raises(AlreadyThereError):
+        bucket.put_new("emotion/1/manifest", b"yours")
+    assert bucket.read("emotion/1/manifest") == b"mine"
+
+
+def test_a_version_that_is_not_as_its_manifest_says_is_not_sent(sync, storage, make_version, here):
+    changed, more, less, bare = (make_version(f"emotion/{number}") for number in range(1, 5))
+    (changed / LARGE).write_bytes(bytes(1000))
+    (more / "notes.txt").write_text("not in the manifest")
+    (less / "saved_model.pb").unlink()
+    (bare / MANIFEST).unlink()
+    make_version("keypoints/1")
+    status, told, problem = sync(here, storage.place)
+    assert status == 1
+    assert "1 sent" in told
+    assert [line.split(": ", 2)[1] for line in problem.splitlines()] == [f"emotion/{number}" for number in range(1, 5)]
+    for line, reason in zip(
+        problem.splitlines(), ["sha256 differs", "is not in its manifest", "is missing", "it has no"], strict=True
+    ):
+        assert reason in line
+    assert {key.split("/")[0] for key in storage.stored()} == {"keypoints"}
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/outside", "a/./b", "a//b", "a\\b", "", MANIFEST])
+def test_a_manifest_cannot_name_a_file_outside_its_version(sync, storage, there, name):
+    storage.put(f"emotion/1/{name}", b"evil")
+    storage.put(f"emotion/1/{MANIFEST}", json.dumps({"sha256": {name: "0" * 64}}))
+    status, _, problem = sync(storage.place, there)
+    assert status == 1
+    assert "which is no file of a version" in problem
+    assert contents(there) == {}
+
+
+@pytest.mark.parametrize("manifest", [b"\xff", b"[]", b"{}", b'{"sha256": {}}', b'{"sha256": {"a": "b"}}'])
+def test_a_manifest_that_is_none_is_told(sync, storage, there, manifest):
+    storage.put(f"emotion/1/{MANIFEST}", manifest)
+    status, _, problem = sync(storage.place, there)
+    assert status == 1
+    assert f"emotion/1: its {MANIFEST}" in problem
+    assert contents(there) == {}
+
+
+def test_a_dry_run_says_and_changes_nothing(sync, storage, make_version, here, there):
+    make_version("emotion/1")
+    status, told, _ = sync(here, storage.place, "--dry-run")
+    assert (status, storage.stored()) == (0, set())
+    assert "emotion/1: would send 3 files" in told
+    sync(here, storage.place)
+    status, told, _ = sync(storage.place, there, "--dry-run")
+    assert status == 0
+    assert "emotion/1: would fetch 3 files" in told
+    assert not there.exists()
+
+
+def test_two_that_fetch_into_one_folder_take_turns(sync, storage, wire, make_version, here, there):
+    make_version("emotion/1", large=PART)
+    sync(here, storage.place)
+    processes = [start(wire(), storage.place, there) for _ in range(2)]
+    results = [finished(process) for process in processes]
+    assert [status for status, *_ in results] == [0, 0], results
+    assert sorted(told.rpartition(": ")[2] for _, told, _ in results) == ["1 fetched.\n", "1 up to date.\n"]
+    assert contents(there) == contents(here)
+
+
+def test_it_goes_on_for_ever_through_failures_until_it_is_told_to_end(storage, wire, make_version, here, there, sync):
+    process = start(wire(), storage.place, there, "--every=0.1")
+    try:
+        storage.put(f"keypoints/1/{MANIFEST}", b"damaged")
+        make_version("emotion/1")
+        sync(here, storage.place)
+        give_up = time.monotonic() + 60
+        while not (there / "emotion" / "1").exists():
+            assert time.monotonic() < give_up
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status, told, problem = finished(process)
+    assert status == 0
+    assert "keypoints/1: its" in problem
+    assert told.count("emotion/1: fetched") == 1
+    assert contents(there / "emotion") == contents(here / "emotion")
+
+
+def test_a_terminal_sees_a_bar(storage, wire, make_version, here):
+    make_version("emotion/1", large=PART)
+    near, far = pty.openpty()
+    command = [MIEN, "repository", "sync", f"--endpoint-url={storage.url}", here, storage.place]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=far, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    ) as process:
+        os.close(far)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(near, 4096)
+            except OSError:  # The other end is closed.
+                break
+        process.communicate(timeout=60)
+    os.close(near)
+    assert b"emotion/1" in seen
+    assert "━".encode() in seen
+
+
+def refusal(capsys, *arguments):
+    assert main(["repository", "sync", *map(str, arguments)]) == 1
+    return capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_in_a_sentence(storage, make_version, here, there, capsys, monkeypatch):
+    make_version("emotion/1")
+    at = f"--endpoint-url={storage.url}"
+    assert "there is no bucket nobodys" in refusal(capsys, at, here, "s3://nobodys/models")
+    assert "there is no bucket nobodys" in refusal(capsys, at, "s3://nobodys/models", there)
+    assert "names no bucket" in refusal(capsys, at, here, "s3:///models")
+    assert "Invalid bucket name" in refusal(capsys, at, here, "s3://not a name/models")
+    assert "there is no folder" in refusal(capsys, at, here / "nowhere", storage.place)
+    assert "has to be a folder" in refusal(capsys, at, here, there)
+    assert "has to be a folder" in refusal(capsys, at, storage.place, storage.place)
+    assert "ftp:nowhere cannot be asked" in refusal(capsys, "--endpoint-url=ftp:nowhere", here, storage.place)
+    (there.parent / "file").touch()
+    assert "What has been copied is kept" in refusal(capsys, at, storage.place, there.parent / "file")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "there are no credentials for s3://" in refusal(capsys, at, here, storage.place)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert "there are no credentials for s3://" in refusal(capsys, at, here, storage.place)
+
+
+def test_storage_that_does_not_answer_is_said_in_a_sentence(make_version, here, capsys, credentials):
+    make_version("emotion/1")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # Taken, but nobody listens.
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        problem = refusal(capsys, f"--endpoint-url={url}", here, "s3://bucket")
+    assert f"{url} does not answer" in problem
+    assert "run the same command again" in problem
+
+
+def test_without_the_library_it_says_what_to_install(storage, here):
+    code = "import sys; sys.modules['boto3'] = None; from mien_client.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "repository", "sync", here, storage.place]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'mien-serving[s3]'" in done.stderr
+    assert "Traceback" not in done.stderr
