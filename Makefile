@@ -3,7 +3,7 @@
 # make test    all tests            make lint    ruff and mypy
 # make train   both networks, from the Kaggle files named below
 # make bench   how fast networks, server and client are, with their targets; close everything else first
-# make lock    recompile requirements.lock (needs uv)
+# make lock    recompile requirements.lock and the image's, serving/docker/requirements.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
 VENV := .venv
@@ -50,6 +50,10 @@ lock:
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--no-emit-package mien-client --no-emit-package mien-serving --no-emit-package mien-training \
 		-o requirements.lock
+	uv pip compile -q serving/pyproject.toml serving/docker/requirements.in --override serving/docker/requirements.in \
+		-c requirements.lock --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--no-emit-package mien-client -o serving/docker/requirements.lock
 
 clean:
 	rm -rf $(VENV) models demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,21 +1,49 @@
-"""docker-compose.yml and models.config: what operators run in production."""
+"""docker-compose.yml, .env and models.config: what operators run in production."""
 
+import argparse
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from mien_client import contract, protos
+from mien_serving._batching_parameters import read_batching_parameters
 from mien_serving._config import check_config, read_config
+from mien_serving._flags import add_flags, without_meaning
 
 ROOT = Path(__file__).parents[2]
 MODELS = [contract.EMOTION_MODEL, contract.KEYPOINT_MODEL]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+ENV = (ROOT / ".env").read_text()
+SETTINGS = dict(line.split("=", 1) for line in ENV.splitlines() if line and not line.startswith("#"))
+VARIABLE = re.compile(r"\$\{(\w+)(:?-)([^}]*)\}")  # ${REST_API_PORT:-…} is the container's: it begins with $$.
+PROFILES = ("edge", "gpu", "monitoring")
+
+
+def variables():
+    """Name, default and whether an empty value counts, of each variable in docker-compose.yml."""
+    return [(m[1], m[3], m[2] == "-") for m in VARIABLE.finditer(COMPOSE) if COMPOSE[m.start() - 1] != "$"]
+
+
+def resolved(**changed):
+    """The services of docker-compose.yml with the settings of .env filled in."""
+    values = {**SETTINGS, **changed}
+    text = COMPOSE.replace("$$", "\0")
+    text = VARIABLE.sub(lambda m: m[0] if m[1] not in values else values[m[1]] or ("" if m[2] == "-" else m[3]), text)
+    return yaml.safe_load(text.replace("\0", "$$"))["services"]
 
 
 @pytest.fixture(scope="module")
-def service():
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["serving"]
+def services():
+    return resolved()
+
+
+@pytest.fixture(scope="module")
+def service(services):
+    return services["serving"]
 
 
 @pytest.fixture
@@ -31,6 +59,44 @@ def is_healthy(service):
     return ask
 
 
+def composes():
+    """Each Compose that is installed: the program (1.29, or later), the plugin, and one that COMPOSE_V2 names."""
+    for command in (["docker-compose"], ["docker", "compose"], [os.environ.get("COMPOSE_V2", "")]):
+        if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
+            yield pytest.param(command, id="-".join(command).rpartition("/")[2])
+
+
+@pytest.fixture(params=list(composes()) or [None])
+def compose(request):
+    """Asks a Compose what it makes of docker-compose.yml."""
+    if request.param is None:
+        pytest.skip("no Compose is installed")
+
+    def config(*profiles, **changed):
+        inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+        done = subprocess.run(
+            [*request.param, *(f"--profile={profile}" for profile in profiles), "config"],
+            cwd=ROOT,
+            env={**inherited, **changed},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        return yaml.safe_load(done.stdout)["services"]
+
+    return config
+
+
+def active(services, *profiles):
+    """What runs: 1.29 lists every service whatever its profile, later versions only those."""
+    return {
+        name: it
+        for name, it in services.items()
+        if set(it.get("profiles", profiles)) & {*profiles} or "profiles" not in it
+    }
+
+
 def test_the_container_serves_the_repository_as_the_configuration_says(service):
     assert service["image"] == "tensorflow/serving:2.20.0"
     assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
@@ -38,6 +104,134 @@ def test_the_container_serves_the_repository_as_the_configuration_says(service):
     assert all(volume.endswith(":ro") for volume in service["volumes"])
     assert "--model_config_file=/config/models.config" in service["command"]
     assert ".:/config:ro" in service["volumes"]
+
+
+def test_the_server_understands_every_flag_and_each_means_something(service):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flags = parser.parse_args(service["command"])
+    assert without_meaning(flags) == ""
+    assert flags.enable_batching
+    assert flags.enable_model_warmup
+    assert flags.enable_grpc_healthcheck_service
+    assert flags.allow_version_labels_for_unavailable_models
+    assert flags.model_config_file_poll_wait_seconds == 5
+
+
+@pytest.fixture
+def started(service, tmp_path):
+    """What the container's entry point does with these settings, up to where it becomes the server."""
+
+    def start(**changed):
+        program = tmp_path / "tensorflow_model_server"
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        program.chmod(0o755)
+        environment = {name: str(value) for name, value in (service["environment"] | changed).items()}
+        environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+        script = ROOT / "serving/docker/start.sh"
+        done = subprocess.run(["bash", script, "--port=1"], env=environment, capture_output=True, text=True, check=True)
+        return dict(line.removeprefix("--").split("=", 1) for line in done.stdout.split())
+
+    return start
+
+
+def test_the_entry_point_writes_the_batching_parameters_and_turns_metrics_on(started):
+    flags = started(BATCH_FACES=16, BATCH_WAIT_MICROS=500, BATCH_THREADS=3, BATCH_QUEUE=5, REQUEST_FACES=80)
+    assert flags["port"] == "1"
+    options = read_batching_parameters(Path(flags["batching_parameters_file"]))
+    assert (options.batch_size, options.input_limit, options.batch_timeout_s) == (16, 80, 0.0005)
+    assert (options.num_batch_threads, options.max_enqueued_batches) == (3, 5)
+    assert Path(flags["monitoring_config_file"]).read_text() == "prometheus_config { enable: true }\n"
+
+
+def test_the_batching_parameters_fit_together(service, started):
+    options = read_batching_parameters(Path(started()["batching_parameters_file"]))
+    assert options.input_limit <= options.max_enqueued_batches * options.batch_size  # or it would never be taken
+    assert options.input_limit >= 256  # what the client puts into one request
+    [threads] = {
+        flag.partition("=")[2] for flag in service["command"] if "max_threads" in flag or "num_threads" in flag
+    }
+    assert int(threads) >= 2 * options.batch_size
+    assert options.num_batch_threads == int(service["cpus"])
+
+
+def test_env_has_every_setting_at_its_default_with_an_explanation():
+    found = variables()
+    assert {name: default for name, default, _ in found} | {"COMPOSE_PROFILES": ""} == SETTINGS
+    for paragraph in ENV.split("\n\n"):
+        assert re.match(r"# (?!-)", paragraph) or "=" not in paragraph, f"not explained: {paragraph}"
+
+
+def test_every_container_is_locked(services):
+    for name, it in services.items():
+        assert it["read_only"], name
+        assert it["cap_drop"] == ["ALL"], name
+        assert it["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in it, name
+        assert "cap_add" not in it, name
+        assert re.fullmatch(r"[1-9]\d*:\d+", it["user"]), name  # not root
+        assert float(it["cpus"]) > 0, name
+        assert re.fullmatch(r"\d+[mg]", it["mem_limit"]), name
+        assert it["pids_limit"] > 0, name
+        assert it["logging"]["driver"] == "json-file", name
+        assert it["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+        assert it["stop_grace_period"] == "30s", name
+        assert it["restart"] == "unless-stopped", name
+        assert it["healthcheck"]["retries"], name
+        assert not any("docker.sock" in volume for volume in it["volumes"]), name
+        assert re.search(r":v?\d+\.\d+", it["image"]), name  # a version, never latest
+        for volume in it["volumes"]:
+            assert volume.endswith(":ro") or not volume.startswith((".", "/")), name
+
+
+def test_without_profiles_only_two_ports_of_localhost_are_published(compose):
+    running = active(compose())
+    assert list(running) == ["serving"]
+    assert published(running) == {("127.0.0.1", "8500"), ("127.0.0.1", "8501")}
+
+
+def test_only_the_edge_is_published_to_other_machines(compose):
+    running = active(compose("edge", "monitoring"), "edge", "monitoring")
+    assert set(running) == {"serving", "edge", "prometheus", "grafana"}
+    beyond = {(address, port) for address, port in published(running) if address != "127.0.0.1"}
+    assert beyond == {("0.0.0.0", "8443")}
+    assert published({"edge": running["edge"]}) == beyond
+
+
+def test_every_setting_arrives(compose):
+    running = active(
+        compose("edge", "monitoring", EDGE_PORT="443", SERVING_IMAGE="mien-serving:1.0"), "edge", "monitoring"
+    )
+    assert running["serving"]["image"] == "mien-serving:1.0"
+    assert ("0.0.0.0", "443") in published(running)
+
+
+def test_replicas_have_ports_of_their_own(compose):
+    serving = compose(SERVING_REPLICAS="3", GRPC_PORT="", REST_PORT="")["serving"]
+    assert int(serving["scale"]) == 3
+    assert published({"serving": serving}) == {("127.0.0.1", "")}
+
+
+def test_the_gpu_replica_stands_in_for_the_others(compose):
+    gpu = compose("gpu", SERVING_REPLICAS="0")["serving-gpu"]
+    assert gpu["image"] == "tensorflow/serving:2.20.0-gpu"
+    assert gpu["networks"]["serving"]["aliases"] == ["serving"]
+    [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert gpu["healthcheck"]["test"][1] == "bash"
+
+
+def published(services):
+    """Address and port on the host of everything that these services publish."""
+    found = set()
+    for it in services.values():
+        for port in it.get("ports", []):
+            if isinstance(port, str):  # as 1.29 writes it
+                address, host, _ = port.split(":")
+                found.add((address, host))
+            else:
+                found.add((port.get("host_ip", "0.0.0.0"), str(port.get("published", ""))))
+    return found
 
 
 def test_the_configuration_names_both_models_under_the_repository():

@@ -134,6 +134,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             inter_op_parallelism=flags.tensorflow_inter_op_parallelism or parallelism,
             config=_session_config(flags.tensorflow_session_config_file),
             saved_model_tags=flags.saved_model_tags.split(","),
+            bfloat16=flags.mixed_precision == "bfloat16",
         ),
     )
 
@@ -204,7 +205,8 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
 
 
 def _versions() -> str:
-    return f"mien serve: {metadata.version('mien-serving')}\nTensorFlow Library: {metadata.version('tensorflow')}"
+    [tensorflow] = metadata.packages_distributions()["tensorflow"]  # The one without CUDA has a name of its own.
+    return f"mien serve: {metadata.version('mien-serving')}\nTensorFlow Library: {metadata.version(tensorflow)}"
 
 
 COMMAND: Final = Command("serve models as TensorFlow Serving does, on this machine's TensorFlow", add_flags, _run)
