@@ -69,6 +69,13 @@ def server(published, tmp_path_factory):
 
 
 @pytest.fixture
+def bfloat16_server(published, tmp_path):
+    """A server of the shipped networks that need not be exact."""
+    with serve(published, tmp_path / "server.log", "--mixed_precision=bfloat16") as running:
+        yield running
+
+
+@pytest.fixture
 def changing_server(published, tmp_path):
     """A server of its own repository, which is polled all the time."""
     repository = shutil.copytree(published, tmp_path / "models")

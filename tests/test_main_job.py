@@ -66,6 +66,14 @@ def test_the_server_answers_as_the_networks_do(address, faces):
     np.testing.assert_allclose(analysis.keypoints, keypoints, rtol=1e-4, atol=1e-3)
 
 
+def test_half_the_precision_gives_nearly_the_same_answers(server, bfloat16_server, faces):
+    """On processors that compute in bfloat16; elsewhere, exactly the same."""
+    with Client(server.grpc) as one, Client(bfloat16_server.grpc) as other:
+        exact, rounded = one.analyze(faces), other.analyze(faces)
+    np.testing.assert_allclose(rounded.probabilities, exact.probabilities, atol=1e-2)
+    np.testing.assert_allclose(rounded.keypoints, exact.keypoints, rtol=1e-2, atol=0.1)
+
+
 def test_the_stock_client_works_unchanged(server, faces):
     """What a user of tensorflow-serving-api writes."""
     import tensorflow as tf

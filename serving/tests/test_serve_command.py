@@ -198,6 +198,11 @@ def test_a_session_config_file_configures_sessions(tmp_path):
     assert ConfigProto.FromString(options.session.config).inter_op_parallelism_threads == 3
 
 
+def test_half_the_precision_is_asked_for_by_name():
+    assert options_from(parse("--model_base_path=/m", "--mixed_precision=bfloat16")).session.bfloat16
+    assert not options_from(parse("--model_base_path=/m")).session.bfloat16
+
+
 def test_the_version_is_printed(capsys):
     assert main(["serve", "--version"]) == 0
     assert "TensorFlow Library: 2." in capsys.readouterr().out

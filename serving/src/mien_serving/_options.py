@@ -62,12 +62,14 @@ class SessionOptions:
         intra_op_parallelism: Threads that share the work of one operation.
         inter_op_parallelism: Operations that run at the same time.
         saved_model_tags: Which of a SavedModel's graphs is loaded.
+        bfloat16: Whether TensorFlow may compute in bfloat16, which it does on processors that have it.
         config: A serialized ``ConfigProto`` with everything else.
     """
 
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
     saved_model_tags: Sequence[str] = ("serve",)
+    bfloat16: bool = False
     config: bytes = b""
 
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import AssetFileDef
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.client import pywrap_tf_session as c_api
 
@@ -60,6 +61,8 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
     config = tf.compat.v1.ConfigProto.FromString(options.config)
     config.intra_op_parallelism_threads = options.intra_op_parallelism or config.intra_op_parallelism_threads
     config.inter_op_parallelism_threads = options.inter_op_parallelism or config.inter_op_parallelism_threads
+    if options.bfloat16:
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:
         tensors, restore = _import(session.graph, meta_graph, path)
