@@ -275,7 +275,7 @@ class TestAsking:
 
         monkeypatch.setattr(_compare, "open_transport", lambda address, _: Transport(address))
         faces = Faces(np.zeros((200, 48, 48), np.uint8), None, "faces")
-        sides = _compare._ask(list(answers), "emotion", {"stable": 1, "canary": 2}, faces, 1.0)
+        sides = _compare._ask(list(answers), "emotion", {"stable": 1, "canary": 2}, faces, 1.0, lambda: None)
         return asked, *sides
 
     def test_both_get_the_same_faces_one_at_a_time_half_of_them_at_each_server(self, monkeypatch):

@@ -30,13 +30,20 @@ def folder(tmp_path):
     return tmp_path
 
 
-def promotion(before, after):
+def done(verb, before, after):
+    """What the journal says of a change."""
     return {
-        "verb": "promote",
+        "time": "2026-01-01T03:00:00.000+00:00",
+        "who": "me@here",
+        "verb": verb,
         "event": "done",
-        "before": desired({before}, stable=before).document(),
-        "after": desired({before, after}, stable=after).document(),
+        "before": before.document(),
+        "after": after.document(),
     }
+
+
+def promotion(before, after):
+    return done("promote", desired({before}, stable=before), desired({before, after}, stable=after))
 
 
 class TestAdopt:
@@ -161,6 +168,26 @@ class TestRollback:
         begun = {"verb": "rollback", "event": "begun", "after": after.document()}
         state = desired({1, 2}, stable=1)
         assert _plan.rollback("emotion", None, state, [promotion(1, 2), begun], folder).after.labels == {"stable": 1}
+
+    def test_run_again_or_by_a_second_person_goes_no_further_back_unless_told_to(self, folder):
+        entries = [
+            promotion(1, 2),
+            promotion(2, 3),
+            done("rollback", desired({2, 3}, stable=3), desired({2}, stable=2)),
+        ]
+        plan = _plan.rollback("emotion", None, desired({2}, stable=2), entries, folder)
+        assert plan.after == plan.before == desired({2}, stable=2)
+        assert plan.notes == (
+            "me@here has rolled emotion back from 3 to 2 at 2026-01-01T03:00:00; this makes sure of it. If 2 is bad, "
+            "too: mien rollout rollback emotion --to 1",
+        )
+        state = desired({2, 3}, stable=2, canary=3)
+        assert _plan.rollback("emotion", None, state, entries, folder).after == desired({2}, stable=2)
+        assert _plan.rollback("emotion", 1, state, entries, folder).after == desired({1}, stable=1)
+
+    def test_after_a_rollback_and_another_promotion_undoes_that(self, folder):
+        entries = [promotion(1, 2), done("rollback", desired({2}, stable=2), desired({1}, stable=1)), promotion(1, 3)]
+        assert _plan.rollback("emotion", None, desired({1, 3}, stable=3), entries, folder).after.labels == {"stable": 1}
 
     def test_passes_over_what_was_deleted_since_and_says_so(self, folder):
         entries = [promotion(1, 2), promotion(2, 9), promotion(9, 3)]

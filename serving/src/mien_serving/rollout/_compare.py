@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -84,7 +86,8 @@ def compare(arguments: argparse.Namespace) -> int:
     faces = faces.spread(arguments.limit)
     with Fleet(arguments.servers, arguments.timeout) as fleet:
         addresses = _fit(fleet, model, labels)
-    stable, canary = _ask(addresses, model, labels, faces, arguments.timeout)
+    with _counter(len(faces.images)) as answered:
+        stable, canary = _ask(addresses, model, labels, faces, arguments.timeout, answered)
     figures = measure(stable, canary, faces.truth)
     gates = judge(figures, arguments)
     passed = all(gate.passed for gate in gates)
@@ -145,8 +148,31 @@ def _fit(fleet: Fleet, model: str, labels: Mapping[str, int]) -> list[str]:
     return [server.address for server in fleet.servers]
 
 
+@contextmanager
+def _counter(count: int) -> Iterator[Callable[[], None]]:
+    """Shows a person how many of the faces have been asked about; nothing where nobody watches."""
+    done = itertools.count(1)
+
+    def one_more() -> None:
+        number = next(done)
+        if number % 10 == 0 and sys.stderr.isatty():
+            sys.stderr.write(f"\r{number} of {count} faces")
+            sys.stderr.flush()
+
+    try:
+        yield one_more
+    finally:
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+
+
 def _ask(
-    addresses: Sequence[str], model: str, labels: Mapping[str, int], faces: Faces, timeout: float
+    addresses: Sequence[str],
+    model: str,
+    labels: Mapping[str, int],
+    faces: Faces,
+    timeout: float,
+    answered: Callable[[], None],
 ) -> tuple[Side, Side]:
     """Asks both labels about every face, one request a face, at the same server, in turns who is first.
 
@@ -170,8 +196,9 @@ def _ask(
             for index in range(position, count, len(addresses)):
                 order = sides if index % (2 * len(addresses)) < len(addresses) else sides[::-1]
                 for side in order:
-                    answered = _request(transport, model, side, faces.images[index : index + 1], index, timeout)
-                    failures = 0 if answered else failures + 1
+                    there = _request(transport, model, side, faces.images[index : index + 1], index, timeout)
+                    failures = 0 if there else failures + 1
+                answered()
                 if failures >= _GIVE_UP:
                     return
         finally:

@@ -134,6 +134,16 @@ def unfinished(entries: Sequence[Entry]) -> Entry | None:
     return last if last and (last["event"] == BEGUN or last.get("resume")) else None
 
 
+def rolled_back(entries: Sequence[Entry], now: int) -> Entry | None:
+    """The rollback that has made the version stable that is so now, if it was the last to move that label."""
+    for entry in reversed(entries):
+        if "after" in entry and entry["event"] == DONE:
+            before, after = (entry[side]["labels"].get(STABLE) for side in ("before", "after"))
+            if before != after:
+                return entry if entry["verb"] == "rollback" and after == now else None
+    return None
+
+
 def stable_before(entries: Sequence[Entry], now: int) -> list[int]:
     """The versions that were stable before the one that is, the last one first.
 

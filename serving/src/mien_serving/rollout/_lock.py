@@ -53,7 +53,7 @@ def locked(path: Path, doing: str, *, patience_s: float = 0.0) -> Iterator[None]
                 raise CommandError(_refusal(path, other))
             time.sleep(_POLL_S)
     except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+        raise CommandError(f"nothing was changed: {path} cannot be written: {error.strerror}") from None
     try:
         yield
     finally:

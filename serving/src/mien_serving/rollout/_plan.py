@@ -180,7 +180,13 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Ent
     begun = _journal.unfinished(entries)
     if begun and begun["verb"] == "rollback" and to in (None, begun["after"]["labels"][STABLE]):
         return Plan(model, desired, Desired.read(begun["after"]), (_FINISHES,))
-    target, notes = (to, ()) if to is not None else _before(model, stable, entries, folder)
+    done = _journal.rolled_back(entries, stable)
+    target: int | None = to
+    notes: tuple[str, ...] = ()
+    if to is None and done:
+        target, notes = stable, (_again(model, done, entries, folder),)
+    elif to is None:
+        target, notes = _before(model, stable, entries, folder)
     if target is None:
         hint = f"; `mien rollout abort {model}` takes the canary back" if CANARY in desired.labels else ""
         raise CommandError(
@@ -188,8 +194,19 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Ent
         )
     _repository.check_version(folder, target)
     labels = {label: version for label, version in desired.labels.items() if label != CANARY} | {STABLE: target}
-    bad = {stable, desired.labels.get(CANARY, stable)} - set(labels.values())
+    bad = {stable, desired.labels.get(CANARY, stable)} - {*labels.values()}
     return Plan(model, desired, Desired((desired.versions | {target}) - bad, labels), notes)
+
+
+def _again(model: str, done: Entry, entries: Sequence[Entry], folder: Path) -> str:
+    """What to say to whoever rolls back what somebody, or the same command, has rolled back already."""
+    bad, stable = (done[side]["labels"][STABLE] for side in ("before", "after"))
+    further = _before(model, stable, entries, folder)[0]
+    way = f"mien rollout rollback {model} --to {further if further is not None else 'VERSION'}"
+    return (
+        f"{done['who']} has rolled {model} back from {bad} to {stable} at {done['time'][:19]}; this makes sure of it. "
+        f"If {stable} is bad, too: {way}"
+    )
 
 
 def _before(model: str, stable: int, entries: Sequence[Entry], folder: Path) -> tuple[int | None, tuple[str, ...]]:

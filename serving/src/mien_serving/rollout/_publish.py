@@ -42,12 +42,13 @@ def publish(arguments: argparse.Namespace) -> int:
             config = ModelsConfig.read(arguments.config)
             folder = config.folder(model, arguments.repository)
             names = _check_files(source, manifest, arguments.max_mb)
+            say(f"{model}: {len(names)} files; loading them, and comparing the answers with the golden ones")
             if not arguments.dry_run:
                 aside = stack.enter_context(_aside(folder))
                 source = _copied(source, aside, names)
             _check_sums(source, manifest)
             told = _load(source, model, arguments.tolerance)
-            say(f"{model}: {len(names)} files as the manifest says; {told}")
+            say(f"{model}: all is as the manifest says; {told}")
             desired = _adopted(arguments, config, model, folder)
             if arguments.dry_run:
                 say(f"  would become version {_next(folder, desired, Journal(arguments.repository).entries(model))}")
