@@ -62,6 +62,10 @@ def test_a_lock_from_another_machine_ends_by_its_age(path, holder):
     assert not stale(owner)
     assert not stale(owner | {"since": time.time() + 30})  # Clocks differ a little.
     assert stale(owner | {"since": time.time() - _lock.OLDEST_S - 1})
+    path.write_text(json.dumps(owner))
+    sentence = r"models\.lock ends by itself after 60 minutes; remove the file to go on at once"
+    with pytest.raises(CommandError, match=sentence), locked(path, "promote emotion"):
+        pass
 
 
 def test_what_a_dying_holder_wrote_in_part_is_no_lock(path):

@@ -115,8 +115,11 @@ def stale(owner: dict[str, Any]) -> bool:
 
 def _refusal(path: Path, owner: dict[str, Any]) -> str:
     age = time.time() - owner["since"]
+    who = f"{owner['who']} (process {owner['pid']})"
+    told = f"{who} is at it: {owner['doing']}, for {age:.0f} s; wait until that has ended"
+    if owner["host"] == socket.gethostname():
+        return told
     return (
-        f"{owner['who']} (process {owner['pid']}) is at it: {owner['doing']}, for {age:.0f} s; wait until that has "
-        f"ended. If that process is gone, its lock {path} ends by itself within {OLDEST_S / 60:.0f} minutes; remove "
+        f"{told}. If that process is gone, its lock {path} ends by itself after {OLDEST_S / 60:.0f} minutes; remove "
         "the file to go on at once"
     )
