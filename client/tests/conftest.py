@@ -1,7 +1,9 @@
 """A stand-in for TensorFlow Serving with canned numbers, on real sockets, that can be told to misbehave."""
 
+import asyncio
 import base64
 import contextlib
+import inspect
 import json
 import re
 import subprocess
@@ -14,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import grpc
 import numpy as np
 import pytest
-from mien_client import Client, protos
+from mien_client import AsyncClient, Client, protos
 
 
 class Failure(Exception):
@@ -288,9 +290,56 @@ def address(request):
     return request.getfixturevalue(f"{request.param}_address")
 
 
+class Awaited:
+    """An `AsyncClient` in an event loop of its own that is asked like a `Client`, so that one test is for both."""
+
+    def __init__(self, address, **options):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.client = AsyncClient(address, **options)
+
+    def wait(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def __getattr__(self, name):
+        attribute = getattr(self.client, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *arguments, **options: self.wait(attribute(*arguments, **options))
+
+    def analyze_iter(self, images, **options):
+        async def after(faces):
+            return await anext(faces)
+
+        faces = self.client.analyze_iter(images, **options)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield self.wait(after(faces))
+
+    def __repr__(self):
+        return repr(self.client)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
 @pytest.fixture
-def client(address):
-    with Client(address, timeout=10) as client:
+def awaited():
+    return Awaited
+
+
+@pytest.fixture(params=["grpc", "aio", "rest"])
+def client(request):
+    """Each kind of client, of the stand-in."""
+    address = request.getfixturevalue("rest_address" if request.param == "rest" else "grpc_address")
+    with (Awaited if request.param == "aio" else Client)(address, timeout=10) as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +131,68 @@ def test_an_iterable_that_breaks_is_told_after_what_comes_before_it(grpc_address
             next(faces)
     with pytest.raises(OSError, match="disk gone"):
         async_faces(grpc_address, broken(), batch_size=2)
+
+
+def test_what_is_answered_is_not_held_back_until_more_was_read(address, backend):
+    read = []
+
+    def slowly():
+        for image in backend.faces(100):
+            yield image
+            read.append(image)
+            while len(backend.answered) < 2 * len(read):
+                time.sleep(0.01)
+
+    with Client(address, timeout=10) as client:
+        next(client.analyze_iter(slowly(), batch_size=1, max_in_flight=100))
+        assert len(read) < 50
+
+
+async def asynchronously(images):
+    for image in images:
+        await asyncio.sleep(0)
+        yield image
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(0, 2), (6, 2), (7, 3)])
+def test_images_may_come_asynchronously(grpc_address, backend, count, batch_size):
+    images = backend.faces(count)
+    assert_are(async_faces(grpc_address, asynchronously(images), batch_size=batch_size), backend, images)
+
+
+def test_answers_do_not_wait_for_images_that_come_later(grpc_address, backend):
+    async def ask():
+        taken = asyncio.Event()
+
+        async def images():
+            yield backend.faces(1)[0]
+            await taken.wait()
+            yield backend.faces(1)[0]
+
+        async with AsyncClient(grpc_address, timeout=10) as client:
+            faces = client.analyze_iter(images(), batch_size=1)
+            await asyncio.wait_for(anext(faces), 60)
+            taken.set()
+            assert len(await collect(faces)) == 1
+
+    asyncio.run(ask())
+
+
+def test_what_breaks_asynchronously_is_told_after_what_comes_before_it(grpc_address, backend):
+    async def broken():
+        for image in backend.faces(5):
+            yield image
+        raise OSError("camera gone")
+
+    async def ask(images):
+        async with AsyncClient(grpc_address, timeout=10) as client:
+            faces = client.analyze_iter(images, batch_size=2)
+            assert_are([await anext(faces) for _ in range(5)], backend, backend.faces(5))
+            with pytest.raises((OSError, InvalidImageError), match=r"camera gone|number 5 \(from 0\)"):
+                await anext(faces)
+
+    asyncio.run(ask(broken()))
+    asyncio.run(ask(asynchronously([*backend.faces(5), None])))
 
 
 def test_a_batch_that_fails_raises_in_its_place(client, backend, failure):

@@ -161,6 +161,23 @@ def test_an_address_that_is_none_is_refused(wrong):
         Client(wrong)
 
 
+def test_one_name_for_both_models_is_refused():
+    with pytest.raises(ConfigurationError, match="'faces' is said to be both models"):
+        Client("localhost:8500", emotion_model="faces", keypoint_model="faces")
+
+
+def test_numbers_of_numpy_are_numbers(address, backend):
+    with Client(
+        address, timeout=np.float32(9), max_attempts=np.int64(2), canary=np.float32(0), hedge=np.float64(0.9)
+    ) as c:
+        assert len(list(c.analyze_iter(backend.faces(3), batch_size=np.int64(2), max_in_flight=np.uint8(1)))) == 3
+
+
+def test_a_timeout_beyond_all_clocks_is_a_long_one(client, backend):
+    assert len(client.analyze(backend.faces(1), timeout=1e300)) == 1
+    client.wait_ready(timeout=1e300)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "10"])
 def test_a_timeout_that_is_none_is_refused(client, backend, wrong):
     with pytest.raises(ConfigurationError, match="timeout"):
@@ -198,8 +215,12 @@ def test_an_analysis_is_a_sequence(client, backend):
     assert [face.confidence for face in analysis[1:3]] == [analysis[1].confidence, analysis[2].confidence]
     assert repr(analysis) == "<Analysis of 5 faces (emotion 1, keypoints 1)>"
     assert repr(analysis[:1]) == "<Analysis of 1 face (emotion 1, keypoints 1)>"
+    assert analysis[np.int64(2)].confidence == analysis[2].confidence
     with pytest.raises(IndexError):
         analysis[5]
+    for wrong in ([0, 2], np.array([0, 2]), np.ones(5, bool), "0", 1.0):  # In NumPy the first three choose faces.
+        with pytest.raises(TypeError):
+            analysis[wrong]
 
 
 def test_results_cannot_be_changed_by_accident(client, backend):

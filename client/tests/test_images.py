@@ -41,6 +41,7 @@ def test_nothing_is_copied_that_need_not_be():
         GREY.reshape(4, 2304),
         GREY[0].ravel(),
         GREY[:, None],
+        np.ma.masked_less(GREY, 9),
         Image.fromarray(GREY[0]).convert("RGB").resize((96, 96)),
         memoryview(GREY),
     ],

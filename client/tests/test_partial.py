@@ -1,10 +1,8 @@
 """`analyze(..., partial=True)`: one model's half when the other has failed."""
 
-import asyncio
-
 import numpy as np
 import pytest
-from mien_client import EMOTIONS, AsyncClient, MienError, ServerError, UnavailableError
+from mien_client import EMOTIONS, MienError, ServerError, UnavailableError
 
 
 def test_when_both_answer_nothing_differs(client, backend):
@@ -68,13 +66,3 @@ def test_a_frame_lacks_what_was_not_answered(client, backend, failure):
     columns = client.analyze(backend.faces(2), partial=True).to_frame().columns
     assert {"emotion", "emotion_version"} <= set(columns)
     assert not {"nose_tip_x", "keypoints_version"} & set(columns)
-
-
-def test_with_asyncio(grpc_address, backend, failure):
-    backend.failures["emotion"] = failure("INTERNAL", "broken")
-
-    async def ask():
-        async with AsyncClient(grpc_address) as client:
-            return await client.analyze(backend.faces(2), partial=True)
-
-    assert list(asyncio.run(ask()).errors) == ["emotion"]

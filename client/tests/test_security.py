@@ -202,14 +202,26 @@ def test_a_secret_that_no_header_can_hold_is_refused_without_being_told(name, wr
     assert "nobody" not in str(caught.value)
 
 
-def test_a_secret_that_goes_out_unencrypted_is_warned_of(caplog):
-    Client("http://mien.example:8501", token=TOKEN).close()
-    Client("mien.example:8500", token=TOKEN).close()
-    Client("http://localhost:8501", token=TOKEN).close()
-    assert [record.getMessage() for record in caplog.records] == [
-        "the token or API key goes to http://mien.example:8501 unencrypted",
-        "the token or API key goes to mien.example:8500 unencrypted",
-    ]
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("http://mien.example:8501", True),
+        ("mien.example:8500", True),
+        ("http://localhost.example:8501", True),
+        ("127.example:8500", True),
+        ("dns:///mien:8500", True),
+        ("http://localhost:8501", False),
+        ("http://127.0.0.1:8501/", False),
+        ("localhost:8500", False),
+        ("127.0.1.1:8500", False),
+        ("[::1]:8500", False),
+        ("unix:/run/mien.sock", False),
+    ],
+)
+def test_a_secret_that_goes_out_unencrypted_is_warned_of(address, warned, caplog):
+    Client(address, token=TOKEN).close()
+    told = [f"the token or API key goes to {address} unencrypted"]
+    assert [record.getMessage() for record in caplog.records] == told * warned
 
 
 def test_files_that_are_none_are_refused(certificates, tmp_path):

@@ -1,11 +1,10 @@
 """Spans and counters, for programs that have loaded OpenTelemetry or Prometheus."""
 
-import asyncio
 import subprocess
 import sys
 
 import pytest
-from mien_client import AsyncClient, ServerError
+from mien_client import ServerError
 
 
 @pytest.fixture
@@ -57,15 +56,6 @@ def test_a_stream_stays_below_the_span_of_its_caller(client, backend, spans):
         assert len(list(client.analyze_iter(backend.faces(4), batch_size=2))) == 4
     calls, _, [parent] = spans().values()
     assert [call.parent.span_id for call in calls] == [parent.context.span_id] * 2
-
-
-def test_asyncio_has_spans_too(grpc_address, backend, spans):
-    async def ask():
-        async with AsyncClient(grpc_address) as client:
-            await client.analyze(backend.faces(1))
-
-    asyncio.run(ask())
-    assert [len(found) for found in spans().values()] == [1, 2, 0]
 
 
 def test_counters(client, backend, failure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, overload
@@ -185,6 +186,7 @@ class Analysis(Sequence[Face]):
     @overload
     def __getitem__(self, index: slice) -> Analysis: ...
     def __getitem__(self, index: int | slice) -> Face | Analysis:
+        index = index if isinstance(index, slice) else operator.index(index)  # An array would choose among the numbers.
         probabilities, keypoints = (
             half if isinstance(half, MienError) else half[index] for half in (self._probabilities, self._keypoints)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -15,7 +15,7 @@ from mien_client._analysis import Analysis, Face
 from mien_client._base import BATCHES_IN_FLIGHT, POLL_SECONDS, BaseClient, checked_count, checked_timeout, states
 from mien_client._calls import Attempt, Call
 from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
-from mien_client._images import in_batches
+from mien_client._images import in_batches_async
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client.transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
@@ -67,7 +67,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def analyze_iter(
         self,
-        images: Iterable[Any],
+        images: AsyncIterable[Any] | Iterable[Any],
         *,
         batch_size: int = CHUNK_FACES,
         max_in_flight: int = BATCHES_IN_FLIGHT,
@@ -76,39 +76,49 @@ class AsyncClient(BaseClient[AsyncTransport]):
         timeout: float | None = None,
         key: str | bytes | int | None = None,
     ) -> AsyncIterator[Face]:
-        """Asks about any number of faces as they come, for ``async for``; see `Client.analyze_iter`."""
+        """Asks about any number of faces as they come, for ``async for``; see `Client.analyze_iter`.
+
+        The images may come from an asynchronous iterable. Another one is read in the event loop, which waits for it.
+        """
         self._check_open()
-        batches = in_batches(images, checked_count("batch size", batch_size))
+        batches = in_batches_async(images, checked_count("batch size", batch_size))
         checked_count("number of calls", max_in_flight)
         running: deque[asyncio.Task[Analysis]] = deque()
-        problem: Exception | None = None
+        reading: asyncio.Future[NDArray[np.uint8] | None] | None = None
+        problem: BaseException | None = None
         more = True
         try:
             while True:
-                while more and len(running) < max_in_flight:
-                    try:
+                if more and reading is None and len(running) < max_in_flight:
+                    reading = asyncio.ensure_future(anext(batches, None))
+                waiting = [task for task in (reading, *running) if task][:2]  # The next batch and the first answer.
+                if not waiting:
+                    break
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if reading and reading.done():
+                    problem = reading.exception()
+                    batch = None if problem else reading.result()
+                    more, reading = batch is not None, None
+                    if batch is not None:
                         call = self.analyze(
-                            next(batches),
+                            batch,
                             emotion_version=emotion_version,
                             keypoint_version=keypoint_version,
                             timeout=timeout,
                             key=key,
                         )
                         running.append(asyncio.create_task(call))
-                    except StopIteration:
-                        more = False
-                    except Exception as error:  # What comes before it is answered first.
-                        more, problem = False, error
-                if not running:
-                    break
-                for face in await running.popleft():
-                    yield face
-            if problem is not None:
+                elif running[0].done():
+                    for face in running.popleft().result():
+                        yield face
+            if problem is not None:  # What came before it has been answered first.
                 raise problem
         finally:
-            for task in running:
+            unfinished = [task for task in (reading, *running) if task]
+            for task in unfinished:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*unfinished, return_exceptions=True)
+            await batches.aclose()
 
     async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
         """Asks a server about the versions of both models; see `Client.status`."""

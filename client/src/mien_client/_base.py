@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import numbers
 import operator
 import os
 import random
@@ -32,6 +33,9 @@ from mien_client.transports import Deadline, Target, VersionStatus
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a call may take."""
+
+_LONGEST_TIMEOUT = 1e8
+"""Seconds, three years. The system's clocks do not count as far as some numbers that people say for never."""
 
 BATCHES_IN_FLIGHT = 4
 """Of `Client.analyze_iter`. With a request to each model they are eight, which a server on two cores accepts."""
@@ -105,6 +109,8 @@ class BaseClient(Generic[T]):
         self._hedge = _checked_hedge(hedge)
         self._latencies = Latencies()
         self._timeout = checked_timeout(timeout)
+        if emotion_model == keypoint_model:
+            raise ConfigurationError(f"{emotion_model!r} is said to be both models: each has a name of its own")
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
         self._retries = Retries(checked_count("number of attempts", max_attempts))
         secured = security(tls, ca_file, cert_file, key_file, token, api_key)
@@ -187,22 +193,22 @@ def canary_side(share: float, key: str | bytes | int | None) -> bool:
 
 
 def _checked_share(share: float) -> float:
-    if not (isinstance(share, (int, float)) and 0 <= share <= 1):
+    if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
         raise ConfigurationError(f"{share!r} is no share of calls for the canary: say a number from 0 to 1")
     return share
 
 
 def _checked_hedge(share: float | None) -> float | None:
-    if share is not None and not (isinstance(share, (int, float)) and 0.5 <= share < 1):
+    if share is not None and not (isinstance(share, numbers.Real) and 0.5 <= share < 1):
         raise ConfigurationError(f"{share!r} is no share of answers to wait for: say a number from 0.5 to 1, as 0.95")
     return share
 
 
 def checked_count(name: str, count: int) -> int:
     """Returns ``count`` if it is a whole number above 0."""
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, numbers.Integral) or count < 1:
         raise ConfigurationError(f"{count!r} is no {name}: say a whole number above 0")
-    return count
+    return int(count)
 
 
 def states(target: Target, versions: Sequence[VersionStatus]) -> str:
@@ -237,6 +243,6 @@ def _target(model: str, version: int | str | None) -> Target:
 
 def checked_timeout(timeout: float) -> float:
     """Returns ``timeout`` if it is a number of seconds that can be meant."""
-    if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+    if not (isinstance(timeout, numbers.Real) and 0 < timeout < math.inf):
         raise ConfigurationError(f"{timeout!r} is no timeout: say a number of seconds above 0")
-    return float(timeout)
+    return min(float(timeout), _LONGEST_TIMEOUT)

@@ -276,7 +276,8 @@ def _stream(
     problem: Exception | None = None
     more = True
     while True:
-        while more and len(running) < max_in_flight:
+        # What has been answered is not held back until more has been read, which may take long.
+        while more and len(running) < max_in_flight and not (running and running[0].done()):
             try:
                 running.append(in_thread(ask, next(batches)))
             except StopIteration:

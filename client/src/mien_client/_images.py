@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -34,6 +34,8 @@ def as_images(images: Any) -> NDArray[np.uint8]:
         raise InvalidImageError(_wrong_shape(images.shape))
     if images.dtype != np.uint8:
         raise InvalidImageError(_wrong_dtype(images))
+    if np.ma.is_masked(images):
+        raise InvalidImageError("images have masked pixels: fill them, in black say, with images.filled(0)")
     return np.ascontiguousarray(images).reshape(shape)
 
 
@@ -58,6 +60,32 @@ def in_batches(images: Iterable[Any], size: int) -> Iterator[NDArray[np.uint8]]:
             raise problem
         if len(batch) < size:
             return
+
+
+async def in_batches_async(
+    images: AsyncIterable[Any] | Iterable[Any], size: int
+) -> AsyncGenerator[NDArray[np.uint8], None]:
+    """Does the same for images that may have to be waited for."""
+    if isinstance(images, Iterable):
+        for batch in in_batches(images, size):
+            yield batch
+        return
+    iterator, index = aiter(images), 0
+    while True:
+        faces: list[NDArray[np.uint8]] = []
+        problem: Exception | None = None
+        try:
+            while len(faces) < size:
+                faces.append(_one_image(await anext(iterator), index))
+                index += 1
+        except Exception as error:
+            problem = error
+        if faces:
+            yield np.stack(faces)
+        if isinstance(problem, StopAsyncIteration):
+            return
+        if problem is not None:
+            raise problem
 
 
 def _one_image(image: Any, index: int) -> NDArray[np.uint8]:

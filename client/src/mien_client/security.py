@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import grpc
 
 _log = logging.getLogger("mien_client")
+
+_LOOPBACK = re.compile(r"(http://|dns:///)?(localhost|127(\.\d+){3}|\[::1\])(:\d+)?/?$|unix:")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Security:
         """
         if self.tls and not encrypted:
             raise ConfigurationError(f"{address!r} is not encrypted, but TLS is asked for: say https://")
-        if self.headers and not encrypted and not address.startswith(("http://localhost", "http://127.", "localhost")):
+        if self.headers and not encrypted and not _LOOPBACK.match(address):
             _log.warning("the token or API key goes to %s unencrypted", address)
 
 

@@ -51,15 +51,18 @@ class RestTransport:
             raise ConfigurationError(f"{address!r} is no server's address: say something like 'http://localhost:8501'")
         security.is_for(address, encrypted=address.startswith("https://"))
         self.endpoint = address.rstrip("/")
-        self._security = security
-        self._headers = {"Content-Type": "application/json", **dict(security.headers)}
         self._session = requests.Session()
         self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
         # A session that never stores a cookie has nothing that its threads could change under each other.
         self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
-        self._certificate = None
-        if security.cert_file and security.key_file:
-            self._certificate = (security.cert_file, security.key_file)
+        self._session.headers.update({"Content-Type": "application/json", **dict(security.headers)})
+        certificate = (security.cert_file, security.key_file) if security.cert_file and security.key_file else None
+        # What the environment says of proxies and authorities is read once: each time takes as long as a small answer.
+        # Nor is a .netrc file looked at, to which the token would give way.
+        self._settings = self._session.merge_environment_settings(
+            self.endpoint, {}, None, security.ca_file or True, certificate
+        )
+        self._session.trust_env = False
         self._versions: dict[Target, tuple[int, Deadline]] = {}
         self._closed = False
 
@@ -126,11 +129,9 @@ class RestTransport:
                 method,
                 f"{self.endpoint}{path}",
                 data=body,
-                auth=self._sign,
                 timeout=max(1e-3, deadline.remaining()),
                 allow_redirects=False,
-                verify=self._security.ca_file or True,
-                cert=self._certificate,
+                **self._settings,
             )
         except requests.RequestException as error:
             late = isinstance(error, requests.Timeout) or not deadline.remaining()
@@ -146,11 +147,6 @@ class RestTransport:
         code = _code(response.status_code, told is not None)
         text = str(told or f"HTTP status {response.status_code} {response.reason}")
         raise self._failure(code, text, target, deadline)
-
-    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Headers that are simply handed over would give way to what a .netrc file says.
-        request.headers.update(self._headers)
-        return request
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
