@@ -7,10 +7,12 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -25,26 +27,34 @@ Run = Callable[[Feeds, Sequence[str], float], list[np.ndarray]]
 """Runs a graph: feeds, fetches and deadline to one array for each fetch."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
+Promise = Future[list[np.ndarray]] | asyncio.Future[list[np.ndarray]]
+"""Where a thread, or an event loop, waits for the outputs of a request."""
+
+Outcome = list[np.ndarray] | StatusError
+
+P = TypeVar("P", bound=Promise)
+
+
+@dataclass(slots=True, eq=False)
+class _Task(Generic[P]):
     """A request, or a part of a large one, that waits for its batch."""
 
     feeds: Feeds
     size: int
     deadline: float
+    outputs: P
     queued: float = field(default_factory=time.monotonic)
-    outputs: Future[list[np.ndarray]] = field(default_factory=Future)
 
 
 @dataclass
 class _Batch:
     """What will run together."""
 
-    tasks: list[_Task] = field(default_factory=list)
+    tasks: list[_Task[Any]] = field(default_factory=list)
     size: int = 0
     opened: float = 0.0
 
-    def add(self, task: _Task) -> None:
+    def add(self, task: _Task[Any]) -> None:
         if not self.tasks:
             self.opened = time.monotonic()
         self.tasks.append(task)
@@ -60,21 +70,32 @@ class _Queue:
         self.options = options
         self.batches: deque[_Batch] = deque([_Batch()])
 
-    def put(self, feeds: Feeds, size: int, deadline: float) -> list[_Task]:
+    def put(self, feeds: Feeds, size: int, deadline: float, promise: Callable[[], P]) -> list[_Task[P]]:
         """Appends a request, cut where batches end.
+
+        Args:
+            feeds: Its values by tensor name.
+            size: How many examples it has.
+            deadline: When nobody waits for it any more.
+            promise: Makes what its outputs are given to, once for each part.
 
         Raises:
             StatusError: UNAVAILABLE; there is no room for it.
         """
+        open_batch, limit = self.batches[-1], self.options.batch_size
+        if 0 < size <= limit - open_batch.size:
+            tasks = [_Task(feeds, size, deadline, promise())]
+            open_batch.add(tasks[0])
+            return tasks
         self._check_room(size)
-        limit, tasks, begin = self.options.batch_size, [], 0
+        tasks, begin = [], 0
         whole = not self.options.enable_large_batch_splitting
-        while begin < size:
+        while begin < size or not tasks:
             if self.batches[-1].size + (size if whole else 1) > limit:
                 self.batches.append(_Batch())
             end = min(begin + limit - self.batches[-1].size, size)
             part = feeds if end - begin == size else {name: value[begin:end] for name, value in feeds.items()}
-            tasks.append(_Task(part, end - begin, deadline))
+            tasks.append(_Task(part, end - begin, deadline, promise()))
             self.batches[-1].add(tasks[-1])
             begin = end
         return tasks
@@ -150,34 +171,42 @@ class BatchScheduler:
             StatusError: The request cannot be batched, there is no room for it, its time was over before its batch
                 ran, or what `run` raised.
         """
-        return _joined([part.result() for part in self._submit(owner, run, feeds, fetches, deadline, options)])
+        parts: list[Future[list[np.ndarray]]] = self._submit(owner, run, feeds, fetches, deadline, options, Future)
+        return _joined([part.result() for part in parts])
 
     async def run_async(
         self, owner: Hashable, run: Run, feeds: Feeds, fetches: Sequence[str], deadline: float, options: BatchingOptions
     ) -> list[np.ndarray]:
         """As `run`, but no thread waits: with many small requests, waking one for each costs more than its answer."""
-        parts = self._submit(owner, run, feeds, fetches, deadline, options)
-        return _joined([await asyncio.wrap_future(part) for part in parts])
+        promise = asyncio.get_running_loop().create_future
+        return _joined([await part for part in self._submit(owner, run, feeds, fetches, deadline, options, promise)])
 
     def _submit(
-        self, owner: Hashable, run: Run, feeds: Feeds, fetches: Sequence[str], deadline: float, options: BatchingOptions
-    ) -> list[Future[list[np.ndarray]]]:
+        self,
+        owner: Hashable,
+        run: Run,
+        feeds: Feeds,
+        fetches: Sequence[str],
+        deadline: float,
+        options: BatchingOptions,
+        promise: Callable[[], P],
+    ) -> list[P]:
         """Queues a request; gives what its parts will come to."""
         size = _size(feeds)
         if options.input_limit is not None and size > options.input_limit:
             raise invalid_argument(f"Task size {size} is larger than maximum input batch size {options.input_limit}")
-        if size == 0:
-            answered: Future[list[np.ndarray]] = Future()
-            answered.set_result(run(feeds, fetches, deadline))
-            return [answered]
         key = (owner, _kind(feeds, options.pad_variable_length_inputs), tuple(fetches))
         with self._changed:
             if self._stopped:
                 raise StatusError(Code.UNAVAILABLE, "The batch scheduler has stopped")
-            if key not in self._queues:
-                self._queues[key] = _Queue(run, fetches, options)
-            tasks = self._queues[key].put(feeds, size, deadline)
-            self._changed.notify()
+            queue = self._queues.get(key)
+            new = queue is None
+            if queue is None:
+                queue = self._queues[key] = _Queue(run, fetches, options)
+            tasks = queue.put(feeds, size, deadline, promise)
+            # Whoever waits for this queue knows until when; only a batch that is full changes that.
+            if new or not queue.due():
+                self._changed.notify()
         return [task.outputs for task in tasks]
 
     def stop(self) -> None:
@@ -192,16 +221,14 @@ class BatchScheduler:
         while taken := self._next():
             queue, batch = taken
             now = time.monotonic()
-            wanted = [task for task in batch.tasks if task.outputs.set_running_or_notify_cancel()]
-            for task in wanted:
-                if task.deadline <= now:
-                    task.outputs.set_exception(
-                        StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
-                    )
-            if waiting := [task for task in wanted if task.deadline > now]:
+            wanted = [task for task in batch.tasks if _is_wanted(task.outputs)]
+            waiting = [task for task in wanted if task.deadline > now]
+            expired = StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
+            _settle((task.outputs, expired) for task in wanted if task.deadline <= now)
+            if waiting:
                 if self._metrics:
                     self._metrics.batch_run(queue.options.thread_pool_name, [now - task.queued for task in waiting])
-                _run_together(queue, waiting)
+                _settle(_run_together(queue, waiting))
 
     def _next(self) -> tuple[_Queue, _Batch] | None:
         """Waits for the next batch that is due; None if there will be no more."""
@@ -228,28 +255,54 @@ def _joined(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
     return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _run_together(queue: _Queue, tasks: Sequence[_Task]) -> None:
-    """Runs tasks as one batch and gives each its part, or its own error."""
+def _is_wanted(promise: Promise) -> bool:
+    """Whether somebody still waits for the outputs."""
+    return promise.set_running_or_notify_cancel() if isinstance(promise, Future) else not promise.cancelled()
+
+
+def _settle(outcomes: Iterable[tuple[Promise, Outcome]]) -> None:
+    """Hands out what requests came to; an event loop is woken once for all of its requests."""
+    by_loop = defaultdict(list)
+    for promise, outcome in outcomes:
+        if isinstance(promise, Future):
+            _fulfil(promise, outcome)
+        else:
+            by_loop[promise.get_loop()].append((promise, outcome))
+    for loop, its_outcomes in by_loop.items():
+        with suppress(RuntimeError):  # The loop has ended; nobody waits.
+            loop.call_soon_threadsafe(_fulfil_all, its_outcomes)
+
+
+def _fulfil_all(outcomes: Iterable[tuple[asyncio.Future[list[np.ndarray]], Outcome]]) -> None:
+    for promise, outcome in outcomes:
+        if not promise.done():
+            _fulfil(promise, outcome)
+
+
+def _fulfil(promise: Promise, outcome: Outcome) -> None:
+    if isinstance(outcome, StatusError):
+        promise.set_exception(outcome)
+    else:
+        promise.set_result(outcome)
+
+
+def _run_together(queue: _Queue, tasks: Sequence[_Task[Any]]) -> Iterable[tuple[Promise, Outcome]]:
+    """Runs tasks as one batch; gives each its part, or its own error."""
     try:
-        parts = _parts(queue, tasks)
+        return zip([task.outputs for task in tasks], _parts(queue, tasks), strict=True)
     except Exception as error:
         if len(tasks) > 1:
-            for task in tasks:
-                _run_together(queue, [task])
-            return
+            return [outcome for task in tasks for outcome in _run_together(queue, [task])]
         if not isinstance(error, StatusError):
             logger.exception("A batch failed in a way that it should not")
             error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        tasks[0].outputs.set_exception(error)
-        return
-    for task, part in zip(tasks, parts, strict=True):
-        task.outputs.set_result(part)
+        return [(tasks[0].outputs, error)]
 
 
-def _parts(queue: _Queue, tasks: Sequence[_Task]) -> list[list[np.ndarray]]:
+def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]:
     """The outputs of each task, from one run."""
     size = sum(task.size for task in tasks)
-    padded = min((allowed for allowed in queue.options.allowed_batch_sizes if allowed >= size), default=size)
+    padded = min((allowed for allowed in queue.options.allowed_batch_sizes if allowed >= size > 0), default=size)
     feeds = {
         name: _merged([task.feeds[name] for task in tasks], padded - size, queue.options.pad_variable_length_inputs)
         for name in tasks[0].feeds
@@ -272,12 +325,13 @@ def _parts(queue: _Queue, tasks: Sequence[_Task]) -> list[list[np.ndarray]]:
 
 
 def _merged(values: list[np.ndarray], padding: int, pad_variable_length: bool) -> np.ndarray:
-    """One array of all, filled up with copies of the last one's first row."""
+    """One array of all, filled up with copies of a row: the first of the last one that has any."""
     if pad_variable_length:
         longest = np.max([value.shape[1:] for value in values], axis=0)
         values = [_lengthened(value, longest) for value in values]
     if padding:
-        values = [*values, np.repeat(values[-1][:1], padding, axis=0)]
+        row = next(value[:1] for value in reversed(values) if len(value))
+        values = [*values, np.repeat(row, padding, axis=0)]
     return values[0] if len(values) == 1 else np.concatenate(values)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from mien_client.protos import SignatureDef, TensorProto
+from mien_client.protos import TensorProto
 
-from mien_serving._servable import NO_DEADLINE, Servable
+from mien_serving._servable import NO_DEADLINE, Servable, SignatureTensors
 from mien_serving._status import Code, StatusError, invalid_argument
 from mien_serving._tensor import array_from_proto
 
@@ -53,15 +53,15 @@ def prepare(
     Raises:
         StatusError: The request does not fit the signature.
     """
-    signature = servable.signatures.get(signature_name or DEFAULT_SIGNATURE)
-    if signature is None:
+    tensors = servable.signature_tensors.get(signature_name or DEFAULT_SIGNATURE)
+    if tensors is None:
         raise StatusError(
             Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name or DEFAULT_SIGNATURE}" not found.'
         )
-    _check_input_names(signature, inputs.keys())
-    feeds = {info.name: _input(signature, name, inputs) for name, info in signature.inputs.items()}
-    names = _output_names(signature, output_filter)
-    return Prediction(feeds, [signature.outputs[name].name for name in names], names)
+    _check_input_names(tensors, inputs)
+    feeds = {tensor: _input(tensors, name, inputs) for name, tensor in tensors.inputs.items()}
+    names = _output_names(tensors, output_filter)
+    return Prediction(feeds, [tensors.outputs[name] for name in names], names)
 
 
 def predict(
@@ -90,9 +90,9 @@ def predict(
     return prediction.outputs(servable.run(prediction.feeds, prediction.fetches, deadline))
 
 
-def _check_input_names(signature: SignatureDef, sent: Collection[str]) -> None:
-    expected = signature.inputs.keys()
-    if len(sent) > len(expected) or (len(sent) < len(expected) and not signature.defaults):
+def _check_input_names(tensors: SignatureTensors, sent: Collection[str]) -> None:
+    expected = tensors.inputs
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not tensors.defaults):
         raise invalid_argument(
             f"input size does not match signature: {len(sent)}!={len(expected)} len({_braces(sent)}) != "
             f"len({_braces(expected)}). Sent extra: {_braces(set(sent) - set(expected))}. "
@@ -100,16 +100,16 @@ def _check_input_names(signature: SignatureDef, sent: Collection[str]) -> None:
         )
 
 
-def _input(signature: SignatureDef, name: str, inputs: Mapping[str, np.ndarray | TensorProto]) -> np.ndarray:
+def _input(tensors: SignatureTensors, name: str, inputs: Mapping[str, np.ndarray | TensorProto]) -> np.ndarray:
     value = inputs.get(name)
     if value is None:
-        if name not in signature.defaults:
+        if name not in tensors.defaults:
             raise invalid_argument(
-                f"Signature input alias: {name}(feed name: {signature.inputs[name].name}) not found in request and no "
-                f"default value provided. Inputs expected to be in the request {_braces(inputs)}, or default input "
-                f"alias set: {','.join(sorted(signature.defaults))}"
+                f"Signature input alias: {name}(feed name: {tensors.inputs[name]}) not found in request and no default "
+                f"value provided. Inputs expected to be in the request {_braces(inputs)}, or default input alias set: "
+                f"{','.join(sorted(tensors.defaults))}"
             )
-        value = signature.defaults[name]
+        value = tensors.defaults[name]
     if isinstance(value, np.ndarray):
         return value
     try:
@@ -118,16 +118,16 @@ def _input(signature: SignatureDef, name: str, inputs: Mapping[str, np.ndarray |
         raise invalid_argument(f"tensor parsing error: {name}") from error
 
 
-def _output_names(signature: SignatureDef, output_filter: Sequence[str]) -> Sequence[str]:
+def _output_names(tensors: SignatureTensors, output_filter: Sequence[str]) -> Sequence[str]:
     for position, name in enumerate(output_filter):
-        if name not in signature.outputs:
+        if name not in tensors.outputs:
             raise invalid_argument(
                 f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
-                f"{_braces(signature.outputs)}."
+                f"{_braces(tensors.outputs)}."
             )
         if name in output_filter[:position]:
             raise invalid_argument(f"duplicate output tensor alias: {name}")
-    return output_filter or sorted(signature.outputs)
+    return output_filter or list(tensors.outputs)
 
 
 def _braces(names: Collection[str]) -> str:

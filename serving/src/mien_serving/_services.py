@@ -71,7 +71,8 @@ class Services:
     def _predicted(
         self, servable_id: ServableId, asked: ModelSpec, outputs: Mapping[str, np.ndarray]
     ) -> PredictResponse:
-        response = PredictResponse(model_spec=_answered_by(servable_id, asked))
+        response = PredictResponse()
+        _tell_who_answered(response.model_spec, servable_id, asked)
         for name, value in outputs.items():
             write_proto(value, response.outputs[name], as_tensor_content=self._as_tensor_content)
         return response
@@ -82,7 +83,9 @@ class Services:
         spec = request.model_spec
         with self.core.handle(spec) as (servable_id, servable):
             result = classify(servable, spec.signature_name, request.input, deadline)
-        return ClassificationResponse(result=result, model_spec=_answered_by(servable_id, spec))
+        response = ClassificationResponse(result=result)
+        _tell_who_answered(response.model_spec, servable_id, spec)
+        return response
 
     def regress(self, request: RegressionRequest, deadline: float = NO_DEADLINE) -> RegressionResponse:
         """Runs a regression signature of a model."""
@@ -90,7 +93,9 @@ class Services:
         spec = request.model_spec
         with self.core.handle(spec) as (servable_id, servable):
             result = regress(servable, spec.signature_name, request.input, deadline)
-        return RegressionResponse(result=result, model_spec=_answered_by(servable_id, spec))
+        response = RegressionResponse(result=result)
+        _tell_who_answered(response.model_spec, servable_id, spec)
+        return response
 
     def multi_inference(self, request: MultiInferenceRequest, deadline: float = NO_DEADLINE) -> MultiInferenceResponse:
         """Runs several classification and regression signatures of a model on the same examples."""
@@ -152,10 +157,10 @@ class Services:
         return response
 
 
-def _answered_by(servable_id: ServableId, asked: ModelSpec) -> ModelSpec:
-    spec = ModelSpec(name=servable_id.name, signature_name=asked.signature_name or DEFAULT_SIGNATURE)
+def _tell_who_answered(spec: ModelSpec, servable_id: ServableId, asked: ModelSpec) -> None:
+    spec.name = servable_id.name
+    spec.signature_name = asked.signature_name or DEFAULT_SIGNATURE
     spec.version.value = servable_id.version
-    return spec
 
 
 def _require_model_spec(request: Any) -> None:

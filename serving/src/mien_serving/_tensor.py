@@ -86,7 +86,7 @@ def array_from_proto(proto: TensorProto) -> np.ndarray:
     Raises:
         ValueError: The message is not a tensor that can be served.
     """
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
     if proto.dtype not in NUMPY_TYPES or proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError("neither type nor shape may be unknown")
     size, numpy_type = math.prod(shape), NUMPY_TYPES[proto.dtype]

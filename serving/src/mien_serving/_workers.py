@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 from mien_serving._status import Code, StatusError
@@ -46,8 +45,12 @@ class Workers:
             future = self._executor.submit(function)
             # Not when the caller gives up, but when the thread is free again.
             future.add_done_callback(lambda _: self._free.release())
-        with _unforeseen_is_internal():
+        try:
             return await asyncio.wrap_future(future)
+        except StatusError:
+            raise
+        except Exception as error:
+            raise _unforeseen(error) from error
 
     async def wait_for(self, answer: Callable[[], Awaitable[T]]) -> T:
         """Waits for what is computed elsewhere; it counts as a thread that is busy.
@@ -57,8 +60,11 @@ class Workers:
         """
         self._take_place()
         try:
-            with _unforeseen_is_internal():
-                return await answer()
+            return await answer()
+        except StatusError:
+            raise
+        except Exception as error:
+            raise _unforeseen(error) from error
         finally:
             self._free.release()
 
@@ -71,12 +77,6 @@ class Workers:
         self._executor.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _unforeseen_is_internal() -> Iterator[None]:
-    try:
-        yield
-    except StatusError:
-        raise
-    except Exception as error:
-        logger.exception("A request failed in a way that it should not")
-        raise StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
+def _unforeseen(error: Exception) -> StatusError:
+    logger.error("A request failed in a way that it should not", exc_info=error)
+    return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
