@@ -5,7 +5,10 @@ shipped emotion network once more, under the next number. Everything happens in 
 """
 
 import logging
+import os
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -27,19 +30,22 @@ MIEN = Path(sys.executable).with_name("mien")
 PICTURES = [ROOT / "examples" / name for name in ("astronaut.jpg", "admiral.jpg", "face48.png")]
 SITE = ROOT / "demo" / "rollout"
 CALLERS = 2
-LINES = 24
 
 
 class Server:
-    """One ``mien serve``, on a port that it keeps."""
+    """One ``mien serve``, on a port that was free and that it keeps."""
 
-    def __init__(self, port: int) -> None:
-        self.address = f"127.0.0.1:{port}"
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.process: subprocess.Popen[str] | None = None
+        self.silence = ""
         self.client = Client(self.address, timeout=1, max_attempts=1)
 
     def start(self) -> None:
         """Start the process; `wait_until_ready` waits for it."""
+        self.silence = "starting"
         command = [MIEN, "serve", f"--port={self.address.rpartition(':')[2]}", "--rest_api_port=0"]
         command += [f"--model_config_file={SITE / 'models.config'}", f"--model_repository={SITE / 'models'}"]
         command += ["--allow_version_labels_for_unavailable_models=true"]
@@ -53,6 +59,7 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
+        self.silence = "dead"
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -62,7 +69,7 @@ class Server:
         try:
             return "  ".join(f"{one.version} {one.state}" for one in reversed(self.client.status()["emotion"]))
         except MienError:
-            return "does not answer"
+            return self.silence
 
 
 class Load:
@@ -102,50 +109,43 @@ class Load:
 
 
 class Show:
-    """The live table, and the commands with what they print; without a terminal, the commands only."""
+    """The commands with what they print, and below them, in a terminal, a live table."""
 
     def __init__(self, servers: list[Server]) -> None:
-        self.console = Console()
+        self.console = Console(highlight=False)
         self.servers = servers
         self.load: Load | None = None
-        self.ended = False
-        self.lines: deque[Text] = deque(maxlen=LINES)
         self.started = time.monotonic()
-        self.live = Live(get_renderable=self.picture, console=self.console, refresh_per_second=4, transient=True)
+        self.live = Live(get_renderable=self.picture, console=self.console, refresh_per_second=4)
 
     def picture(self) -> Group:
         """What is seen now."""
-        table = Table("SERVER", "EMOTION", title=f"{time.monotonic() - self.started:.0f} s", title_justify="left")
+        table = Table("SERVER", "EMOTION VERSIONS")
         for server in self.servers:
             table.add_row(server.address, server.states())
-        asked = Text("nobody asks yet")
+        asked = Text(f"{time.monotonic() - self.started:.0f} s   ")
         if self.load:
-            asked = Text(f"{self.load.calls} calls, ")
+            asked.append(f"{self.load.calls} calls, ")
             asked.append(f"{len(self.load.failures)} failed", "bold red" if self.load.failures else "bold green")
             asked.append(f"   answered now by {self.load.shares()}")
-        return Group(table, asked, Text(), *(() if self.ended else self.lines))
+        return Group(Text(), table, asked)
 
     def say(self, text: str, style: str = "") -> None:
-        """Add lines below the table."""
-        for line in text.rstrip().splitlines():
-            self.lines.append(Text(line, style))
-            if not self.console.is_terminal:
-                self.console.print(Text(line, style), soft_wrap=True)
+        """Add lines above the table."""
+        self.console.print(Text(text.rstrip(), style), soft_wrap=not self.console.is_terminal)
 
     def run(self, *arguments: object, expect: int = 0) -> None:
         """Runs a verb of ``mien rollout`` and shows what it prints; stops the demo if it ends otherwise."""
-        self.say(f"\n$ mien rollout {' '.join(map(str, arguments))}", "bold")
-        where = ["--repository=models"]
-        if arguments[0] != "history":
-            where += ["--config=models.config", f"--servers={','.join(server.address for server in self.servers)}"]
-        command = [MIEN, "rollout", *map(str, arguments), *where]
+        self.say(f"\n$ mien rollout {shlex.join(map(str, arguments))}", "bold")
+        command = [MIEN, "rollout", *map(str, arguments)]
+        where = {**os.environ, "MIEN_SERVERS": ",".join(server.address for server in self.servers)}
         with subprocess.Popen(
-            command, cwd=SITE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=SITE, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             for line in process.stdout or ():
                 self.say(line)
         if process.returncode != expect:
-            raise RuntimeError("\n".join(str(line) for line in self.lines))
+            raise RuntimeError(f"mien rollout {arguments[0]} ended with status {process.returncode}, not {expect}.")
 
 
 def main() -> int:
@@ -165,15 +165,13 @@ def main() -> int:
         np.roll(image, (down, right), (0, 1)) for image in images for down in range(-2, 3) for right in range(-2, 3)
     ]
     np.savez(SITE / "faces.npz", images=np.stack(shifted))
-    servers = [Server(8510 + number) for number in range(3)]
+    servers = [Server() for _ in range(3)]
     show = Show(servers)
     try:
         with show.live if show.console.is_terminal else nullcontext():
             play(show, servers, images)
-        show.ended = True
-        show.console.print(show.picture())
     except (RuntimeError, KeyboardInterrupt) as error:
-        show.console.print(f"The demo stopped.\n{error}", style="red")
+        show.console.print(f"The demo stopped. {error}", style="red")
         return 1
     finally:
         if show.load:
@@ -193,7 +191,7 @@ def main() -> int:
 
 def play(show: Show, servers: list[Server], images: np.ndarray) -> None:
     """Start the servers, and take a version out and back."""
-    show.say("Starting three servers of the shipped networks ...")
+    show.say("Starting three servers of the shipped networks, each of which has to load TensorFlow ...", "cyan")
     for server in servers:
         server.start()
     for server in servers:
@@ -203,19 +201,19 @@ def play(show: Show, servers: list[Server], images: np.ndarray) -> None:
     show.load = Load([server.address for server in servers], images)
     for thread in show.load.threads:
         thread.start()
-    show.run("publish", ROOT / "models" / "emotion" / "1", "--why=more faces")
+    show.run("publish", os.path.relpath(ROOT / "models" / "emotion" / "1", SITE), "--why", "more faces")
     show.run("canary", "emotion", 2)
     pause(show, 4, "A tenth of the calls goes to version 2 now.")
-    show.run("compare", "emotion", "--data=faces.npz", "--max-p99-ratio=3", "--report=report.html")
+    show.run("compare", "emotion", "--data=faces.npz", "--max-p99-ratio=10", "--report=report.html")
     show.say(f"\nkill -9 of {servers[1].address}", "bold red")
     servers[1].kill()
     show.run("promote", "emotion", expect=1)
     show.say(f"\nstarting {servers[1].address} again", "bold")
     servers[1].start()
     servers[1].wait_until_ready()
-    show.run("promote", "emotion", "--why=it is as good")
+    show.run("promote", "emotion", "--why", "it is as good")
     pause(show, 4, "All calls go to version 2 now.")
-    show.run("rollback", "emotion", "--why=to show that it goes back")
+    show.run("rollback", "emotion", "--why", "to show that it goes back")
     pause(show, 3, "All calls go to version 1 again.")
     show.run("retire", "emotion", 2, "--delete")
     show.run("history")
