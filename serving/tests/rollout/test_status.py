@@ -95,6 +95,29 @@ def test_the_table_has_a_column_for_each_server_and_says_what_to_do():
     )
 
 
+def test_of_many_servers_the_states_are_counted_and_those_that_disagree_are_named():
+    servers = [f"server{number}:8500" for number in range(20)]
+    states = {address: "LOADING" if address == "server7:8500" else "AVAILABLE" for address in servers}
+    document = {
+        "config": "models.config",
+        "servers": servers,
+        "models": {
+            "emotion": {
+                "desired": Desired(frozenset({1}), {"stable": 1}).document(),
+                "versions": {"1": {"labels": ["stable"], "in_repository": True, "servers": states}},
+                "servers": {address: {"error": ""} for address in servers},
+                "disagreements": ["server7:8500 has version 1 LOADING"],
+                "unfinished": "",
+            }
+        },
+    }
+    assert "".join(render(document)).splitlines()[1:4] == [
+        "  VERSION  LABEL   REPOSITORY  20 SERVERS",
+        "  1        stable  yes         19 AVAILABLE, 1 LOADING",
+        "  ! server7:8500 has version 1 LOADING",
+    ]
+
+
 @pytest.fixture
 def run(make_site, tmp_path, capsys):
     """Runs a verb in this process, on a site whose only server is down."""

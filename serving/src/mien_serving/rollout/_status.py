@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from mien_serving.rollout._journal import BEGUN, Entry, Journal, unfinished
 from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+_MOST_COLUMNS = 4
+"""Of more servers than these the states are counted; those that disagree are named below the table all the same."""
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -113,11 +117,15 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"{name}: {labels or 'no labels'}; {policy}\n"
         servers = document["servers"]
-        rows = [("VERSION", "LABEL", "REPOSITORY", *servers, "AGE", "METRICS", "DATA")]
+        many = len(servers) > _MOST_COLUMNS
+        columns = [f"{len(servers)} SERVERS"] if many else servers
+        rows = [("VERSION", "LABEL", "REPOSITORY", *columns, "AGE", "METRICS", "DATA")]
         for version, facts in model["versions"].items():
             states = [
                 "?" if model["servers"][address]["error"] else _short(facts["servers"][address]) for address in servers
             ]
+            if many:
+                states = [", ".join(f"{count} {state}" for state, count in Counter(states).most_common())]
             here = "yes" if facts["in_repository"] else "NO"
             metrics = " ".join(f"{metric} {value:.3g}" for metric, value in facts.get("metrics", {}).items())
             age = _age(facts.get("age_s"))
