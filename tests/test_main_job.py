@@ -1,6 +1,10 @@
 """From the shipped weights to merged answers, across the three distributions."""
 
+import asyncio
 import base64
+import doctest
+import importlib.util
+import inspect
 import json
 import re
 import shutil
@@ -10,6 +14,7 @@ import threading
 from pathlib import Path
 
 import grpc
+import mien_client
 import numpy as np
 import pytest
 import requests
@@ -19,6 +24,10 @@ from mien_client.pictures import find_faces, read_picture
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PORTRAIT = ROOT / "examples" / "astronaut.jpg"
+
+_spec = importlib.util.spec_from_file_location("make_reference", ROOT / "client" / "tools" / "make_reference.py")
+REFERENCE = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(REFERENCE)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +111,21 @@ def test_the_readmes_client_example_runs(server, faces, capsys):
     code = readme_block("from mien_client").replace("localhost:8500", server.grpc)
     exec(code, {"images": faces})
     assert capsys.readouterr().out.splitlines()[0].startswith("Happy 0.")
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCE.entries()))
+def test_the_example_in_the_clients_reference_runs(name, server, faces):
+    text = inspect.getdoc(REFERENCE.entries()[name])
+    text = text.replace("localhost:8500", server.grpc).replace("astronaut.jpg", str(PORTRAIT))
+    known = {public: getattr(mien_client, public) for public in mien_client.__all__}
+    known |= {"asyncio": asyncio, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
+    told = []
+    with Client(server.grpc) as client:
+        known |= {"client": client, "analysis": client.analyze(faces[:3]), "face": client.analyze(faces[0])[0]}
+        example = doctest.DocTestParser().get_doctest(text, known, name, None, None)
+        ran = doctest.DocTestRunner(verbose=False).run(example, out=told.append)
+    assert ran.attempted
+    assert told == []
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

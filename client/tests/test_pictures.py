@@ -104,6 +104,42 @@ def test_the_name_of_the_file_does_not_matter(tmp_path):
     assert_is_gradient(read_picture(save(tmp_path / "photo", gradient(), format="PNG")))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_bytes_and_images_of_pil_are_read_as_their_file_is(tmp_path, kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(tmp_path / "a", gradient("RGB"), format=kind, exif=exif)
+    expected = read_picture(path)
+    for source in (path.read_bytes(), Image.open(path), str(path)):
+        picture = read_picture(source)
+        np.testing.assert_array_equal(picture.colour, expected.colour)
+        np.testing.assert_array_equal(picture.grey, expected.grey)
+
+
+def test_images_of_pil_may_come_from_elsewhere():
+    assert_is_gradient(read_picture(gradient()))
+    assert_is_gradient(read_picture(Image.fromarray(np.tile(np.arange(0, 256, 4, np.int32) * 257, (40, 1)))))
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (b"", "the picture is no PNG or JPEG picture"),
+        (b"GIF89a", "the picture is no PNG or JPEG picture"),
+        (np.zeros((9, 9), np.uint8), "a ndarray is no picture: give the path of a file, the bytes of one, or an image"),
+        (None, "a NoneType is no picture"),
+    ],
+)
+def test_sources_that_are_none(source, told):
+    with pytest.raises(PictureError, match=told):
+        read_picture(source)
+
+
+def test_bytes_that_are_damaged():
+    with pytest.raises(PictureError, match="the picture is damaged"):
+        read_picture(encoded("PNG")[:100])
+
+
 def encoded(kind):
     buffer = io.BytesIO()
     gradient("RGB").save(buffer, kind)

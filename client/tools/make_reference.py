@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mien_client
-from mien_client import _exceptions
+from mien_client import _exceptions, pictures
 
 OUTPUT = Path(__file__).parents[1] / "REFERENCE.md"
 CLASSES = (
@@ -21,18 +22,30 @@ CLASSES = (
     mien_client.VersionStatus,
     mien_client.MienError,
 )
+PICTURES = (pictures.read_picture, pictures.find_faces, pictures.Picture, pictures.FaceCrop)
+
+
+def entries() -> dict[str, Any]:
+    """Returns everything that has an entry, by the name of the entry."""
+    found: dict[str, Any] = {}
+    for prefix, things in (("", CLASSES), ("pictures.", PICTURES)):
+        for thing in things:
+            found[f"{prefix}{thing.__name__}"] = thing
+            if isinstance(thing, type):
+                found |= {f"{prefix}{thing.__name__}.{name}": member for name, member in _members(thing)}
+    return found
 
 
 def reference() -> str:
     """Returns the text of the file."""
     parts = ["# mien_client: reference", "Generated from the docstrings by `python client/tools/make_reference.py`."]
-    for cls in CLASSES:
-        parts += _entry("##", cls.__name__, cls)
-        for name, member in _members(cls):
-            parts += _entry("###", f"{cls.__name__}.{name}", member)
+    for name, thing in entries().items():
+        parts += _entry("###" if "." in name else "##", name, thing)
+        if thing is CLASSES[-1]:
+            parts += ["## The tree of errors", _fenced(inspect.getdoc(_exceptions) or "")]
+            parts += _entry("##", "pictures", pictures)
     constants = {name: getattr(mien_client, name) for name in mien_client.__all__ if name.isupper()}
     parts += ["## Constants", _fenced("\n".join(f"{name} = {value!r}" for name, value in constants.items()))]
-    parts += ["## The tree of errors", _fenced(inspect.getdoc(_exceptions) or "")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -33,10 +33,8 @@ class Face:
 
     Example:
         >>> [face] = client.analyze(images[0])
-        >>> list(face.probabilities)
-        ['Angry', 'Disgust', 'Sad', 'Happy', 'Surprise']
-        >>> face.keypoints.shape, face.versions
-        ((15, 2), {'emotion': 1, 'keypoints': 1})
+        >>> face.emotion in EMOTIONS, face.versions
+        (True, {'emotion': 1, 'keypoints': 1})
     """
 
     __slots__ = ("_keypoints", "_probabilities", "versions")
@@ -56,22 +54,41 @@ class Face:
         """(x, y) of the fifteen points of `mien_client.KEYPOINTS`, float32 [15, 2], in pixels of the 48x48 image.
 
         x to the right, y down, and (0, 0) the centre of the first pixel. Read-only.
+
+        Example:
+            >>> face.keypoints.shape
+            (15, 2)
         """
         return _answered(self._keypoints)
 
     @property
     def emotion(self) -> str:
-        """The likeliest of `mien_client.EMOTIONS`."""
+        """The likeliest of `mien_client.EMOTIONS`.
+
+        Example:
+            >>> face.emotion in EMOTIONS
+            True
+        """
         return EMOTIONS[int(_answered(self._probabilities).argmax())]
 
     @property
     def confidence(self) -> float:
-        """The probability of `emotion`, 0 to 1."""
+        """The probability of `emotion`, 0 to 1.
+
+        Example:
+            >>> face.confidence == max(face.probabilities.values())
+            True
+        """
         return float(_answered(self._probabilities).max())
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """The probability of every emotion, 0 to 1, in the order of `mien_client.EMOTIONS`."""
+        """The probability of every emotion, 0 to 1, in the order of `mien_client.EMOTIONS`.
+
+        Example:
+            >>> list(face.probabilities)
+            ['Angry', 'Disgust', 'Sad', 'Happy', 'Surprise']
+        """
         return dict(zip(EMOTIONS, _answered(self._probabilities).tolist(), strict=True))
 
     def keypoint(self, name: str) -> tuple[float, float]:
@@ -81,7 +98,7 @@ class Face:
             ValueError: If ``name`` is none of `mien_client.KEYPOINTS`.
 
         Example:
-            >>> x, y = client.analyze(images)[0].keypoint("nose_tip")
+            >>> x, y = face.keypoint("nose_tip")
         """
         if name not in KEYPOINTS:
             raise ValueError(f"there is no key point {name!r}: the fifteen are {', '.join(KEYPOINTS)}")
@@ -136,6 +153,10 @@ class Analysis(Sequence[Face]):
 
         Raises:
             MienError: If the result is partial and lacks them.
+
+        Example:
+            >>> analysis.probabilities[:, EMOTIONS.index("Happy")].shape
+            (3,)
         """
         return _answered(self._probabilities)
 
@@ -145,6 +166,10 @@ class Analysis(Sequence[Face]):
 
         Raises:
             MienError: If the result is partial and lacks them.
+
+        Example:
+            >>> analysis.keypoints[:, KEYPOINTS.index("nose_tip")].shape
+            (3, 2)
         """
         return _answered(self._keypoints)
 
@@ -159,7 +184,7 @@ class Analysis(Sequence[Face]):
             ImportError: If pandas is not there: ``pip install "mien-client[frames]"``.
 
         Example:
-            >>> client.analyze(images).to_frame().shape
+            >>> analysis.to_frame().shape
             (3, 39)
         """
         try:

@@ -48,7 +48,15 @@ class AsyncClient(BaseClient[AsyncTransport]):
         key: str | bytes | int | None = None,
         partial: bool = False,
     ) -> Analysis:
-        """Asks both models, at the same time, about one face or many; see `Client.analyze`."""
+        """Asks both models, at the same time, about one face or many; see `Client.analyze`.
+
+        Example:
+            >>> async def ask():
+            ...     async with AsyncClient("localhost:8500") as client:
+            ...         return await asyncio.gather(client.analyze(images[0]), client.analyze(images[1:]))
+            >>> [len(analysis) for analysis in asyncio.run(ask())]
+            [1, 2]
+        """
         job = self._job(
             images,
             emotion_version=emotion_version,
@@ -79,6 +87,13 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Asks about any number of faces as they come, for ``async for``; see `Client.analyze_iter`.
 
         The images may come from an asynchronous iterable. Another one is read in the event loop, which waits for it.
+
+        Example:
+            >>> async def count():
+            ...     async with AsyncClient("localhost:8500") as client:
+            ...         return len([face async for face in client.analyze_iter(images, batch_size=2)])
+            >>> asyncio.run(count())
+            3
         """
         self._check_open()
         batches = in_batches_async(images, checked_count("batch size", batch_size))
@@ -121,13 +136,28 @@ class AsyncClient(BaseClient[AsyncTransport]):
             await batches.aclose()
 
     async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
-        """Asks a server about the versions of both models; see `Client.status`."""
+        """Asks a server about the versions of both models; see `Client.status`.
+
+        Example:
+            >>> async def ask():
+            ...     async with AsyncClient("localhost:8500") as client:
+            ...         return await client.status()
+            >>> asyncio.run(ask())["emotion"]
+            (VersionStatus(version=1, state='AVAILABLE', error=''),)
+        """
         self._check_open()
         deadline = Deadline(self._timeout)
         return {target.model: await self._status(target.model, deadline) for target in self._targets}
 
     async def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server answers for both models; see `Client.wait_ready`."""
+        """Waits until a server answers for both models; see `Client.wait_ready`.
+
+        Example:
+            >>> async def ask():
+            ...     async with AsyncClient("localhost:8500") as client:
+            ...         await client.wait_ready(timeout=10)
+            >>> asyncio.run(ask())
+        """
         self._check_open()
         deadline = Deadline(checked_timeout(timeout))
         while True:
@@ -143,7 +173,12 @@ class AsyncClient(BaseClient[AsyncTransport]):
             await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> None:
-        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer."""
+        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer.
+
+        Example:
+            >>> client = AsyncClient("localhost:8500")
+            >>> asyncio.run(client.close())
+        """
         if not self._closed:
             self._closed = True
             self._retries.close()

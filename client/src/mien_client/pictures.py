@@ -1,16 +1,17 @@
-"""Pictures: from a PNG or JPEG file to faces as the models take them, and back to the picture's pixels.
+"""Pictures: from a file, its bytes or a PIL image to faces as the models take them, and back to the picture's pixels.
 
-Needs the extra ``pictures``: ``pip install "mien-client[pictures]"``.
+Needs the extra ``pictures``: ``pip install "mien-client[pictures]"``. ``mien analyze`` does it this way.
 
 Example:
     >>> from mien_client.pictures import find_faces, read_picture
-    >>> crops = find_faces(read_picture("friends.jpg"))  # doctest: +SKIP
-    >>> analysis = client.analyze(np.stack([crop.image for crop in crops]))  # doctest: +SKIP
-    >>> crops[0].to_picture(analysis[0].keypoints)  # doctest: +SKIP
+    >>> crops = find_faces(read_picture("astronaut.jpg"))
+    >>> for crop, face in zip(crops, client.analyze_iter(crop.image for crop in crops)):
+    ...     in_picture = crop.to_picture(face.keypoints)  # of the fifteen points, (x, y) in pixels of astronaut.jpg
 """
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -57,6 +58,11 @@ class Picture:
     Attributes:
         colour: uint8 [height, width, 3], red, green and blue.
         grey: uint8 [height, width], 0 black to 255 white.
+
+    Example:
+        >>> picture = read_picture("astronaut.jpg")
+        >>> picture.colour.shape, picture.grey.shape
+        ((320, 320, 3), (320, 320))
     """
 
     colour: NDArray[np.uint8]
@@ -73,6 +79,13 @@ class FaceCrop:
         left: The first of the picture's columns in the piece; negative if it reaches over the border.
         top: The first of the picture's rows in the piece.
         side: How many of the picture's pixels the piece is wide and high.
+
+    Example:
+        >>> [crop] = find_faces(read_picture("astronaut.jpg"))
+        >>> crop.image.shape
+        (48, 48)
+        >>> crop.colour.shape == (crop.side, crop.side, 3)
+        True
     """
 
     image: NDArray[np.uint8] = field(repr=False)
@@ -89,34 +102,59 @@ class FaceCrop:
 
         Returns:
             (x, y) in pixels of the picture, the same shape.
+
+        Example:
+            >>> [crop] = find_faces(read_picture("astronaut.jpg"))
+            >>> [face] = client.analyze(crop.image)
+            >>> crop.to_picture(face.keypoints).shape
+            (15, 2)
         """
         scale = self.side / IMAGE_SIZE
         corner = np.array([self.left, self.top], np.float64)
         return (np.asarray(points, np.float64) + 0.5) * scale - 0.5 + corner
 
 
-def read_picture(path: str | os.PathLike[str]) -> Picture:
-    """Reads a PNG or JPEG file of any kind: grey, colour, palette, 16 bits, transparent (shown on white), turned.
+def read_picture(source: str | os.PathLike[str] | bytes | Image.Image) -> Picture:
+    """Reads a PNG or JPEG picture of any kind: grey, colour, palette, 16 bits, transparent (shown on white), turned.
+
+    Args:
+        source: The path of a file, the bytes of one, or an image of PIL, which may also come from elsewhere.
 
     Raises:
         PictureError: If the file cannot be read, or is no whole picture of these kinds.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> by_path = read_picture("astronaut.jpg")
+        >>> by_bytes = read_picture(Path("astronaut.jpg").read_bytes())
+        >>> by_image = read_picture(Image.open("astronaut.jpg"))
+        >>> (by_path.grey == by_bytes.grey).all() and (by_path.grey == by_image.grey).all()
+        np.True_
     """
+    if not isinstance(source, (str, os.PathLike, bytes, Image.Image)):
+        kind = type(source).__name__
+        raise PictureError(f"a {kind} is no picture: give the path of a file, the bytes of one, or an image of PIL")
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the picture"
     try:
         with warnings.catch_warnings():
             # Of pictures that are large but still fine; one that is too large to be meant well is an error.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG", "JPEG")) as file:
-                colour = _to_rgb(ImageOps.exif_transpose(file))
+            if isinstance(source, Image.Image):
+                colour = _to_rgb(ImageOps.exif_transpose(source))
+            else:
+                with Image.open(
+                    io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG")
+                ) as file:
+                    colour = _to_rgb(ImageOps.exif_transpose(file))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise PictureError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
+        raise PictureError(f"{name} cannot be read: {error.strerror}") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{os.fspath(path)} is no PNG or JPEG picture") from None
+        raise PictureError(f"{name} is no PNG or JPEG picture") from None
     except Image.DecompressionBombError:
-        raise PictureError(
-            f"{os.fspath(path)} is too large: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-        ) from None
+        raise PictureError(f"{name} is too large: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
     except Exception as error:  # A broken file makes Pillow raise almost anything, down to struct.error.
-        raise PictureError(f"{os.fspath(path)} is damaged: {error}") from error
+        raise PictureError(f"{name} is damaged: {error}") from error
     return Picture(np.asarray(colour), np.asarray(colour.convert("L")))
 
 
@@ -125,6 +163,10 @@ def find_faces(picture: Picture) -> list[FaceCrop]:
 
     Returns:
         The faces from left to right.
+
+    Example:
+        >>> len(find_faces(read_picture("astronaut.jpg")))
+        1
     """
     if picture.grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
         return [FaceCrop(picture.grey, picture.colour, left=0, top=0, side=IMAGE_SIZE)]
@@ -133,7 +175,7 @@ def find_faces(picture: Picture) -> list[FaceCrop]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits per pixel, of which Pillow would keep the wrong ones.
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
