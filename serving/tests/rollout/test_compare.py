@@ -293,25 +293,38 @@ class TestAsking:
         assert not judge(measure(stable, canary, None), GATES)[0].passed
 
 
-def test_the_report_shows_gates_figures_and_the_faces_that_differ_most():
-    stable, canary = side("stable", one_hot(0, 1, 2)), side("canary", one_hot(0, 1, 4))
-    faces = Faces(IMAGES[:3], np.array([0, 1, 4]), "<faces>.csv")
+def report(model, faces, stable, canary):
     figures = measure(stable, canary, faces.truth)
-    document = {
-        "model": "emotion",
-        "stable": 1,
-        "canary": 2,
-        "faces": 3,
-        "source": faces.source,
-        "figures": figures,
-        "gates": [vars(gate) for gate in judge(figures, GATES)],
-        "passed": False,
-        "errors": [],
-    }
-    page = _report.page(document, faces, stable, canary)
+    gates = [vars(gate) for gate in judge(figures, GATES)]
+    document = {"model": model, "stable": 1, "canary": 2, "faces": len(faces.images), "source": faces.source}
+    document |= {"figures": figures, "gates": gates, "passed": False, "errors": []}
+    return _report.page(document, faces, stable, canary)
+
+
+def test_the_report_shows_gates_figures_and_the_faces_that_differ_most():
+    faces = Faces(IMAGES[:3], np.array([0, 1, 4]), "<faces>.csv")
+    page = report("emotion", faces, side("stable", one_hot(0, 1, 2)), side("canary", one_hot(0, 1, 4)))
     assert "Failed on 3 faces of &lt;faces&gt;.csv." in page
     assert "<td>agreement</td><td>0.6667</td><td>0.9</td><td class=failed>failed</td>" in page
     assert page.count("<figure>") == 1
     assert "stable: Sad 84%<br>canary: Surprise 84%<br>labelled Surprise" in page
     image = base64.b64decode(page.partition("base64,")[2].partition('"')[0])
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image))), IMAGES[2])
+
+
+def test_the_report_draws_the_key_points_of_both_where_they_differ():
+    points = RANDOM.uniform(0, 47, (2, 15, 2))
+    moved = points.copy()
+    moved[1, 10] = points[1, 10] + (3, 4)
+    page = report("keypoints", Faces(IMAGES[:2], None, "faces"), side("stable", points), side("canary", moved))
+    assert "<td>nose_tip</td><td>2.50</td><td>5.00</td>" in page
+    assert page.count("<figure>") == 1
+    assert page.count("<circle class=stable") == page.count("<circle class=canary") == 15
+    x, y = moved[1, 10]
+    assert f'<circle class=canary cx="{x:.2f}" cy="{y:.2f}"' in page
+
+
+def test_the_report_of_a_canary_that_answered_nothing_has_figures_of_errors():
+    nothing = side("canary", np.full((2, 15, 2), np.nan), errors=["gone"])
+    page = report("keypoints", Faces(IMAGES[:2], None, "faces"), side("stable", np.zeros((2, 15, 2))), nothing)
+    assert "<td>errors canary</td><td>1</td>" in page

@@ -31,6 +31,7 @@ from mien_serving.rollout._status import table
 NEAR: Final = 0.1
 """Two places of a key point agree if they are no further apart than this share of the distance of the eyes."""
 
+_P99: Final = "p99 ratio"
 _WARM_UP: Final = 5
 _GIVE_UP: Final = 6
 """After so many failures in a row a server is asked no more: each may have taken the whole of --timeout."""
@@ -122,6 +123,8 @@ def compare(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"Passed. Next: mien rollout promote {model}\n")
     else:
         sys.stdout.write(f"FAILED: {', '.join(failed)}. mien rollout abort {model} takes the canary back.\n")
+        if failed == [_P99]:
+            sys.stdout.write("p99 is the slowest face in a hundred: on busy servers, ask about more (--limit).\n")
     return 0 if passed else 1
 
 
@@ -297,7 +300,7 @@ def judge(figures: Mapping[str, float], limits: argparse.Namespace) -> list[Gate
         delta = figures["accuracy_delta"]
         gates.append(Gate("accuracy delta", delta, limits.min_accuracy_delta, delta >= limits.min_accuracy_delta))
     gates.append(Gate("agreement", agreement, limits.min_agreement, agreement >= limits.min_agreement))
-    gates.append(Gate("p99 ratio", ratio, limits.max_p99_ratio, ratio <= limits.max_p99_ratio))
+    gates.append(Gate(_P99, ratio, limits.max_p99_ratio, ratio <= limits.max_p99_ratio))
     return gates
 
 

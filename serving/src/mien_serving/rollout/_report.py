@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, Final
 
 import numpy as np
-from mien_client.contract import EMOTIONS
+from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 from numpy.typing import NDArray
 
 from mien_serving.rollout._compare import Side
@@ -22,7 +22,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
 td { border-top: 1px solid #ddd; font-variant-numeric: tabular-nums } .failed { color: #b00020; font-weight: 600 }
 .passed { color: #17692b } figure { display: inline-block; margin: 0 1rem 1rem 0; width: 9rem; font-size: 12px }
-img { width: 96px; height: 96px; image-rendering: pixelated; display: block }
+img, svg { width: 9rem; height: 9rem; image-rendering: pixelated; display: block }
+.stable { fill: none; stroke: #1f77ff; stroke-width: .4 } .canary { fill: #e00030 }
 """
 
 
@@ -56,8 +57,8 @@ def page(document: Mapping[str, Any], faces: Faces, stable: Side, canary: Side) 
     ]
     if document["errors"]:
         parts += ["<h2>Errors</h2>", _table(("error",), [(error,) for error in document["errors"]])]
-    if stable.answers.ndim == 2:
-        parts += ["<h2>Where they differ</h2>", _confusion(stable, canary)]
+    differences = _confusion if stable.answers.ndim == 2 else _distances
+    parts += ["<h2>Where they differ</h2>", differences(stable, canary)]
     return "\n".join([*parts, "<h2>The faces with the greatest drift</h2>", *_greatest(faces, stable, canary)]) + "\n"
 
 
@@ -80,25 +81,52 @@ def _confusion(stable: Side, canary: Side) -> str:
     return _table(("", *(f"canary: {name}" for name in EMOTIONS)), rows)
 
 
+def _distances(stable: Side, canary: Side) -> str:
+    both = stable.answered & canary.answered
+    if not both.any():
+        return ""
+    distance = np.linalg.norm(stable.answers[both] - canary.answers[both], axis=-1)
+    rows = [
+        (name, f"{of_point.mean():.2f}", f"{of_point.max():.2f}")
+        for name, of_point in zip(KEYPOINTS, distance.T, strict=True)
+    ]
+    return _table(("point", "px apart on average", "at most"), rows)
+
+
 def _greatest(faces: Faces, stable: Side, canary: Side) -> Iterable[str]:
     axes = tuple(range(1, stable.answers.ndim))
     drift = np.abs(stable.answers - canary.answers).mean(axis=axes)
     order = [index for index in np.argsort(-np.nan_to_num(drift, nan=-1.0)) if drift[index] > 0]
     for index in order[:_MOST_FACES]:
-        said = "<br>".join(escape(_said(side, index)) for side in (stable, canary))
-        truth = ""
-        if faces.truth is not None and stable.answers.ndim == 2:
-            truth = f"<br>labelled {EMOTIONS[int(faces.truth[index])]}"
-        image = base64.b64encode(png(faces.images[index])).decode()
-        yield f'<figure><img alt="face {index}" src="data:image/png;base64,{image}">{said}{truth}</figure>'
+        draw = _emotions if stable.answers.ndim == 2 else _points
+        yield f"<figure>{draw(faces, stable, canary, index)}</figure>"
 
 
-def _said(side: Side, index: int) -> str:
-    answer = side.answers[index]
-    if answer.ndim == 1:
-        return f"{side.label}: {EMOTIONS[int(answer.argmax())]} {answer.max():.0%}"
-    x, y = answer.mean(axis=0)
-    return f"{side.label}: centre {x:.1f}, {y:.1f}"
+def _source(faces: Faces, index: int) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png(faces.images[index])).decode()}"
+
+
+def _emotions(faces: Faces, stable: Side, canary: Side, index: int) -> str:
+    said = [f'<img alt="face {index}" src="{_source(faces, index)}">']
+    for side in (stable, canary):
+        answer = side.answers[index]
+        said.append(f"{side.label}: {EMOTIONS[int(answer.argmax())]} {answer.max():.0%}<br>")
+    if faces.truth is not None:
+        said.append(f"labelled {EMOTIONS[int(faces.truth[index])]}")
+    return "".join(said)
+
+
+def _points(faces: Faces, stable: Side, canary: Side, index: int) -> str:
+    """A face with the key points of both: stable as rings, canary as dots. Pixel centres are on whole numbers."""
+    dots = []
+    for side, style in ((stable, "stable"), (canary, "canary")):
+        dots += [f'<circle class={style} cx="{x:.2f}" cy="{y:.2f}" r="0.9"/>' for x, y in side.answers[index]]
+    apart = np.linalg.norm(stable.answers[index] - canary.answers[index], axis=-1).mean()
+    return (
+        f'<svg viewBox="-0.5 -0.5 {IMAGE_SIZE} {IMAGE_SIZE}"><image href="{_source(faces, index)}" x="-0.5" y="-0.5" '
+        f'width="{IMAGE_SIZE}" height="{IMAGE_SIZE}"/>{"".join(dots)}</svg>{apart:.2f} px apart<br>'
+        "ring: stable, dot: canary"
+    )
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
