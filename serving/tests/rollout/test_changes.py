@@ -297,6 +297,16 @@ class TestAVersionThatCannotBeLoaded:
         assert world.mien("canary", "emotion", 3) == 1
         world.is_so({1}, stable=1)
 
+    @pytest.mark.parametrize("dies_at", range(7))
+    def test_as_the_first_canary_leaves_what_was_served_before(self, world, capsys, dies_at):
+        world = world(policy="model_version_policy { latest { num_versions: 1 } }")
+        world.add(3, broken=True)
+        world.mien("canary", "emotion", 3, dies_at=dies_at)
+        assert world.mien("canary", "emotion", 3) == 1
+        assert world.desired() in (Desired(None), Desired(frozenset({2}), {"stable": 2}))
+        for server in world.servers:
+            assert server.has("emotion", ()).available() == {2}
+
 
 class TestAServerThatDoesNotAnswer:
     def test_stops_a_promotion_before_it_begins(self, world, capsys):

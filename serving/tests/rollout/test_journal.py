@@ -33,6 +33,11 @@ def test_lies_next_to_the_repository_and_says_who_when_what_and_why(journal, tmp
     assert journal.entries("keypoints") == []
 
 
+def test_names_the_person_behind_sudo(journal, monkeypatch):
+    monkeypatch.setenv("SUDO_USER", "ada")
+    assert journal.append("promote", "emotion", "done")["who"].startswith("ada@")
+
+
 def test_a_line_that_a_crash_cut_short_is_left_out_and_hurts_no_other(journal):
     journal.append("canary", "emotion", "done")
     with journal.path.open("ab") as stream:

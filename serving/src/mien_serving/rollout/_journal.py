@@ -25,9 +25,9 @@ _ALWAYS: Final = {"time", "who", "verb", "model", "event"}
 
 
 def whoami() -> str:
-    """The user and the machine, as ``user@host``."""
+    """The user and the machine, as ``user@host``; behind sudo, the one who has called it."""
     try:
-        user = getpass.getuser()
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # A container's user may have no name.
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
