@@ -28,7 +28,7 @@ def test_a_file_is_a_recipe_too(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("nothing", None, "There is no recipe nothing; name a .toml file, or one of emotion, emotion-small"),
+        ("nothing", None, "There is no recipe nothing; name a .toml file, or one of emotion, emotion-"),
         ("{folder}/gone.toml", None, "There is no recipe"),
         ("{folder}/bad.toml", "epochs = = 3", "is no recipe"),
         ("{folder}/bad.toml", "epochs = 3", "is no recipe: 'network'"),

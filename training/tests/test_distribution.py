@@ -26,6 +26,7 @@ weight_decay = 2e-2
 average = 0.9
 label_smoothing = 0.1
 balance = 0.3
+others = true
 validation = 0.1
 seed = 0
 network = { blocks = "basic", stem = 8, early = true, widths = [8, 16], depths = [1, 1], dropout = 0.0, mirror = false }

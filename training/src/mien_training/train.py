@@ -77,7 +77,6 @@ class Trainer:
             split = replace(split, training=taught_by(teacher, split.training))
             source = {**source, "teacher_sha256": sha256(teacher.folder / WEIGHTS)}
         trunk = open_pretrained(config.start_from).load() if config.start_from else None
-        keras.mixed_precision.set_global_policy(precision)
         keras.utils.set_random_seed(config.seed)
         self.task, self.config, self.split, self.out = TASKS[name], config, split, out
         self.console = Console(stderr=True)
@@ -88,8 +87,11 @@ class Trainer:
         self.history: History = []
         self.strategy = strategy or tf.distribute.get_strategy()
         with self.strategy.scope():
-            self.model = self.task.network(config)
+            # What is validated is what will be exported, so it computes as that does.
+            keras.mixed_precision.set_global_policy("float32")
             self.averaged = self.task.network(config)
+            keras.mixed_precision.set_global_policy(precision)
+            self.model = self.task.network(config)
             self.optimizer = self._build_optimizer()
         if trunk:
             transfer(trunk, self.model)
