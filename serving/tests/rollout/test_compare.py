@@ -9,11 +9,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from mien_client import MienError, contract, protos
+from mien_client import contract, protos
 from mien_client.cli import CommandError
+from mien_client.transports import Answer
 from mien_serving.rollout import _compare, _report
 from mien_serving.rollout._compare import Side, judge, measure
 from mien_serving.rollout._faces import Faces, read_data, read_recorded
+from mien_serving.rollout._fleet import ServerError
 from PIL import Image
 
 RANDOM = np.random.default_rng(4)
@@ -245,51 +247,38 @@ class TestGates:
         assert not any(gate.passed for gate in gates)
 
 
-class Answer:
-    def __init__(self, version, images):
-        self.version, self.values = version, one_hot(*[0] * len(images))
-
-    def result(self):
-        return self
-
-
 class TestAsking:
     """Two servers; the second one stops answering at some moment."""
 
-    def ask(self, monkeypatch, answers):
+    def ask(self, answers):
         asked = []
 
-        class Transport:
-            def __init__(self, endpoint):
-                self.endpoint = endpoint
+        class Server:
+            def __init__(self, address):
+                self.address = address
 
-            def predict(self, target, images, output, deadline, ended):
-                asked.append((self.endpoint, target.label, len(images)))
-                if sum(endpoint == self.endpoint for endpoint, *_ in asked) > answers[self.endpoint]:
-                    raise MienError(f"{self.endpoint} is gone")
-                ended()
-                return Answer(1 if target.label == "stable" else 2, images)
+            def predict(self, target, images, output, timeout):
+                asked.append((self.address, target.label, len(images)))
+                if sum(address == self.address for address, *_ in asked) > answers[self.address]:
+                    raise ServerError("cannot be reached", silent=True)
+                return Answer(one_hot(0), 1 if target.label == "stable" else 2)
 
-            def close(self):
-                pass
-
-        monkeypatch.setattr(_compare, "open_transport", lambda address, _: Transport(address))
         faces = Faces(np.zeros((200, 48, 48), np.uint8), None, "faces")
-        sides = _compare._ask(list(answers), "emotion", {"stable": 1, "canary": 2}, faces, 1.0, lambda: None)
-        return asked, *sides
+        servers = [Server(address) for address in answers]
+        return asked, *_compare._ask(servers, "emotion", {"stable": 1, "canary": 2}, faces, 1.0, lambda: None)
 
-    def test_both_get_the_same_faces_one_at_a_time_half_of_them_at_each_server(self, monkeypatch):
-        asked, stable, canary = self.ask(monkeypatch, {"a": 1000, "b": 1000})
+    def test_both_get_the_same_faces_one_at_a_time_half_of_them_at_each_server(self):
+        asked, stable, canary = self.ask({"a": 1000, "b": 1000})
         assert stable.answered.all()
         assert canary.answered.all()
         for server in "ab":
             for label in ("stable", "canary"):
                 assert asked.count((server, label, 1)) == 100 + _compare._WARM_UP
 
-    def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(self, monkeypatch):
-        asked, stable, canary = self.ask(monkeypatch, {"a": 1000, "b": 50})
+    def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(self):
+        asked, stable, canary = self.ask({"a": 1000, "b": 50})
         assert sum(server == "b" for server, *_ in asked) == 50 + _compare._GIVE_UP
-        assert len(stable.errors) + len(canary.errors) == _compare._GIVE_UP
+        assert stable.errors + canary.errors == ["b cannot be reached"] * _compare._GIVE_UP
         assert not judge(measure(stable, canary, None), GATES)[0].passed
 
 

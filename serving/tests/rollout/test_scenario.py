@@ -206,5 +206,6 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
     assert re.search(
         rf"rollback: stable {good} to 1, unload {good}\s+done without {first.address}\s+complaints", history
     )
+    assert re.search(r"retire: delete 2, 3, 4, 5\s+done", history)
     assert Path(site.folder / "models.lock").read_text() == ""
     assert json.loads(site.mien("status", "--json").stdout)["models"]["keypoints"]["disagreements"] == []

@@ -188,6 +188,7 @@ def change(
         fallback = _fallback(journal.entries(plan.model), verb, plan)
         facts = {"before": plan.before.document(), "after": plan.after.document(), "why": arguments.why}
         facts |= {"gone": sorted(plan.gone)} if plan.gone else {}
+        facts |= {"delete": True} if last else {}
         action = journal.begin(verb, plan.model, **facts)
         transition = Transition(
             config, fleet, survey, patience_s=arguments.wait, say=lambda text: say(f"  {text}"), onwards=onwards

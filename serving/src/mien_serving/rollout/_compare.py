@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,11 @@ import numpy as np
 from mien_client import MienError
 from mien_client.cli import CommandError
 from mien_client.contract import EMOTION_MODEL, EMOTIONS, KEYPOINTS, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
-from mien_client.security import security
-from mien_client.transports import Deadline, Target, Transport, open_transport
+from mien_client.transports import Target
 from numpy.typing import NDArray
 
 from mien_serving.rollout._faces import Faces, read_data, read_recorded
-from mien_serving.rollout._fleet import Fleet
+from mien_serving.rollout._fleet import Fleet, Server, ServerError
 from mien_serving.rollout._journal import DONE, Journal
 from mien_serving.rollout._models_config import CANARY, STABLE, ModelsConfig
 from mien_serving.rollout._status import table
@@ -86,9 +84,9 @@ def compare(arguments: argparse.Namespace) -> int:
     faces = read_data(arguments.data, model) if arguments.data else read_recorded(arguments.recorded, model)
     faces = faces.spread(arguments.limit)
     with Fleet(arguments.servers, arguments.timeout) as fleet:
-        addresses = _fit(fleet, model, labels)
-    with _counter(len(faces.images)) as answered:
-        stable, canary = _ask(addresses, model, labels, faces, arguments.timeout, answered)
+        _check_fit(fleet, model, labels)
+        with _counter(len(faces.images)) as answered:
+            stable, canary = _ask(fleet.servers, model, labels, faces, arguments.timeout, answered)
     figures = measure(stable, canary, faces.truth)
     gates = judge(figures, arguments)
     passed = all(gate.passed for gate in gates)
@@ -128,12 +126,8 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _fit(fleet: Fleet, model: str, labels: Mapping[str, int]) -> list[str]:
-    """The servers, all of which give the labels' versions.
-
-    Raises:
-        CommandError: One does not, or does not answer.
-    """
+def _check_fit(fleet: Fleet, model: str, labels: Mapping[str, int]) -> None:
+    """Refuses servers of which one does not give the labels' versions, or does not answer."""
     problems = []
     for address, view in fleet.view(model, (STABLE, CANARY)).items():
         wrong = [label for label in (STABLE, CANARY) if view.labels.get(label) != labels[label]]
@@ -148,7 +142,6 @@ def _fit(fleet: Fleet, model: str, labels: Mapping[str, int]) -> list[str]:
             f"nothing was compared: {'; '.join(problems)}. Start or mend it (mien rollout apply {model}), or leave it "
             "out of --servers"
         )
-    return [server.address for server in fleet.servers]
 
 
 @contextmanager
@@ -170,7 +163,7 @@ def _counter(count: int) -> Iterator[Callable[[], None]]:
 
 
 def _ask(
-    addresses: Sequence[str],
+    servers: Sequence[Server],
     model: str,
     labels: Mapping[str, int],
     faces: Faces,
@@ -187,55 +180,45 @@ def _ask(
         Side(label, labels[label], np.full(shape, np.nan, np.float32), np.full(count, np.nan))
         for label in (STABLE, CANARY)
     )
-    connection = security()
 
     def one(position: int) -> None:
-        transport = open_transport(addresses[position], connection)
-        try:
-            for _ in range(_WARM_UP):
-                for side in sides:
-                    _request(transport, model, side, faces.images[:1], -1, timeout)
-            failures = 0
-            for index in range(position, count, len(addresses)):
-                order = sides if index % (2 * len(addresses)) < len(addresses) else sides[::-1]
-                for side in order:
-                    there = _request(transport, model, side, faces.images[index : index + 1], index, timeout)
-                    failures = 0 if there else failures + 1
-                answered()
-                if failures >= _GIVE_UP:
-                    return
-        finally:
-            transport.close()
+        server, failures = servers[position], 0
+        for _ in range(_WARM_UP):
+            for side in sides:
+                _request(server, model, side, faces.images[:1], -1, timeout)
+        for index in range(position, count, len(servers)):
+            order = sides if index % (2 * len(servers)) < len(servers) else sides[::-1]
+            for side in order:
+                there = _request(server, model, side, faces.images[index : index + 1], index, timeout)
+                failures = 0 if there else failures + 1
+            answered()
+            if failures >= _GIVE_UP:
+                return
 
-    with ThreadPoolExecutor(min(len(addresses), 16)) as pool:
-        list(pool.map(one, range(len(addresses))))
+    with ThreadPoolExecutor(min(len(servers), 16)) as pool:
+        list(pool.map(one, range(len(servers))))
     return sides[0], sides[1]
 
 
-def _request(
-    transport: Transport, model: str, side: Side, images: NDArray[np.uint8], index: int, timeout: float
-) -> bool:
+def _request(server: Server, model: str, side: Side, images: NDArray[np.uint8], index: int, timeout: float) -> bool:
     """Asks one label about one face; the answer of face -1 is thrown away. Returns whether there was one."""
     output = PROBABILITIES_OUTPUT if model == EMOTION_MODEL else KEYPOINTS_OUTPUT
-    ended = threading.Event()
     started = time.perf_counter()
     try:
-        pending = transport.predict(Target(model, label=side.label), images, output, Deadline(timeout), ended.set)
-        ended.wait()
-        answer = pending.result()
+        answer = server.predict(Target(model, label=side.label), images, output, timeout)
         seconds = time.perf_counter() - started
         if answer.version != side.version:
             raise CommandError(
-                f"{transport.endpoint} gives {side.label} to version {answer.version}, not to {side.version}; "
+                f"{server.address} gives {side.label} to version {answer.version}, not to {side.version}; "
                 f"mien rollout apply {model}"
             )
         if index >= 0 and answer.values.shape == (1, *side.answers.shape[1:]):
             side.answers[index], side.seconds[index] = answer.values[0], seconds
         elif index >= 0:
             side.errors.append(f"version {side.version} answers in the shape {answer.values.shape}")
-    except MienError as error:
+    except (ServerError, MienError) as error:
         if index >= 0:
-            side.errors.append(str(error))
+            side.errors.append(f"{server.address} {error}" if isinstance(error, ServerError) else str(error))
         return False
     return True
 

@@ -7,12 +7,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import grpc
 from mien_client import protos
 from mien_client.cli import CommandError
 from mien_client.security import Security, channel_credentials, security
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mien_client.transports import Answer, Target
+    from numpy.typing import NDArray
 
 AVAILABLE, END = "AVAILABLE", "END"
 
@@ -143,15 +148,29 @@ class Server:
         if answer.status.error_code:
             raise ServerError(f"refuses: {answer.status.error_message}", silent=False)
 
+    def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Answer:
+        """Asks a model about images, uint8 [n, 48, 48], for one of its outputs.
+
+        Raises:
+            ServerError: The server did not answer, or said no.
+            MienError: It answered something else.
+        """
+        from mien_client.transports.grpc_messages import predict_request, read_answer  # With all of NumPy.
+
+        request = predict_request(target, images, output)
+        return read_answer(self._call("PredictionService", "Predict", request, timeout), output, self.address, target)
+
     def close(self) -> None:
         """Gives the connection back."""
         self._channel.close()
 
     def _ask(self, service: str, name: str, request: Any, timeout: float) -> Any:
+        return self._call(service, name, request.SerializeToString(), timeout)
+
+    def _call(self, service: str, name: str, request: bytes, timeout: float) -> Any:
         method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").methods_by_name[name]
-        call = self._channel.unary_unary(
+        call: Callable[..., Any] = self._channel.unary_unary(
             f"/tensorflow.serving.{service}/{name}",
-            request_serializer=type(request).SerializeToString,
             response_deserializer=getattr(protos, method.output_type.name).FromString,
         )
         try:

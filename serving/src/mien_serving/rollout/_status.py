@@ -212,7 +212,7 @@ def _what(entry: Entry) -> str:
     ]
     gone = {*(before.get("versions") or ()), *entry.get("gone", ())} - set(after.get("versions") or ())
     if gone and after:
-        changes.append(f"unload {_numbers(gone)}")
+        changes.append(f"{'delete' if entry.get('delete') else 'unload'} {_numbers(gone)}")
     return f"{verb}{': ' if changes else ''}{', '.join(changes)}"
 
 
