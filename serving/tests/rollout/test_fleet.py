@@ -1,0 +1,182 @@
+"""How servers are asked: over real connections, encrypted too, with deadlines, and in words when something is wrong."""
+
+import shutil
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from mien_client import protos
+from mien_client.protos import ModelServerConfig
+from mien_client.transports import Target
+from mien_serving.rollout import _fleet
+from mien_serving.rollout._fleet import Fleet, ServerError, VersionState, View
+
+NAME = "mien.internal"
+
+
+class StandIn(grpc.GenericRpcHandler):
+    """Answers as a server with version 3 of emotion, which is stable, and a version 4 that could not be loaded."""
+
+    def __init__(self):
+        self.reloaded = []
+        self.failing = {}
+        self.held = threading.Event()
+
+    def service(self, details):
+        name = details.method.rpartition("/")[2]
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: self.answer(name, request, context))
+
+    def answer(self, name, request, context):
+        if name in self.failing and self.failing[name] is None:
+            self.held.wait(60)
+        elif name in self.failing:
+            context.abort(*self.failing[name])
+        return getattr(self, name)(request, context).SerializeToString()
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        if protos.GetModelStatusRequest.FromString(request).model_spec.name != "emotion":
+            context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
+        response = protos.GetModelStatusResponse()
+        response.model_version_status.add(version=3, state=30)
+        failed = response.model_version_status.add(version=4, state=50)
+        failed.status.error_message = "Perhaps this.\nPerhaps that.\nOriginal error: the file\nis damaged"
+        return response
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        label = protos.GetModelMetadataRequest.FromString(request).model_spec.version_label
+        if label != "stable":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+        response = protos.GetModelMetadataResponse()
+        response.model_spec.version.value = 3
+        return response
+
+    def HandleReloadConfigRequest(self, request, context):  # noqa: N802
+        self.reloaded.append(protos.ReloadConfigRequest.FromString(request).config)
+        return protos.ReloadConfigResponse()
+
+    def Predict(self, request, context):  # noqa: N802
+        response = protos.PredictResponse()
+        response.model_spec.version.value = 3
+        response.outputs["probabilities"].MergeFrom(
+            protos.TensorProto(dtype=1, float_val=[0.2] * 5, tensor_shape={"dim": [{"size": 1}, {"size": 5}]})
+        )
+        return response
+
+
+@pytest.fixture
+def start():
+    """Starts a stand-in at an address; returns it and its port."""
+    servers, stand_ins = [], []
+
+    def start(host="127.0.0.1", port=0, credentials=None):
+        servers.append(grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)]))
+        stand_ins.append(StandIn())
+        servers[-1].add_generic_rpc_handlers([stand_ins[-1]])
+        try:
+            if credentials:
+                port = servers[-1].add_secure_port(f"{host}:{port}", credentials)
+            else:
+                port = servers[-1].add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            pytest.skip(f"nothing can listen on {host} here")
+        servers[-1].start()
+        return stand_ins[-1], port
+
+    yield start
+    for stand_in in stand_ins:
+        stand_in.held.set()
+    for server in servers:
+        server.stop(None)
+
+
+@pytest.fixture
+def fleet(start):
+    stand_in, port = start()
+    with Fleet([f"127.0.0.1:{port}"], 10.0) as fleet:
+        fleet.stand_in = stand_in
+        fleet.address = f"127.0.0.1:{port}"
+        yield fleet
+
+
+def test_a_view_is_states_labels_and_why_a_version_failed(fleet):
+    view = fleet.view("emotion", ("canary", "stable"))[fleet.address]
+    assert view.versions == {3: VersionState("AVAILABLE"), 4: VersionState("END", "the file is damaged")}
+    assert view.labels == {"stable": 3}
+    assert view.available() == view.held() == {3}
+
+
+def test_a_model_that_a_server_does_not_know_has_no_versions(fleet):
+    assert fleet.view("age")[fleet.address] == View()
+
+
+@pytest.mark.parametrize(
+    ("failure", "clause"),
+    [
+        ((grpc.StatusCode.UNAUTHENTICATED, "who are you?\nsay it"), "answers UNAUTHENTICATED: who are you?"),
+        ((grpc.StatusCode.UNAVAILABLE, "going away"), "cannot be reached"),
+    ],
+)
+def test_what_a_server_refuses_is_a_clause(fleet, failure, clause):
+    fleet.stand_in.failing = {"GetModelStatus": failure, "HandleReloadConfigRequest": failure}
+    assert fleet.view("emotion")[fleet.address] == View(clause)
+    assert str(fleet.reload(lambda _: ModelServerConfig())[fleet.address]) == clause
+
+
+def test_a_server_that_does_not_answer_is_given_up_at_the_deadline(fleet):
+    fleet.stand_in.failing = {"HandleReloadConfigRequest": None}
+    fleet.timeout = 0.2
+    error = fleet.reload(lambda _: ModelServerConfig())[fleet.address]
+    assert error.silent
+    assert str(error) == "gave no answer within 0.2 s"
+
+
+def test_every_server_takes_what_is_made_for_it_and_those_left_out_nothing(start):
+    stand_ins, ports = zip(*(start() for _ in range(3)), strict=True)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    with Fleet(addresses, 10.0) as fleet:
+
+        def config_for(address):
+            config = ModelServerConfig()
+            config.model_config_list.config.add(name=address)
+            return config
+
+        assert fleet.reload(config_for, without=addresses[:1]) == {}
+    assert [[config.model_config_list.config[0].name for config in one.reloaded] for one in stand_ins] == [
+        [],
+        [addresses[1]],
+        [addresses[2]],
+    ]
+
+
+def test_an_answer_is_numbers_and_the_version_that_gave_them(fleet):
+    image, target = np.zeros((1, 48, 48), np.uint8), Target("emotion", label="stable")
+    answer = fleet.servers[0].predict(target, image, "probabilities", 10.0)
+    assert answer.version == 3
+    np.testing.assert_allclose(answer.values, [[0.2] * 5])
+    fleet.stand_in.failing = {"Predict": (grpc.StatusCode.RESOURCE_EXHAUSTED, "too busy")}
+    with pytest.raises(ServerError, match="answers RESOURCE_EXHAUSTED: too busy"):
+        fleet.servers[0].predict(target, image, "probabilities", 10.0)
+
+
+def test_a_name_with_a_certificate_may_stand_for_several_addresses(start, tmp_path, monkeypatch):
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    certificate = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={NAME}"]
+    certificate += ["-addext", f"subjectAltName=DNS:{NAME}", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(["openssl", "req", "-x509", *certificate], cwd=tmp_path, check=True, capture_output=True)
+    pair = [(tmp_path / name).read_bytes() for name in ("key.pem", "cert.pem")]
+    _, port = start("127.0.0.1", credentials=grpc.ssl_server_credentials([pair]))
+    start("127.0.0.2", port, grpc.ssl_server_credentials([pair]))
+    found = [(2, 1, 6, "", (host, port)) for host in ("127.0.0.1", "127.0.0.2")]
+    monkeypatch.setattr(_fleet.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setenv("MIEN_CA_FILE", str(tmp_path / "cert.pem"))
+    with Fleet([f"{NAME}:{port}"], 10.0) as fleet:
+        views = fleet.view("emotion", ("stable",))
+        assert views.keys() == {f"127.0.0.1:{port}", f"127.0.0.2:{port}"}
+        assert {view.labels["stable"] for view in views.values()} == {3}
+        for server in fleet.servers:
+            image = np.zeros((1, 48, 48), np.uint8)
+            assert server.predict(Target("emotion", label="stable"), image, "probabilities", 10.0).version == 3
