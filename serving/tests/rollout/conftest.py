@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mien_client import Client, MienError, contract
+from mien_client import Client, MienError, contract, protos
 
 MIEN = Path(sys.executable).with_name("mien")
 SIDE = contract.IMAGE_SIZE
@@ -51,6 +51,7 @@ def tiny_model(tmp_path_factory):
         images = np.random.default_rng(8).integers(0, 256, (8, SIDE, SIDE), np.uint8)
         golden = answers(model, images, golden_mark or mark, contrary=contrary)
         np.savez(folder / "assets.extra" / "golden.npz", images=images, answers=golden)
+        write_warm_up(folder, images[:1])
         write_manifest(folder, model)
         return folder
 
@@ -86,6 +87,26 @@ def write_saved_model(folder, model, mark, contrary):
     module.encoded = tf.function(lambda image_bytes: answer(encoded(image_bytes)), [strings])
     signatures = {"serving_default": module.default, "serving_raw": module.raw, "serving_encoded": module.encoded}
     tf.saved_model.save(module, str(folder), signatures)
+
+
+@pytest.fixture(scope="session")
+def warm_up_with():
+    return write_warm_up
+
+
+def write_warm_up(folder, images, signature="serving_default"):
+    """Writes one warm-up request."""
+    import tensorflow as tf
+
+    log = protos.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.signature_name = signature
+    request.inputs["images"].dtype = protos.DataType.DT_UINT8
+    request.inputs["images"].tensor_content = images.tobytes()
+    for size in images.shape:
+        request.inputs["images"].tensor_shape.dim.add(size=size)
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mien_client.cli import main
 from mien_serving.rollout import _journal, _publish, _verify
@@ -129,6 +130,16 @@ def test_signatures_that_break_the_contract_are_refused(site, copy, describe, pu
     describe(copy, "keypoints")
     assert "serving_default gives {'label': 'DT_STRING', 'probabilities': 'DT_FLOAT'}, not" in publish(site, copy)[1]
     assert [path.name for path in (site.repository / "keypoints").iterdir()] == ["1"]
+
+
+def test_a_warm_up_request_that_fails_is_refused(site, copy, describe, warm_up_with, publish):
+    warm_up_with(copy, np.zeros((1, 48, 48), np.uint8), signature="serving_lost")
+    describe(copy, "emotion")
+    assert (
+        'it cannot be loaded and asked: FAILED_PRECONDITION: Serving signature key "serving_lost" not'
+        in (publish(site, copy)[1])
+    )
+    assert names(site) == ["1"]
 
 
 def test_what_cannot_be_loaded_is_refused(site, copy, describe, publish):
