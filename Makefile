@@ -1,6 +1,7 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    all tests            make lint    ruff and mypy
+# make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make bench   how fast networks, server and client are, with their targets; close everything else first
 # make lock    recompile requirements.lock and the image's, serving/docker/requirements.lock (needs uv)
@@ -20,7 +21,7 @@ EMOTION_DATA ?= $(MIEN_DATA)/fer2013/fer2013.csv.gz
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test lint train bench lock clean
+.PHONY: demo demo-rollout test test-docker lint train bench lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -29,7 +30,10 @@ demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile -m "not docker"
+
+test-docker: $(INSTALLED)
+	$(BIN)/pytest -m docker -v tests/test_docker.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

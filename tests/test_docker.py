@@ -1,0 +1,394 @@
+"""The whole deployment on a real Docker engine: three replicas behind the edge, watched by Prometheus.
+
+The image of the local model server stands in for tensorflow/serving; docker-compose.yml, .env, the edge and the
+monitoring are what operators run. `make test-docker` runs it; `.ci/docker-engine` starts an engine where there is none.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from mien_client import AccessDeniedError, Client
+from mien_client.pictures import find_faces, read_picture
+
+ROOT = Path(__file__).parent.parent
+IMAGE = "mien-serving:test"
+SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env").read_text(), re.MULTILINE))
+
+# Building the image downloads TensorFlow, and starting three servers takes a while.
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
+
+
+def docker(*arguments, check=True):
+    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True)
+    assert not check or done.returncode == 0, f"docker {arguments}: {done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def obtainable(image):
+    done = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
+    return done.returncode == 0 or subprocess.run(["docker", "pull", "-q", image], capture_output=True).returncode == 0
+
+
+def until(condition, timeout_s=300):
+    """Waits for something to become true; returns it."""
+    give_up = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.5)
+    return found
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+class Stack:
+    """docker-compose.yml as it runs, with the profiles edge and monitoring."""
+
+    def __init__(self, compose, project, environment, certificates, folder):
+        self.compose, self.project, self.environment = compose, project, environment
+        self.folder, self.certificates = folder, certificates
+        self.ca, self.key = certificates / "ca.crt", (certificates / "api-key").read_text().strip()
+
+    def run(self, *arguments):
+        command = [*self.compose, "-p", self.project, "--profile=edge", "--profile=monitoring", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def containers(self, service=None, *filters):
+        labels = [f"label=com.docker.compose.project={self.project}"]
+        labels += [f"label=com.docker.compose.service={service}"] if service else []
+        return docker("ps", "-q", *(f"--filter={one}" for one in (*labels, *filters))).split()
+
+    def wait_until_healthy(self, replicas=3):
+        def healthy():
+            return len(self.containers("serving", "health=healthy")) == replicas and all(
+                self.containers(service, "health=healthy") for service in ("edge", "prometheus")
+            )
+
+        until(healthy)
+
+    @property
+    def servers(self):
+        """The gRPC addresses of the replicas, on this machine."""
+        return [docker("port", container, 8500) for container in self.containers("serving")]
+
+    def client(self, kind="grpc", **who):
+        address = {"grpc": "127.0.0.1:{}", "rest": "https://127.0.0.1:{}"}[kind]
+        who = who or {"api_key": self.key}
+        return Client(address.format(self.environment["EDGE_PORT"]), ca_file=self.ca, **who)
+
+    def prometheus(self, query):
+        """The values of each series, by its labels."""
+        port = self.environment["PROMETHEUS_PORT"]
+        try:
+            answer = requests.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}, timeout=30)
+        except requests.ConnectionError:
+            return {}
+        if answer.status_code == 503:  # It is still starting.
+            return {}
+        assert answer.status_code == 200, answer.text
+        return {
+            tuple(sorted(series["metric"].items())): float(series["value"][1])
+            for series in answer.json()["data"]["result"]
+        }
+
+
+@pytest.fixture(scope="module")
+def compose():
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        pytest.skip("no Docker engine answers (.ci/docker-engine starts one on Debian)")
+    for command in ([os.environ.get("COMPOSE_V2", "")], ["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
+            return command
+    return pytest.skip("Compose is not installed")
+
+
+@pytest.fixture(scope="module")
+def image(compose):
+    """Builds the image of the local model server; pip's settings here hold there, too."""
+    names = {"BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} & set(os.environ)
+    arguments = [f"--build-arg={name}={os.environ[name]}" for name in sorted(names)]
+    docker("build", "-f", ROOT / "serving/docker/Dockerfile", "-t", IMAGE, *arguments, ROOT)
+    return IMAGE
+
+
+@pytest.fixture(scope="module")
+def stack(compose, image, published, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "config").mkdir(mode=0o755)
+    shutil.copy(ROOT / "models.config", folder / "config")
+    shutil.copytree(published, folder / "models")
+    certificates = folder / "certificates"
+    maker = ROOT / "serving/edge/make-certificates"
+    subprocess.run([maker, certificates, "localhost", "127.0.0.1"], check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS or name.endswith("_IMAGE")}
+    environment |= {
+        "SERVING_IMAGE": image,
+        "SERVING_REPLICAS": "3",
+        "SERVING_CPUS": "1",
+        "BATCH_THREADS": "1",
+        "GRPC_PORT": "",
+        "REST_PORT": "",
+        "MODELS_DIR": str(folder / "models"),
+        "CONFIG_DIR": str(folder / "config"),
+        "EDGE_CERTIFICATES": str(certificates / "edge"),
+        "EDGE_ADDRESS": "127.0.0.1",
+        "EDGE_PORT": str(free_port()),
+        "PROMETHEUS_PORT": str(free_port()),
+        "GRAFANA_PORT": str(free_port()),
+    }
+    if os.getuid():
+        environment["EDGE_USER"] = f"{os.getuid()}:{os.getgid()}"
+    services = ["serving", "edge", "prometheus"]
+    for name in ("EDGE_IMAGE", "PROMETHEUS_IMAGE"):
+        if not obtainable(environment.get(name, SETTINGS[name])):
+            pytest.skip(f"{environment.get(name, SETTINGS[name])} cannot be pulled here ({name})")
+    if obtainable(environment.get("GRAFANA_IMAGE", SETTINGS["GRAFANA_IMAGE"])):
+        services.append("grafana")
+    running = Stack(compose, f"mien-test-{os.getpid()}", environment, certificates, folder)
+    try:
+        running.run("up", "-d", *services)
+        running.wait_until_healthy()
+        yield running
+    except BaseException:
+        print(running.run("logs", "--no-color"))  # noqa: T201
+        raise
+    finally:
+        running.run("down", "-v", "--timeout=30")
+
+
+@pytest.fixture(scope="module")
+def face():
+    return find_faces(read_picture(ROOT / "examples" / "astronaut.jpg"))[0].image
+
+
+class Load:
+    """Callers that never stop asking the edge, over gRPC and REST."""
+
+    def __init__(self, stack, face, **options):
+        self.versions, self.failures, self.done = Counter(), [], threading.Event()
+        self.threads = [
+            threading.Thread(target=self.call, args=(stack, kind, face, options)) for kind in ("grpc", "rest")
+        ]
+
+    def call(self, stack, kind, face, options):
+        with stack.client(kind) as mien:
+            while not self.done.wait(0.02):
+                try:
+                    self.versions[kind, mien.analyze(face, **options).versions["emotion"]] += 1
+                except Exception as error:
+                    self.failures.append(f"{kind}: {error}")
+
+    def calls(self):
+        return min(sum(n for (kind, _), n in self.versions.items() if kind == one) for one in ("grpc", "rest"))
+
+    def wait_for_more(self, calls=50):
+        """Until each kind has made so many more calls, or failed."""
+        enough = self.calls() + calls
+        until(lambda: self.calls() >= enough or self.failures)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        self.wait_for_more()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_clients_are_answered_through_tls_with_the_right_key(stack, face, kind):
+    with stack.client(kind) as mien:
+        found = mien.analyze(face)[0]
+    assert found.emotion == "Happy"
+    assert found.versions == {"emotion": 1, "keypoints": 1}
+    pair = {"cert_file": stack.certificates / "client.crt", "key_file": stack.certificates / "client.key"}
+    with stack.client(kind, **pair) as mien:
+        assert mien.analyze(face)[0].emotion == "Happy"
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_the_wrong_key_is_refused(stack, face, kind):
+    with stack.client(kind, api_key="0" * 64) as mien, pytest.raises(AccessDeniedError):
+        mien.analyze(face)
+
+
+def test_every_replica_gets_its_share(stack, face):
+    with Load(stack, face):
+        pass
+    [edge] = stack.containers("edge")
+    lines = [json.loads(line) for line in docker("logs", edge).splitlines() if line.startswith("{")]
+    shares = Counter(line["replica"].partition(":")[0] for line in lines if line["replica"])
+    assert len(shares) == 3
+    assert min(shares.values()) > sum(shares.values()) / 6
+
+
+def test_containers_can_do_no_more_than_they_need(stack):
+    for container in stack.containers():
+        facts = json.loads(docker("inspect", container))[0]
+        assert facts["HostConfig"]["Memory"] > 0
+        assert facts["HostConfig"]["NanoCpus"] > 0
+        status = dict(
+            line.split(":\t", 1)
+            for line in docker("exec", container, "cat", "/proc/self/status").splitlines()
+            if ":\t" in line
+        )
+        assert "0" not in status["Uid"].split()
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        assert status["NoNewPrivs"] == "1"
+        writing = subprocess.run(
+            ["docker", "exec", container, "sh", "-c", "echo > /usr/x"], capture_output=True, text=True
+        )
+        assert "Read-only file system" in writing.stderr
+    for container in stack.containers("serving"):
+        writing = subprocess.run(
+            ["docker", "exec", container, "sh", "-c", "echo > /models/x"], capture_output=True, text=True
+        )
+        assert "Read-only file system" in writing.stderr
+
+
+def listening(container):
+    """Ports with a TCP listener in a container, those of its own loopback addresses apart."""
+    everyone, loopback = set(), set()
+    for line in docker("exec", container, "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines():
+        _, local, _, state, *_ = line.split()
+        address, _, port = local.partition(":")
+        if state == "0A":  # LISTEN
+            (loopback if address.endswith("7F") and len(address) == 8 else everyone).add(int(port, 16))
+    return everyone, loopback
+
+
+def test_nothing_listens_that_should_not(stack):
+    for container in stack.containers("serving"):
+        assert listening(container)[0] == {8500, 8501}
+    for service, ports in {"edge": {8443}, "prometheus": {9090}}.items():
+        [container] = stack.containers(service)
+        assert listening(container)[0] == ports
+    for container in stack.containers():
+        for line in docker("port", container).splitlines():
+            assert "-> 127.0.0.1:" in line  # the edge's too, as EDGE_ADDRESS says here
+
+
+def test_prometheus_has_the_metrics_of_every_replica(stack, face):
+    with Load(stack, face) as load:
+        until(lambda: stack.prometheus('sum(up{job="serving"})') == {(): 3})
+        for model in ("emotion", "keypoints"):
+            query = f'count(:tensorflow:serving:request_count{{model_name="{model}",status="OK"}} > 0)'
+            until(lambda query=query: stack.prometheus(query) == {(): 3})
+        for query in (
+            "sum(rate(:tensorflow:serving:request_latency_count[1m]))",
+            "sum(rate(:tensorflow:serving:batching_session:queuing_latency_count[1m]))",
+            "sum(rate(:tensorflow:serving:batching_session:wrapped_run_count[1m]))",
+        ):
+            until(lambda query=query: stack.prometheus(f"{query} > 0"))
+    assert load.failures == []
+    loaded = stack.prometheus('count by (model_path) (:tensorflow:cc:saved_model:load_attempt_count{status="success"})')
+    assert loaded == {(("model_path", "/models/emotion/1"),): 3, (("model_path", "/models/keypoints/1"),): 3}
+    assert stack.prometheus('ALERTS{alertstate="firing"}') == {}
+
+
+def test_grafana_shows_the_dashboard(stack):
+    if not stack.containers("grafana"):
+        pytest.skip(f"{SETTINGS['GRAFANA_IMAGE']} cannot be pulled here")
+    url = f"http://127.0.0.1:{stack.environment['GRAFANA_PORT']}/api"
+
+    def panels():
+        try:
+            answer = requests.get(f"{url}/dashboards/uid/mien", auth=("admin", "admin"), timeout=30)
+        except requests.ConnectionError:
+            return None
+        return answer.status_code == 200 and answer.json()["dashboard"]["panels"]
+
+    assert until(panels)
+    query = {
+        "queries": [
+            {"refId": "A", "datasource": {"uid": "prometheus"}, "expr": 'sum(up{job="serving"})', "instant": True}
+        ]
+    }
+    answer = requests.post(f"{url}/ds/query", json=query, auth=("admin", "admin"), timeout=30).json()
+    assert answer["results"]["A"]["frames"][0]["data"]["values"][1] == [3]
+
+
+def test_a_rollout_goes_through_the_replicas_and_no_caller_notices(stack, face, published, mien):
+    where = [
+        f"--repository={stack.folder / 'models'}",
+        f"--config={stack.folder / 'config' / 'models.config'}",
+        f"--servers={','.join(stack.servers)}",
+    ]
+
+    def rollout(verb, *arguments):
+        done = mien("rollout", verb, *arguments, *where)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    faces = stack.folder / "faces.npz"
+    np.savez(faces, images=np.stack([face] * 20), labels=np.full(20, 3))
+    with Load(stack, face) as load:
+        rollout("publish", published / "emotion" / "1")
+        rollout("canary", "emotion", "2")
+        rollout("compare", "emotion", f"--data={faces}", "--max-p99-ratio=1000")
+        rollout("promote", "emotion")
+        load.wait_for_more()
+        rollout("retire", "emotion", "1")
+        load.wait_for_more()
+    assert load.failures == []
+    assert {version for kind, version in load.versions} == {1, 2}
+    for server in stack.servers:
+        with Client(server, emotion_version="stable") as one:
+            assert one.analyze(face).versions["emotion"] == 2
+
+
+def test_a_replica_that_is_killed_is_not_missed_and_comes_back(stack, face):
+    victim = stack.containers("serving")[0]
+    with Load(stack, face) as load:
+        docker("exec", victim, "bash", "-c", "kill -KILL -1", check=False)  # Everything but the first process.
+        until(lambda: docker("inspect", "-f", "{{.RestartCount}}", victim) == "1")
+        load.wait_for_more()
+        stack.wait_until_healthy()
+        load.wait_for_more()
+    assert load.failures == []
+
+
+def test_a_replica_that_stays_away_is_told_of(stack, face):
+    # What has been there is looked at once a minute.
+    until(lambda: stack.prometheus('max_over_time(count(up{job="serving"} == 1)[1h:1m])') == {(): 3})
+    victim = stack.containers("serving")[0]
+    with Load(stack, face) as load:
+        docker("stop", victim)
+        load.wait_for_more()
+        until(lambda: stack.prometheus('ALERTS{alertname="MienReplicaGone"}'))
+        docker("start", victim)
+        stack.wait_until_healthy()
+        load.wait_for_more()
+    assert load.failures == []
+
+
+def test_everything_can_be_restarted_and_is_as_it_was(stack, face):
+    containers = stack.containers()
+    samples = max(stack.prometheus('count_over_time(up{job="serving"}[1h])').values())
+    stack.run("stop")
+    for container in containers:
+        facts = json.loads(docker("inspect", container))[0]
+        assert facts["State"]["ExitCode"] == 0, facts["Name"]  # They end when asked, and are not killed.
+    stack.run("start")
+    stack.wait_until_healthy()
+    for kind in ("grpc", "rest"):
+        with stack.client(kind) as mien:
+            assert mien.analyze(face)[0].versions == {"emotion": 2, "keypoints": 1}
+    until(lambda: max(stack.prometheus('count_over_time(up{job="serving"}[1h])').values(), default=0) >= samples)
