@@ -135,6 +135,14 @@ class TestPromote:
         with pytest.raises(CommandError, match=r"emotion has no canary \(stable 1; loaded 1\)"):
             _plan.promote("emotion", desired({1}, stable=1), [], force=True)
 
+    def test_run_again_makes_sure_of_it(self):
+        state = desired({1, 2}, stable=2)
+        plan = _plan.promote("emotion", state, [promotion(1, 2)], force=False)
+        assert plan.before == plan.after == state
+        assert plan.notes == (
+            "me@here has moved stable from 1 to 2 already, at 2026-01-01T03:00:00; this makes sure of it.",
+        )
+
     def test_that_died_after_the_file_was_written_is_finished(self):
         after = desired({1, 2}, stable=2)
         begun = {"verb": "promote", "event": "begun", "before": self.STATE.document(), "after": after.document()}
@@ -178,7 +186,7 @@ class TestRollback:
         plan = _plan.rollback("emotion", None, desired({2}, stable=2), entries, folder)
         assert plan.after == plan.before == desired({2}, stable=2)
         assert plan.notes == (
-            "me@here has rolled emotion back from 3 to 2 at 2026-01-01T03:00:00; this makes sure of it. If 2 is bad, "
+            "me@here has moved stable from 3 to 2 already, at 2026-01-01T03:00:00; this makes sure of it. If 2 is bad, "
             "too: mien rollout rollback emotion --to 1",
         )
         state = desired({2, 3}, stable=2, canary=3)

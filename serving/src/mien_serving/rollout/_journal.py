@@ -134,13 +134,13 @@ def unfinished(entries: Sequence[Entry]) -> Entry | None:
     return last if last and (last["event"] == BEGUN or last.get("resume")) else None
 
 
-def rolled_back(entries: Sequence[Entry], now: int) -> Entry | None:
-    """The rollback that has made the version stable that is so now, if it was the last to move that label."""
+def last_move(entries: Sequence[Entry], now: int | None) -> Entry | None:
+    """The change that has made the version stable that is so now, if the journal knows it."""
     for entry in reversed(entries):
         if "after" in entry and entry["event"] == DONE:
             before, after = (entry[side]["labels"].get(STABLE) for side in ("before", "after"))
             if before != after:
-                return entry if entry["verb"] == "rollback" and after == now else None
+                return entry if after == now else None
     return None
 
 

@@ -127,6 +127,9 @@ def promote(model: str, desired: Desired, entries: Sequence[Entry], *, force: bo
         begun = _journal.unfinished(entries)
         if begun and begun["verb"] == "promote" and begun["after"]["labels"] == dict(desired.labels):
             return Plan(model, desired, desired, (_FINISHES,))
+        done = _journal.last_move(entries, desired.labels.get(STABLE))
+        if done and done["verb"] == "promote":
+            return Plan(model, desired, desired, (f"{_told(done)}; this makes sure of it.",))
         raise CommandError(
             f"{model} has no canary ({desired}); `mien rollout canary {model} VERSION` tries a version, "
             "and what is tried can be promoted"
@@ -180,10 +183,10 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Ent
     begun = _journal.unfinished(entries)
     if begun and begun["verb"] == "rollback" and to in (None, begun["after"]["labels"][STABLE]):
         return Plan(model, desired, Desired.read(begun["after"]), (_FINISHES,))
-    done = _journal.rolled_back(entries, stable)
+    done = _journal.last_move(entries, stable)
     target: int | None = to
     notes: tuple[str, ...] = ()
-    if to is None and done:
+    if to is None and done and done["verb"] == "rollback":
         target, notes = stable, (_again(model, done, entries, folder),)
     elif to is None:
         target, notes = _before(model, stable, entries, folder)
@@ -198,15 +201,18 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Ent
     return Plan(model, desired, Desired((desired.versions | {target}) - bad, labels), notes)
 
 
+def _told(done: Entry) -> str:
+    """What somebody, or the same command, has done already."""
+    before, after = (done[side]["labels"].get(STABLE) for side in ("before", "after"))
+    return f"{done['who']} has moved stable from {before} to {after} already, at {done['time'][:19]}"
+
+
 def _again(model: str, done: Entry, entries: Sequence[Entry], folder: Path) -> str:
-    """What to say to whoever rolls back what somebody, or the same command, has rolled back already."""
-    bad, stable = (done[side]["labels"][STABLE] for side in ("before", "after"))
+    """What to say to whoever rolls back what was rolled back already."""
+    stable = done["after"]["labels"][STABLE]
     further = _before(model, stable, entries, folder)[0]
     way = f"mien rollout rollback {model} --to {further if further is not None else 'VERSION'}"
-    return (
-        f"{done['who']} has rolled {model} back from {bad} to {stable} at {done['time'][:19]}; this makes sure of it. "
-        f"If {stable} is bad, too: {way}"
-    )
+    return f"{_told(done)}; this makes sure of it. If {stable} is bad, too: {way}"
 
 
 def _before(model: str, stable: int, entries: Sequence[Entry], folder: Path) -> tuple[int | None, tuple[str, ...]]:
