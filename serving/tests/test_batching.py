@@ -202,6 +202,16 @@ def test_batches_are_filled_up_to_an_allowed_size_with_the_last_ones_first_row(g
     assert graph.batches == [[1, 2, 3, 1]]
 
 
+def test_a_request_without_examples_joins_others_or_runs_alone(graph, batching):
+    busy(graph, batching)
+    answers = batching([1], np.zeros(0, int), allowed_batch_sizes=(2, 4))
+    graph.gate.set()
+    assert [answer.result(PATIENT) for answer in answers] == [[2], []]
+    assert graph.batches[1:] == [[1, 1]]
+    (alone,) = batching(np.zeros(0, int), allowed_batch_sizes=(2, 4))
+    assert alone.result(PATIENT) == []
+
+
 def test_expired_work_is_not_run(graph, batching):
     busy(graph, batching)
     (expired,) = batching([1], deadline=time.monotonic() + 0.1)
@@ -261,13 +271,16 @@ def test_requests_that_wait_for_a_batch_count_as_busy_threads():
 def test_batches_and_waiting_are_counted_under_the_names_of_tensorflow_serving(graph):
     metrics = Metrics()
     scheduler = BatchScheduler(1, metrics)
-    options = BatchingOptions(max_batch_size=2, thread_pool_name="batchers")
+    options = BatchingOptions(max_batch_size=4, allowed_batch_sizes=(4,), thread_pool_name="batchers")
     for _ in range(3):
-        scheduler.run("m", graph.run, {"x": np.zeros(2)}, ["y"], FOREVER, options)
+        scheduler.run("m", graph.run, {"x": np.zeros(3)}, ["y"], FOREVER, options)
     scheduler.stop()
     page = metrics.page().decode()
     assert ":tensorflow:serving:batching_session:wrapped_run_count 3.0\n" in page
     assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="batchers"} 3.0\n' in page
+    assert ":tensorflow:serving:batching_session:input_batch_size_sum 9.0\n" in page
+    assert ":tensorflow:serving:batching_session:processed_batch_size_sum 12.0\n" in page
+    assert ':tensorflow:serving:batching_session:padding_size_sum{execution_batch_size="4"} 3.0\n' in page
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,32 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
             [{"name": "m", "base_path": "/a", "model_type": "TENSORFLOW"}],
             "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform.",
         ),
+        (
+            [{"name": "m", "base_path": "/a", "model_platform": "", "model_type": "OTHER"}],
+            "ModelServerConfig::model_type choice 2 not supported.",
+        ),
     ],
 )
 def test_a_configuration_that_tensorflow_serving_refuses_is_refused_in_its_words(models, message):
     with pytest.raises(StatusError) as error:
         check_config(config_of(*models))
     assert (error.value.code, error.value.message) == (Code.INVALID_ARGUMENT, message)
+
+
+def test_a_model_that_is_served_keeps_its_platform():
+    config = config_of({"name": "m", "base_path": "/a", "model_platform": "onnx"})
+    with pytest.raises(StatusError) as error:
+        check_config(config, served=["m"])
+    assert error.value.message == (
+        "Illegal to change a model's platform. For model m platform was tensorflow and new platform requested is onnx"
+    )
+
+
+def test_a_custom_configuration_is_refused():
+    config = ModelServerConfig()
+    config.custom_model_config.SetInParent()
+    with pytest.raises(StatusError, match="does not yet support custom model config"):
+        check_config(config)
 
 
 def test_the_deprecated_model_type_is_understood():

@@ -1,5 +1,7 @@
 """What the front ends can be told beyond their ports: a UNIX socket, channel arguments, the health service, CORS…"""
 
+import json
+
 import grpc
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from mien_client import protos
 
 PERMISSION = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
 
@@ -27,6 +29,7 @@ def optioned(start_server, conformance_models, tmp_path_factory):
         "--enable_grpc_healthcheck_service",
         "--rest_api_enable_cors_support",
         "--enable_serialization_as_tensor_content",
+        "--enable_signature_method_name_check",
     )
     server.socket = socket
     return server
@@ -64,6 +67,21 @@ def test_answers_are_bytes_if_asked_and_rest_is_not_concerned(optioned):
     assert np.frombuffer(output.tensor_content, np.float32).tolist() == [4.0, 6.0]
     answer = requests.post(f"{optioned.url}/v1/models/tiny:predict", data='{"instances": [[1, 2]]}', timeout=20)
     assert answer.json() == {"predictions": [[4.0, 6.0]]}
+
+
+@pytest.mark.parametrize(
+    ("verb", "signature", "expected"),
+    [
+        ("classify", "regress", "classification signature method_name to be tensorflow/serving/classify"),
+        ("regress", "classify", "regression signature method_name to be tensorflow/serving/regress"),
+    ],
+)
+def test_with_its_flag_a_signature_answers_only_what_its_method_name_is_for(optioned, verb, signature, expected):
+    def ask(signature):
+        body = json.dumps({"signature_name": signature, "examples": [{"x": [1.5, 2.5]}]})
+        return requests.post(f"{optioned.url}/v1/models/tiny:{verb}", data=body, timeout=20)
+
+    assert ask(signature).json() == {"error": f"Expected {expected}. Was: tensorflow/serving/{signature}"}
 
 
 def test_the_health_service_says_that_the_server_serves(optioned):

@@ -30,6 +30,12 @@ def measured(start_server, conformance_models, tmp_path_factory):
     with pytest.raises(grpc.RpcError):
         server.call("Predict", protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "none"}))
     server.call("GetModelStatus", protos.GetModelStatusRequest(model_spec={"name": "tiny"}))
+    server.call(
+        "GetModelMetadata",
+        protos.GetModelMetadataRequest(model_spec={"name": "tiny"}, metadata_field=["signature_def"]),
+    )
+    requests.get(f"{server.url}/v1/models/tiny", timeout=20)
+    requests.put(f"{server.url}/v1/models/tiny", timeout=20)
     return server
 
 
@@ -40,24 +46,54 @@ def samples(server):
     return {(line[1], *sorted(_LABEL.findall(line[2] or ""))): float(line[3]) for line in lines}
 
 
-def test_requests_are_counted_by_model_and_status(measured):
+def test_predictions_and_rest_requests_are_counted_by_model_and_status(measured):
     counts = {key[1:]: value for key, value in samples(measured).items() if key[0].endswith(":request_count")}
     assert counts == {
-        (("model_name", "tiny"), ("status", "OK")): 3,
+        (("model_name", "tiny"), ("status", "OK")): 4,
         (("model_name", "nobody"), ("status", "NOT_FOUND")): 1,
         (("model_name", "tiny"), ("status", "FAILED_PRECONDITION")): 1,
+        (("model_name", ""), ("status", "INVALID_ARGUMENT")): 1,
     }
 
 
 def test_latencies_of_answered_requests_are_a_histogram_in_microseconds(measured):
     found = {key: value for key, value in samples(measured).items() if ":request_latency" in key[0]}
-    labels = (("API", "Predict"), ("entrypoint", "REST"), ("model_name", "tiny"))
+    labels = (("API", "predict"), ("entrypoint", "REST"), ("model_name", "tiny"))
     assert found[":tensorflow:serving:request_latency_count", *labels] == 3
     assert found[":tensorflow:serving:request_latency_sum", *labels] > 100
-    buckets = [value for key, value in found.items() if key[0].endswith("_bucket")]
+    buckets = [value for key, value in found.items() if key[0].endswith("_bucket") and labels[0] in key]
     assert len(buckets) == 34
     assert buckets == sorted(buckets)
     assert buckets[-1] == 3
+    status_of_model = (("API", ""), *labels[1:])
+    assert found[":tensorflow:serving:request_latency_count", *status_of_model] == 1
+
+
+def test_the_time_in_tensorflow_is_told_apart(measured):
+    labels = (("API", "Predict"), ("model_name", "tiny"), ("runtime", "TF1"))
+    assert samples(measured)[":tensorflow:serving:runtime_latency_count", *labels] == 3
+
+
+def test_a_query_is_no_part_of_the_path(measured):
+    answer = requests.get(f"{measured.url}{PATH}?x=1", timeout=20)
+    assert (answer.status_code, answer.text) == (400, f"Unexpected path: {PATH}?x=1. Should be {PATH}")
+
+
+def test_a_reload_tells_by_how_much_counters_have_grown(measured, conformance_models, publish):
+    publish(conformance_models / "counted", 1)
+    request = protos.ReloadConfigRequest(
+        metric_names=["/tensorflow/cc/saved_model/load_attempt_count", "/tensorflow/core/graph_runs", "/no/such"]
+    )
+    for name in ("tiny", "counted"):
+        request.config.model_config_list.config.add(
+            name=name, base_path=str(conformance_models / name), model_platform="tensorflow"
+        )
+    grown = {
+        metric.name: metric.int64_value_increase
+        for metric in measured.call("HandleReloadConfigRequest", request).metric
+    }
+    assert grown.keys() == {*request.metric_names}
+    assert grown["/no/such"] == 0
 
 
 def test_loads_and_graph_runs_are_counted(measured, conformance_models):
@@ -103,8 +139,8 @@ def test_a_real_prometheus_scrapes_it(measured, tmp_path):
         return [float(result["value"][1]) for result in answer.json().get("data", {}).get("result", [])]
 
     try:
-        measured.until(lambda: ask(':tensorflow:serving:request_count{model_name="tiny",status="OK"}') == [3])
-        assert ask(':tensorflow:serving:request_latency_bucket{model_name="tiny",le="+Inf"}') == [3]
+        measured.until(lambda: ask(':tensorflow:serving:request_count{model_name="tiny",status="OK"}') == [4])
+        assert ask(':tensorflow:serving:request_latency_bucket{API="predict",le="+Inf"}') == [3]
         assert ask('up{job="mien"}') == [1]
     finally:
         process.terminate()

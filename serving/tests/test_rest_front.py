@@ -59,6 +59,12 @@ def test_other_methods_are_malformed_requests(server, method):
     assert requests.request(method, f"{server.url}/v1/models/tiny", timeout=20).status_code == 400
 
 
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND"])
+def test_methods_that_are_not_let_through_are_an_html_page(server, method):
+    answer = requests.request(method, f"{server.url}/v1/models/tiny", timeout=20)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (501, "text/html")
+
+
 @pytest.mark.parametrize("path", ["/", "/v1", "/metrics", "/v2/models/tiny:predict", "/monitoring/prometheus/metrics"])
 def test_what_is_not_the_api_is_an_html_page(server, path):
     answer = requests.get(server.url + path, timeout=20)

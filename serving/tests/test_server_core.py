@@ -122,6 +122,29 @@ def test_a_refused_reload_leaves_everything_as_it_was(base_path, tmp_path):
     core.stop()
 
 
+def test_an_empty_configuration_unloads_nothing_and_a_list_without_models_everything(base_path):
+    core = core_of()
+    core.start(ModelServerConfig())
+    core.reload_config(ModelServerConfig())
+    core.reload_config(config_of(base_path))
+    with pytest.raises(StatusError, match="FAILED_PRECONDITION: Cannot transition to requested config"):
+        core.reload_config(ModelServerConfig())
+    assert version_for(core) == 1
+    core.reload_config(ModelServerConfig(model_config_list={}))
+    with pytest.raises(StatusError, match="NOT_FOUND"):
+        version_for(core)
+    core.stop()
+
+
+def test_models_that_fail_are_told_in_the_order_of_their_names(tmp_path):
+    config = ModelServerConfig()
+    for name in ("b", "a"):
+        (tmp_path / name / "1" / "broken").mkdir(parents=True)
+        config.MergeFrom(config_of(tmp_path / name, name=name))
+    with pytest.raises(StatusError, match=r"2 servable\(s\) did not become available: \{\{\{name: a .*\{\{name: b "):
+        core_of().start(config)
+
+
 def test_a_reload_waits_for_a_model_that_was_there_before_to_come_back(base_path, tmp_path):
     (tmp_path / "n" / "1").mkdir(parents=True)
     core = core_of()

@@ -6,7 +6,7 @@ from mien_client.protos import PredictionLog
 from mien_serving._options import SessionOptions
 from mien_serving._servable import Servable
 from mien_serving._status import StatusError
-from mien_serving._warmup import warm_up
+from mien_serving._warmup import has_warm_up, warm_up
 
 tf = pytest.importorskip("tensorflow")
 
@@ -32,8 +32,10 @@ def write(file, *logs):
             writer.write(text_format.Parse(log, PredictionLog()).SerializeToString())
 
 
-def test_a_model_without_warm_up_requests_needs_none(tiny, tmp_path):
-    warm_up(tiny, tmp_path)
+def test_a_model_brings_warm_up_requests_or_none(requests_file, tmp_path):
+    assert not has_warm_up(tmp_path)
+    write(requests_file, REGRESS)
+    assert has_warm_up(tmp_path)
 
 
 def test_requests_of_every_kind_are_run_as_often_as_asked(tiny, requests_file, tmp_path, monkeypatch):

@@ -195,6 +195,8 @@ class BatchScheduler:
         size = _size(feeds)
         if options.input_limit is not None and size > options.input_limit:
             raise invalid_argument(f"Task size {size} is larger than maximum input batch size {options.input_limit}")
+        if self._metrics:
+            self._metrics.batched(size)
         key = (owner, _kind(feeds, options.pad_variable_length_inputs), tuple(fetches))
         with self._changed:
             if self._stopped:
@@ -227,7 +229,10 @@ class BatchScheduler:
             _settle((task.outputs, expired) for task in wanted if task.deadline <= now)
             if waiting:
                 if self._metrics:
-                    self._metrics.batch_run(queue.options.thread_pool_name, [now - task.queued for task in waiting])
+                    size = sum(task.size for task in waiting)
+                    padded = queue.options.padded(size)
+                    waited_s = [now - task.queued for task in waiting]
+                    self._metrics.batch_run(queue.options.thread_pool_name, waited_s, padded, padded - size)
                 _settle(_run_together(queue, waiting))
 
     def _next(self) -> tuple[_Queue, _Batch] | None:
@@ -302,7 +307,7 @@ def _run_together(queue: _Queue, tasks: Sequence[_Task[Any]]) -> Iterable[tuple[
 def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]:
     """The outputs of each task, from one run."""
     size = sum(task.size for task in tasks)
-    padded = min((allowed for allowed in queue.options.allowed_batch_sizes if allowed >= size > 0), default=size)
+    padded = queue.options.padded(size)
     feeds = {
         name: _merged([task.feeds[name] for task in tasks], padded - size, queue.options.pad_variable_length_inputs)
         for name in tasks[0].feeds

@@ -48,6 +48,10 @@ class BatchingOptions:
         """Examples in a request at most; None for any number."""
         return None if self.enable_large_batch_splitting and not self.max_execution_batch_size else self.max_batch_size
 
+    def padded(self, size: int) -> int:
+        """Examples in a batch once it is filled up to an allowed size; an empty one is not."""
+        return min((allowed for allowed in self.allowed_batch_sizes if allowed >= size > 0), default=size)
+
 
 def read_batching_parameters(path: Path) -> BatchingOptions:
     """Reads a ``BatchingParameters`` message in text form; what it does not say stays at its default.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -34,12 +34,18 @@ def single_model_config(name: str, base_path: str) -> ModelServerConfig:
     return config
 
 
-def check_config(config: ModelServerConfig) -> None:
+def check_config(config: ModelServerConfig, served: Collection[str] = ()) -> None:
     """Refuses a list of models that TensorFlow Serving refuses.
+
+    Args:
+        config: The list.
+        served: Names of the models that are served so far, as all are on the one platform there is.
 
     Raises:
         StatusError: INVALID_ARGUMENT; a model is listed twice, its base path is relative, or its platform unknown.
     """
+    if config.WhichOneof("config") == "custom_model_config":
+        raise invalid_argument("ModelServer does not yet support custom model config.")
     names = set()
     for model in config.model_config_list.config:
         if model.name in names:
@@ -52,6 +58,11 @@ def check_config(config: ModelServerConfig) -> None:
             )
     for model in config.model_config_list.config:
         platform = _platform(model)
+        if platform != _PLATFORM and model.name in served:
+            raise invalid_argument(
+                f"Illegal to change a model's platform. For model {model.name} platform was {_PLATFORM} and new "
+                f"platform requested is {platform}"
+            )
         if platform != _PLATFORM:
             raise invalid_argument(f"Model {model.name} requests unsupported platform {platform}")
 
@@ -87,4 +98,6 @@ def _platform(model: ModelConfig) -> str:
         raise invalid_argument(
             "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
         )
-    return str(ModelType.Name(model.model_type)).lower()
+    if model.model_type != ModelType.Value("TENSORFLOW"):
+        raise invalid_argument(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+    return _PLATFORM

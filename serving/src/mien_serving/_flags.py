@@ -18,7 +18,6 @@ _WITHOUT_MEANING: Final = {
     "prefer_tflite_model": "TensorFlow Lite models are not served",
     "num_tflite_pools": "TensorFlow Lite models are not served",
     "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served",
-    "enable_signature_method_name_check": "method names are not checked",
     "xla_cpu_compilation_enabled": "the SavedModel decides what is compiled",
     "xla_gpu_compilation_enabled": "the SavedModel decides what is compiled",
     "enable_profiler": "there is no profiler service",
@@ -194,6 +193,11 @@ def _add_session_flags(group: argparse._ArgumentGroup) -> None:
         default="",
         choices=("", "bfloat16"),
         help="bfloat16 where the processor has it, which is faster and a little less exact (float32)",
+    )
+    group.add_argument(
+        "--enable_signature_method_name_check",
+        **_boolean(False),
+        help="let signatures answer only the calls that their method name is for (%(default)s)",
     )
     group.add_argument(
         "--saved_model_tags", default="serve", metavar="TAG,…", help="the graph of a SavedModel to load (%(default)s)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from google.protobuf import text_format
@@ -17,13 +18,12 @@ from mien_client.protos import (
     SignatureDef,
 )
 
-from mien_serving._prediction import DEFAULT_SIGNATURE
+from mien_serving._prediction import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from mien_serving._servable import NO_DEADLINE, Servable
 from mien_serving._status import Code, StatusError, invalid_argument
 from mien_serving._tensor import DATA_TYPES
 
-_CLASSIFY = "tensorflow/serving/classify"
-_REGRESS = "tensorflow/serving/regress"
+_KINDS: Final = {CLASSIFY: "classification", REGRESS: "regression"}
 
 Outputs = Mapping[str, np.ndarray]
 """Fetched values by tensor name."""
@@ -37,10 +37,10 @@ def classify(
     Raises:
         StatusError: The signature does not classify, there are no examples, or the graph failed.
     """
-    signature = _signature(servable, signature_name, "No signature was found with the name")
+    signature = _signature(servable, signature_name, CLASSIFY, "No signature was found with the name")
     input_name, output_names = _classification_tensors(signature)
     batch = _serialized_examples(examples)
-    fetched = servable.run({input_name: batch}, output_names, deadline)
+    fetched = servable.run({input_name: batch}, output_names, deadline, "Classify")
     return _classification_result(signature, len(batch), dict(zip(output_names, fetched, strict=True)))
 
 
@@ -52,10 +52,10 @@ def regress(
     Raises:
         StatusError: The signature does not regress, there are no examples, or the graph failed.
     """
-    signature = _signature(servable, signature_name, "No signature was found with the name")
+    signature = _signature(servable, signature_name, REGRESS, "No signature was found with the name")
     input_name, output_names = _regression_tensors(signature)
     batch = _serialized_examples(examples)
-    fetched = servable.run({input_name: batch}, output_names, deadline)
+    fetched = servable.run({input_name: batch}, output_names, deadline, "Regress")
     return _regression_result(signature, len(batch), dict(zip(output_names, fetched, strict=True)))
 
 
@@ -78,14 +78,14 @@ def multi_inference(
     for number, task in enumerate(request.tasks):
         signature = _task_signature(servable, request, number)
         input_name, output_names = (
-            _classification_tensors(signature) if task.method_name == _CLASSIFY else _regression_tensors(signature)
+            _classification_tensors(signature) if task.method_name == CLASSIFY else _regression_tensors(signature)
         )
         if feed and feed != input_name:
             raise invalid_argument("Input tensor must be the same for all Signatures.")
         feed = input_name
         fetches.update(dict.fromkeys(output_names))
     batch = _serialized_examples(request.input)
-    fetched = dict(zip(fetches, servable.run({feed: batch}, list(fetches), deadline), strict=True))
+    fetched = dict(zip(fetches, servable.run({feed: batch}, list(fetches), deadline, "MultiInference"), strict=True))
     response = MultiInferenceResponse()
     for number, task in enumerate(request.tasks):
         signature = _task_signature(servable, request, number)
@@ -93,7 +93,7 @@ def multi_inference(
         result.model_spec.name = task.model_spec.name
         result.model_spec.version.value = version
         result.model_spec.signature_name = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if task.method_name == _CLASSIFY:
+        if task.method_name == CLASSIFY:
             result.classification_result.CopyFrom(_classification_result(signature, len(batch), fetched))
         else:
             result.regression_result.CopyFrom(_regression_result(signature, len(batch), fetched))
@@ -110,16 +110,20 @@ def _task_signature(servable: Servable, request: MultiInferenceRequest, number: 
         raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
     if name in [before.model_spec.signature_name or DEFAULT_SIGNATURE for before in request.tasks[:number]]:
         raise invalid_argument(f"Duplicate evaluation of signature: {name}")
-    signature = _signature(servable, name, "Requested signature not found in model graph")
-    if task.method_name not in (_CLASSIFY, _REGRESS):
+    if name in servable.signatures and task.method_name not in _KINDS:
         raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-    return signature
+    return _signature(servable, name, task.method_name, "Requested signature not found in model graph")
 
 
-def _signature(servable: Servable, name: str, complaint: str) -> SignatureDef:
-    signature = servable.signatures.get(name or DEFAULT_SIGNATURE)
+def _signature(servable: Servable, name: str, method: str, complaint: str) -> SignatureDef:
+    name = name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
     if signature is None:
-        raise invalid_argument(f"{complaint}: {name or DEFAULT_SIGNATURE}")
+        raise invalid_argument(f"{complaint}: {name}")
+    if not servable.accepts_method(name, method):
+        raise invalid_argument(
+            f"Expected {_KINDS[method]} signature method_name to be {method}. Was: {signature.method_name}"
+        )
     return signature
 
 

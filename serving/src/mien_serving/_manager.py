@@ -188,7 +188,7 @@ class Manager(Generic[S]):
             StatusError: UNKNOWN, with the reasons, if a model's version ended instead.
         """
         with self._changed:
-            while None in (settled := {name: self._settled(name, since) for name in names}).values():
+            while None in (settled := {name: self._settled(name, since) for name in sorted(names)}).values():
                 self._changed.wait()
             failed = [(id_, state) for id_, state in filter(None, settled.values()) if state.state is State.END]
         if failed:

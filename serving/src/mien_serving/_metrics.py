@@ -18,6 +18,12 @@ _LATENCY_BUCKETS: Final = [10 * 1.8**power for power in range(33)]
 _QUEUING_BUCKETS: Final = [100 * 1.2**power for power in range(52)]
 """Microseconds: from 100 to about 1 second."""
 
+_SIZE_BUCKETS: Final = [2**power for power in range(14)]
+"""Examples: from 1 to 8192."""
+
+_RUNTIME: Final = "TF1"
+"""What TensorFlow Serving calls a runtime that runs graphs in sessions."""
+
 # The library ends the name of every counter in _total, TensorFlow Serving none.
 _COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z_:]+?)_total\b", re.MULTILINE)
 
@@ -41,6 +47,13 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=self._registry,
         )
+        self._runtime = prometheus_client.Histogram(
+            ":tensorflow:serving:runtime_latency",
+            "Distribution of wall time (in microseconds) for Tensorflow runtime.",
+            ["model_name", "API", "runtime"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
         self._loads = prometheus_client.Counter(
             ":tensorflow:cc:saved_model:load_attempt_count",
             "The number of times a SavedModel was successfully loaded, or not.",
@@ -53,6 +66,13 @@ class Metrics:
             ["model_path"],
             registry=self._registry,
         )
+        self._warmup = prometheus_client.Histogram(
+            ":tensorflow:serving:model_warmup_latency",
+            "Distribution of wall time (in microseconds) for warming up the model.",
+            ["model_path", "status"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
         self._graph_runs = prometheus_client.Counter(
             ":tensorflow:core:graph_runs",
             "The number of graph executions used to collect graph_run_time_usecs.",
@@ -63,7 +83,6 @@ class Metrics:
             "The total time spent on executing graphs in microseconds.",
             registry=self._registry,
         )
-
         self._queuing = prometheus_client.Histogram(
             ":tensorflow:serving:batching_session:queuing_latency",
             "Distribution of wall time spent (in microseconds) in queuing",
@@ -76,6 +95,25 @@ class Metrics:
             "Total count of run calls on the wrapped session",
             registry=self._registry,
         )
+        self._input_size = prometheus_client.Histogram(
+            ":tensorflow:serving:batching_session:input_batch_size",
+            "Tracks the batch size distribution on the inputs.",
+            buckets=_SIZE_BUCKETS,
+            registry=self._registry,
+        )
+        self._processed_size = prometheus_client.Histogram(
+            ":tensorflow:serving:batching_session:processed_batch_size",
+            "Tracks the batch size distribution on processing.",
+            buckets=_SIZE_BUCKETS,
+            registry=self._registry,
+        )
+        self._padding_size = prometheus_client.Histogram(
+            ":tensorflow:serving:batching_session:padding_size",
+            "Tracks the padding size distribution on batches.",
+            ["execution_batch_size"],
+            buckets=_SIZE_BUCKETS,
+            registry=self._registry,
+        )
 
     @contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -83,7 +121,7 @@ class Metrics:
 
         Args:
             model: The model that it asked for.
-            api: ``Predict``, ``Classify``, ….
+            api: ``Predict``, ``Classify``, …; the verb of a REST path, which status and metadata have not.
             entrypoint: ``GRPC`` or ``REST``.
         """
         start, code = time.perf_counter(), Code.INTERNAL
@@ -109,6 +147,20 @@ class Metrics:
             self._loads.labels(path, status).inc()
 
     @contextmanager
+    def warm_up(self, path: str) -> Iterator[None]:
+        """Measures one warm-up, if it ends well."""
+        start = time.perf_counter()
+        yield
+        self._warmup.labels(path, Code.OK.name).observe(_micros_since(start))
+
+    @contextmanager
+    def run(self, model: str, api: str) -> Iterator[None]:
+        """Measures what a request spends in TensorFlow, and waiting for its batch, if it ends well."""
+        start = time.perf_counter()
+        yield
+        self._runtime.labels(model, api, _RUNTIME).observe(_micros_since(start))
+
+    @contextmanager
     def graph_run(self) -> Iterator[None]:
         """Counts one run of a graph."""
         start = time.perf_counter()
@@ -116,12 +168,35 @@ class Metrics:
         self._graph_runs.inc()
         self._graph_run_time.inc(_micros_since(start))
 
-    def batch_run(self, thread_pool: str, waited_s: Iterable[float]) -> None:
-        """Counts one run of a batch, and how long its requests have waited for it."""
+    def batched(self, size: int) -> None:
+        """Counts one request that will be part of a batch, by its examples."""
+        self._input_size.observe(size)
+
+    def batch_run(self, thread_pool: str, waited_s: Iterable[float], size: int, padding: int) -> None:
+        """Counts one run of a batch.
+
+        Args:
+            thread_pool: What the threads are called.
+            waited_s: How long each of its requests has waited for it.
+            size: Examples, with those that only fill it up.
+            padding: How many of them do.
+        """
         self._batch_runs.inc()
+        self._processed_size.observe(size)
+        self._padding_size.labels(str(size)).observe(padding)
         queuing = self._queuing.labels(thread_pool)
         for seconds in waited_s:
             queuing.observe(seconds * 1_000_000)
+
+    def count(self, name: str) -> int:
+        """The first value of the counter that TensorFlow knows by a name such as ``/tensorflow/core/graph_runs``.
+
+        It is 0 if there is none.
+        """
+        for family in self._registry.collect():
+            if family.name == name.replace("/", ":") and family.type == "counter" and family.samples:
+                return int(family.samples[0].value)
+        return 0
 
     def page(self) -> bytes:
         """All of it in Prometheus's text format."""

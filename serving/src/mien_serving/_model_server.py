@@ -24,7 +24,7 @@ from mien_serving._servable import BatchingServable, Servable
 from mien_serving._server_core import ServerCore
 from mien_serving._services import Services
 from mien_serving._status import StatusError
-from mien_serving._warmup import warm_up
+from mien_serving._warmup import has_warm_up, warm_up
 
 try:
     from uvloop import new_event_loop
@@ -68,7 +68,8 @@ class ModelServer:
                 self._scheduler.stop()
 
     async def _serve(self, announce: Callable[[int, int], None]) -> None:
-        services = Services(self._core, as_tensor_content=self._options.grpc.serialization_as_tensor_content)
+        as_tensor_content = self._options.grpc.serialization_as_tensor_content
+        services = Services(self._core, self._metrics, as_tensor_content=as_tensor_content)
         batching = self._options.batching is not None
         grpc_front = GrpcFront(services, self._options.grpc, self._metrics, batching=batching)
         rest_front = RestFront(RestApi(services, self._metrics), self._options.rest, self._metrics)
@@ -91,26 +92,27 @@ class ModelServer:
         logger.info("Told to end: requests in flight are answered first")
         await asyncio.gather(grpc_front.stop(_GRACE_S), rest_front.stop(_GRACE_S))
 
-    def _load(self, _: ServableId, path: Path) -> Servable:
+    def _load(self, servable_id: ServableId, path: Path) -> Servable:
         with self._metrics.load(str(path)) if self._metrics else nullcontext():
-            servable = self.load_saved_model(path)
-        if self._options.enable_model_warmup:
+            servable = self.load_saved_model(path, servable_id.name)
+        if self._options.enable_model_warmup and has_warm_up(path):
             try:
-                warm_up(servable, path, self._options.warmup_iterations)
+                with self._metrics.warm_up(str(path)) if self._metrics else nullcontext():
+                    warm_up(servable, path, self._options.warmup_iterations)
             except BaseException:
                 servable.close()
                 raise
         return servable
 
-    def load_saved_model(self, path: Path) -> Servable:
+    def load_saved_model(self, path: Path, name: str = "") -> Servable:
         """Loads a SavedModel, with batching if the options, or its own parameters, ask for it."""
         batching = self._options.batching
         if batching and self._options.per_model_batching:
             file = path / "batching_params.pbtxt"
             batching = read_batching_parameters(file) if file.exists() else None
         if self._scheduler is None or batching is None:
-            return Servable(path, self._options.session, self._metrics)
-        return BatchingServable(path, self._options.session, self._scheduler, batching, self._metrics)
+            return Servable(path, self._options.session, self._metrics, name)
+        return BatchingServable(path, self._options.session, self._scheduler, batching, self._metrics, name)
 
     def _poll_config_file(self) -> None:
         if self._options.config_file and self._options.config_file_poll_wait_seconds > 0:

@@ -16,6 +16,11 @@ from mien_serving._tensor import array_from_proto
 DEFAULT_SIGNATURE: Final = "serving_default"
 """The signature of requests that name none."""
 
+PREDICT: Final = "tensorflow/serving/predict"
+CLASSIFY: Final = "tensorflow/serving/classify"
+REGRESS: Final = "tensorflow/serving/regress"
+"""The method names of signatures."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -53,10 +58,15 @@ def prepare(
     Raises:
         StatusError: The request does not fit the signature.
     """
-    tensors = servable.signature_tensors.get(signature_name or DEFAULT_SIGNATURE)
+    signature_name = signature_name or DEFAULT_SIGNATURE
+    tensors = servable.signature_tensors.get(signature_name)
     if tensors is None:
+        raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
+    if not servable.accepts_method(signature_name, PREDICT, CLASSIFY, REGRESS):
         raise StatusError(
-            Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name or DEFAULT_SIGNATURE}" not found.'
+            Code.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. Was: "
+            f"{servable.signatures[signature_name].method_name}",
         )
     _check_input_names(tensors, inputs)
     feeds = {tensor: _input(tensors, name, inputs) for name, tensor in tensors.inputs.items()}

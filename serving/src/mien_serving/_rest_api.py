@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
@@ -28,6 +28,9 @@ from mien_serving._prediction import DEFAULT_SIGNATURE, predict
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import SIGNATURE_DEF, Services
 from mien_serving._status import HTTP_STATUS, StatusError, invalid_argument
+
+_METHODS: Final = {"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"}
+"""What TensorFlow Serving's HTTP server lets through."""
 
 _API: Final = re.compile(r"/v1/.*", re.IGNORECASE)
 _PREDICTION: Final = re.compile(
@@ -83,8 +86,10 @@ class RestApi:
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """Answers one request; every error becomes an answer."""
+        if request.method not in _METHODS:
+            return _html(501, "Not Implemented")
         if not _API.fullmatch(request.target):
-            return _NOT_FOUND
+            return _html(404, "Not Found")
         try:
             return HttpAnswer(200, self._dispatch(request))
         except _BadVersion:
@@ -95,19 +100,19 @@ class RestApi:
             return error_answer(invalid_argument("JSON Parse error: The document is nested too deeply."))
 
     def _dispatch(self, request: HttpRequest) -> bytes:
+        spec, answer, verb = self._route(request)
+        with measured(self._metrics, spec.name, verb, "REST"):
+            return answer(spec, request)
+
+    def _route(self, request: HttpRequest) -> tuple[ModelSpec, Callable[[ModelSpec, HttpRequest], bytes], str]:
+        """What a request asks for, what answers it, and the verb of its path."""
         if request.method == "POST" and (route := _PREDICTION.fullmatch(request.target)):
-            spec = _model_spec(route)
             # The route is matched without regard to case, the verb is not.
-            answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(route[4])
-            if answer:
-                with measured(self._metrics, spec.name, route[4].capitalize(), "REST"):
-                    return answer(spec, request)
-        elif request.method == "GET" and (route := _MODEL.fullmatch(request.target)):
-            spec = _model_spec(route)
-            if not spec.name:
-                raise invalid_argument("Missing model name in request.")
-            return self._metadata(spec) if route[4] == "metadata" else self._status(spec)
-        raise invalid_argument(f"Malformed request: {request.method} {request.target}")
+            answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+            return _model_spec(route), answers.get(route[4], _malformed), route[4]
+        if request.method == "GET" and (route := _MODEL.fullmatch(request.target)):
+            return _model_spec(route), self._metadata if route[4] == "metadata" else self._status, ""
+        return ModelSpec(), _malformed, ""
 
     def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
         body = request.body
@@ -136,10 +141,12 @@ class RestApi:
         message = RegressionRequest(model_spec=spec, input=read_examples(document))
         return regression_body(self._services.regress(message, request.deadline).result)
 
-    def _status(self, spec: ModelSpec) -> bytes:
+    def _status(self, spec: ModelSpec, _: HttpRequest) -> bytes:
+        _require_name(spec)
         return _json(self._services.get_model_status(GetModelStatusRequest(model_spec=spec))).encode()
 
-    def _metadata(self, spec: ModelSpec) -> bytes:
+    def _metadata(self, spec: ModelSpec, _: HttpRequest) -> bytes:
+        _require_name(spec)
         request = GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
         response = self._services.get_model_metadata(request)
         signatures = SignatureDefMap()
@@ -182,14 +189,21 @@ def _model_spec(match: re.Match[str]) -> ModelSpec:
     return spec
 
 
+def _malformed(_: ModelSpec, request: HttpRequest) -> bytes:
+    raise invalid_argument(f"Malformed request: {request.method} {request.target}")
+
+
+def _require_name(spec: ModelSpec) -> None:
+    if not spec.name:
+        raise invalid_argument("Missing model name in request.")
+
+
 def _json(message: Any) -> str:
     return json_format.MessageToJson(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
     )
 
 
-_NOT_FOUND: Final = HttpAnswer(
-    404,
-    b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n",
-    "text/html",
-)
+def _html(status: int, reason: str) -> HttpAnswer:
+    page = f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
+    return HttpAnswer(status, page.encode(), "text/html")

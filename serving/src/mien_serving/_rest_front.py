@@ -27,7 +27,7 @@ MAX_BODY: Final = 2**31 - 1
 _TOO_LARGE: Final = HttpAnswer(413, error_body(f"The request's body is larger than {MAX_BODY} bytes"))
 _CORS_HEADERS: Final = (
     (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-methods", b"POST, GET"),
     (b"access-control-allow-headers", b"Content-Type"),
 )
 
@@ -120,7 +120,10 @@ class RestFront:
         def compute() -> HttpAnswer:
             if self._options.enable_cors_support and scope["method"] == "OPTIONS":
                 return HttpAnswer(200, b"")
-            if self._metrics and target.partition("?")[0] == self._options.metrics_path:
+            path = self._options.metrics_path
+            if self._metrics and target.partition("?")[0] == path:
+                if target != path:
+                    return HttpAnswer(400, f"Unexpected path: {target}. Should be {path}".encode(), "text/plain")
                 return HttpAnswer(200, self._metrics.page(), "text/plain")
             return self._api.answer(HttpRequest(scope["method"], target, decompressed(body, headers), deadline))
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from mien_serving._status import Code, StatusError
 
 NO_DEADLINE = math.inf
 """The deadline of a request that may take forever; deadlines are seconds on the monotonic clock."""
+
+PREDICT_API = "Predict"
+"""What metrics call requests that carry tensors."""
 
 tf.get_logger().setLevel(logging.ERROR)
 
@@ -55,6 +58,7 @@ class Servable:
         path: The folder that holds ``saved_model.pb``.
         options: How to run it.
         metrics: Counts its runs.
+        name: What metrics call the model.
 
     Raises:
         StatusError: It cannot be loaded.
@@ -64,7 +68,7 @@ class Servable:
         signature_tensors: The tensors of each of them.
     """
 
-    def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None) -> None:
+    def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None, name: str = "") -> None:
         model = load_saved_model(path, options)
         self._session = model.session
         self._tensors = model.tensors
@@ -79,10 +83,20 @@ class Servable:
             )
             for name, signature in self.signatures.items()
         }
+        self._check_method_names = options.check_method_names
         self._metrics = metrics
+        self._name = name
+
+    def accepts_method(self, signature_name: str, *methods: str) -> bool:
+        """Whether the method name of a signature is one of these, or may be any."""
+        return not self._check_method_names or self.signatures[signature_name].method_name in methods
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        deadline: float = NO_DEADLINE,
+        api: str = PREDICT_API,
     ) -> list[np.ndarray]:
         """Runs the graph; other threads run meanwhile.
 
@@ -90,6 +104,7 @@ class Servable:
             feeds: Values by tensor name.
             fetches: Tensor names.
             deadline: When nobody waits for the result any more.
+            api: What metrics call the kind of request.
 
         Returns:
             The value of each fetched tensor.
@@ -97,6 +112,25 @@ class Servable:
         Raises:
             StatusError: TensorFlow refused the inputs or failed, or the deadline has passed.
         """
+        with self._measured(api):
+            return self._run(feeds, fetches, deadline)
+
+    async def run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    ) -> list[np.ndarray]:
+        """As `run`, for an event loop, which goes on meanwhile."""
+        with self._measured(PREDICT_API):
+            return await self._run_async(feeds, fetches, deadline)
+
+    def _measured(self, api: str) -> AbstractContextManager[None]:
+        return self._metrics.run(self._name, api) if self._metrics else nullcontext()
+
+    async def _run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
+    ) -> list[np.ndarray]:
+        return await asyncio.to_thread(self._run, feeds, fetches, deadline)
+
+    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
         options = None
         if deadline != NO_DEADLINE:
             remaining_ms = math.ceil((deadline - time.monotonic()) * 1000)
@@ -122,12 +156,6 @@ class Servable:
                 pywrap_tf_session.TF_DeleteBuffer(options)
         return outputs
 
-    async def run_async(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
-    ) -> list[np.ndarray]:
-        """As `run`, for an event loop, which goes on meanwhile."""
-        return await asyncio.to_thread(self.run, feeds, fetches, deadline)
-
     def close(self) -> None:
         """Frees the session; nothing may run any more."""
         self._session.close()
@@ -148,6 +176,7 @@ class BatchingServable(Servable):
         scheduler: Forms the batches.
         batching: How it forms those of this servable.
         metrics: Counts its runs.
+        name: What metrics call the model.
     """
 
     def __init__(
@@ -157,19 +186,16 @@ class BatchingServable(Servable):
         scheduler: BatchScheduler,
         batching: BatchingOptions,
         metrics: Metrics | None = None,
+        name: str = "",
     ) -> None:
-        super().__init__(path, options, metrics)
+        super().__init__(path, options, metrics, name)
         self._scheduler = scheduler
         self._batching = batching
 
-    def run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    async def _run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
     ) -> list[np.ndarray]:
-        """Runs the graph on a batch that these feeds are a part of."""
-        return self._scheduler.run(self, super().run, feeds, fetches, deadline, self._batching)
+        return await self._scheduler.run_async(self, super()._run, feeds, fetches, deadline, self._batching)
 
-    async def run_async(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
-    ) -> list[np.ndarray]:
-        """As `run`, for an event loop; no thread waits for the batch."""
-        return await self._scheduler.run_async(self, super().run, feeds, fetches, deadline, self._batching)
+    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
+        return self._scheduler.run(self, super()._run, feeds, fetches, deadline, self._batching)

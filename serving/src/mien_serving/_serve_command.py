@@ -134,6 +134,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             inter_op_parallelism=flags.tensorflow_inter_op_parallelism or parallelism,
             config=_session_config(flags.tensorflow_session_config_file),
             saved_model_tags=flags.saved_model_tags.split(","),
+            check_method_names=flags.enable_signature_method_name_check,
             bfloat16=flags.mixed_precision == "bfloat16",
         ),
     )

@@ -59,7 +59,14 @@ class ServerCore(Generic[S]):
             StatusError: The configuration is refused, or a new model's version could not be loaded.
         """
         with self._reload_lock:
-            check_config(config)
+            if self._models and not config.HasField("model_config_list"):
+                # Such as a file that is empty for a moment, because it is being written.
+                raise StatusError(
+                    Code.FAILED_PRECONDITION,
+                    "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+                    "another.",
+                )
+            check_config(config, self._models)
             models = models_on_disk(config, self._options.model_repository)
             new = models.keys() - self._models.keys()
             for name in sorted(new):

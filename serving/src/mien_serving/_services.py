@@ -27,6 +27,7 @@ from mien_client.protos import (
 
 from mien_serving._inference import classify, multi_inference, regress
 from mien_serving._manager import ServableId, ServableState
+from mien_serving._metrics import Metrics
 from mien_serving._prediction import DEFAULT_SIGNATURE, predict, prepare
 from mien_serving._servable import NO_DEADLINE, Servable
 from mien_serving._server_core import ServerCore
@@ -44,11 +45,15 @@ class Services:
 
     Args:
         core: Has the models.
+        metrics: Counts what they do.
         as_tensor_content: Whether predictions are written as bytes instead of typed fields.
     """
 
-    def __init__(self, core: ServerCore[Servable], *, as_tensor_content: bool = False) -> None:
+    def __init__(
+        self, core: ServerCore[Servable], metrics: Metrics | None = None, *, as_tensor_content: bool = False
+    ) -> None:
         self.core = core
+        self._metrics = metrics
         self._as_tensor_content = as_tensor_content
 
     def predict(self, request: PredictRequest, deadline: float = NO_DEADLINE) -> PredictResponse:
@@ -145,16 +150,25 @@ class Services:
     def handle_reload_config_request(
         self, request: ReloadConfigRequest, _: float = NO_DEADLINE
     ) -> ReloadConfigResponse:
-        """Replaces the model configuration; answers when the models that are new in it are available."""
+        """Replaces the model configuration; answers when the models that are new in it are available.
+
+        The answer tells by how much the counters that the request names have grown meanwhile.
+        """
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
+        before = {name: self._count(name) for name in request.metric_names}
         self.core.reload_config(request.config)
         response = ReloadConfigResponse()
         response.status.SetInParent()
+        for name, count in before.items():
+            response.metric.add(name=name, int64_value_increase=self._count(name) - count)
         return response
+
+    def _count(self, name: str) -> int:
+        return self._metrics.count(name) if self._metrics else 0
 
 
 def _tell_who_answered(spec: ModelSpec, servable_id: ServableId, asked: ModelSpec) -> None:

@@ -17,23 +17,27 @@ from mien_serving._status import Code, StatusError, invalid_argument
 
 logger = logging.getLogger(__name__)
 
+_FILE: Final = Path("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS: Final = 1000
 
 
+def has_warm_up(path: Path) -> bool:
+    """Whether a SavedModel brings warm-up requests."""
+    return (path / _FILE).exists()
+
+
 def warm_up(servable: Servable, path: Path, iterations: int = 1) -> None:
-    """Runs the warm-up requests that a SavedModel brings, if it brings any.
+    """Runs the warm-up requests that a SavedModel brings.
 
     Args:
         servable: The loaded model.
-        path: Its folder; the requests are in ``assets.extra/tf_serving_warmup_requests``.
+        path: Its folder.
         iterations: How often each request runs.
 
     Raises:
         StatusError: The file cannot be read, or a request in it failed: the version is not fit to serve.
     """
-    file = path / "assets.extra" / "tf_serving_warmup_requests"
-    if not file.exists():
-        return
+    file = path / _FILE
     count = 0
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(file)):
