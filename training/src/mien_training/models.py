@@ -70,25 +70,24 @@ def emotion_network(shape: Network, others: int = 0) -> keras.Model:
 
     Args:
         shape: See `Network`.
-        others: How many further classes there are in training; see `FewerClasses`.
+        others: How many further classes there are in training; see `FurtherClasses`.
     """
     images, maps = _backbone(shape)
     x = layers.GlobalAveragePooling2D(name="pool")(maps[-1])
     x = layers.Dropout(shape.dropout, name="dropout")(x)
     logits = layers.Dense(len(EMOTIONS), dtype="float32", name="logits")(x)
-    if not others:
-        return keras.Model(images, logits, name="emotion")
-    more = layers.Dense(others, dtype="float32", name="others")(x)
-    return FewerClasses(images, layers.Concatenate(dtype="float32", name="all")([logits, more]), name="emotion")
+    if others:
+        more = layers.Dense(others, dtype="float32", name="others")(x)
+        logits = FurtherClasses(dtype="float32", name="further")([logits, more])
+    return keras.Model(images, logits, name="emotion")
 
 
-class FewerClasses(keras.Model):  # type: ignore[misc]  # Keras has no types
-    """An emotion network that, except in training, answers for `contract.EMOTIONS` only, the first of its classes."""
+class FurtherClasses(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Adds classes in training, and only there: float32 [N, 5] and [N, others] to [N, 5 + others], or else [N, 5]."""
 
-    def call(self, images: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Compute logits: uint8 [N, 48, 48] to float32 [N, 5], or in training [N, 5 + others]."""
-        logits = super().call(images, training=training, mask=mask)
-        return logits if training else logits[:, : len(EMOTIONS)]
+    def call(self, logits: Any, training: bool | None = None) -> Any:
+        """Join the logits, or take the first ones."""
+        return keras.ops.concatenate(logits, axis=1) if training else logits[0]
 
 
 def keypoint_network(shape: Network) -> keras.Model:

@@ -31,6 +31,7 @@ from mien_training.configs import Config
 from mien_training.errors import RunError
 from mien_training.files import sha256, write_atomically, write_json
 from mien_training.interruption import Interrupted, stop_signal
+from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import transfer
 from mien_training.prediction import inference, predict, taught_by
 from mien_training.report import draw_curves, png, write_picture
@@ -96,10 +97,9 @@ class Trainer:
         if trunk:
             transfer(trunk, self.model)
         self.averaged.set_weights(self.model.get_weights())
+        classes = len(contract.EMOTIONS) + (len(OTHER_EMOTIONS) if config.others else 0)
         self._class_weights = tf.constant(
-            class_weights(split.training.targets, self.model.output_shape[-1], config.balance)
-            if name == contract.EMOTION_MODEL
-            else [0.0]
+            class_weights(split.training.targets, classes, config.balance) if name == contract.EMOTION_MODEL else [0.0]
         )
         self._train_step = tf.function(self._shared_step)
         self._infer = inference(self.averaged)
