@@ -3,6 +3,7 @@
     python benchmarks/client_alone.py [--faces 1000000]
 
 The server, in a process of its own, answers at once with numbers that were prepared; what is measured is the client.
+The exit status is 1 if a target was missed.
 """
 
 # ruff: noqa: T201
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -26,6 +28,10 @@ from mien_client import Client, protos
 BATCH = 256
 FACES = 64
 CALLS = 500
+CPU_TARGET = 30.0
+"""Microseconds per face."""
+GROWTH_TARGET = 1.1
+"""Resident memory at the end, as a multiple of that after a tenth of the faces."""
 
 
 def canned(model: str, output: str, shape: tuple[int, ...]) -> bytes:
@@ -105,7 +111,7 @@ def processor_time(call: Callable[[], object], calls: int) -> float:
     return (time.process_time() - start) / calls / FACES * 1e6
 
 
-def main() -> None:
+def main() -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--faces", type=int, default=1_000_000)
@@ -118,7 +124,9 @@ def main() -> None:
             for _ in range(5)
         ]
         own, least = (statistics.median(column) for column in zip(*rounds, strict=True))
-    print(f"{own:.1f} us of CPU per face, {FACES} faces a call; asked for: less than 30; stubs by hand: {least:.1f}\n")
+    thrifty = own < CPU_TARGET
+    print(f"{own:.1f} us of CPU per face, {FACES} faces a call (stubs by hand: {least:.1f}),", end=" ")
+    print(f"target {CPU_TARGET:g}: {'met' if thrifty else 'MISSED'}\n")
     readings = []
     with a_server(BATCH) as address, Client(address) as client:
         start = time.perf_counter()
@@ -128,8 +136,12 @@ def main() -> None:
                 readings.append(resident())
                 print(f"{number:12,}{readings[-1]:14.1f}")
         seconds = time.perf_counter() - start
-    print(f"{count / seconds:,.0f} faces/s; last reading / first: {readings[-1] / readings[0]:.3f}; asked for: flat")
+    growth = readings[-1] / readings[0]
+    flat = growth <= GROWTH_TARGET
+    print(f"{count / seconds:,.0f} faces/s; last reading / first: {growth:.3f}, target {GROWTH_TARGET}:", end=" ")
+    print("met" if flat else "MISSED")
+    return 0 if thrifty and flat else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

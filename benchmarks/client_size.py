@@ -2,7 +2,8 @@
 
     python benchmarks/client_size.py
 
-The disk is what the package and all it requires take in this environment, the interpreter excepted.
+The disk is what the package and all it requires take in this environment, the interpreter excepted. The exit status is
+1 if a target was missed.
 """
 
 # ruff: noqa: S603, T201
@@ -16,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 
 RUNS = 7
+SECONDS, MEMORY_MB, DISK_MB = 0.3, 60.0, 150.0
+"""The targets. The first two are those of a client that is made; the mere import takes a part of that."""
 IMPORTS = {
     "bare interpreter": "",
     "import mien_client": "import mien_client",
@@ -25,9 +28,13 @@ CHILD = """
 import time; start = time.perf_counter()
 {code}
 seconds = time.perf_counter() - start
-import resource, sys
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(seconds, peak * (1 if sys.platform == "darwin" else 1024))
+import re, resource, sys
+try:
+    # The other number counts what this process was before it became Python.
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+except OSError:  # No Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(seconds, peak)
 """
 
 
@@ -63,23 +70,25 @@ def installed_size(name: str) -> int:
     return sum(found.values())
 
 
-def main() -> None:
+def main() -> int:
     """Prints the tables."""
     results = {name: imported(code) for name, code in IMPORTS.items()}
     bare = results["bare interpreter"]
     print(f"{'':20}{'seconds':>10}{'MB above bare':>16}")
     for name, (seconds, memory) in results.items():
         print(f"{name:20}{seconds:10.3f}{(memory - bare[1]) / 1e6:16.1f}")
-    print("asked for: less than 0.3 s and 60 MB\n")
-    ours = installed_size("mien-client")
-    print(f"{'mien-client':28}{ours / 1e6:8.0f} MB installed with all it requires; asked for: less than 150")
-    try:
-        metadata.distribution("tensorflow-serving-api")
-    except metadata.PackageNotFoundError:
-        return
-    official = installed_size("tensorflow-serving-api")
-    print(f"{'tensorflow-serving-api':28}{official / 1e6:8.0f} MB, {official / ours:.0f} times as much")
+    seconds, memory = max(results.values())[0], (max(row[1] for row in results.values()) - bare[1]) / 1e6
+    quick = seconds < SECONDS and memory < MEMORY_MB
+    print(f"targets {SECONDS} s and {MEMORY_MB:g} MB: {'met' if quick else 'MISSED'}\n")
+    ours = installed_size("mien-client") / 1e6
+    small = ours < DISK_MB
+    print(f"{'mien-client':28}{ours:8.0f} MB installed with all it requires, target {DISK_MB:g} MB:", end=" ")
+    print("met" if small else "MISSED")
+    official = installed_size("tensorflow-serving-api") / 1e6
+    if official:
+        print(f"{'tensorflow-serving-api':28}{official:8.0f} MB, {official / ours:.0f} times as much")
+    return 0 if quick and small else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
