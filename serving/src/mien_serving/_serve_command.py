@@ -35,6 +35,9 @@ from mien_serving._status import StatusError, invalid_argument
 _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""
 
+_BATCH_THREADS: Final = "model_server_batch_threads"
+"""What metrics call the threads of batches if no file of parameters names them."""
+
 _CONTAINER_MODEL_NAME: Final = "model"
 """What TensorFlow Serving's container serves if only its environment variable for the path is set."""
 
@@ -167,7 +170,7 @@ def _session_config(file: Path | None) -> bytes:
 def _batching(flags: argparse.Namespace) -> BatchingOptions | None:
     file = flags.batching_parameters_file
     if flags.enable_batching:
-        return read_batching_parameters(file) if file else BatchingOptions()
+        return read_batching_parameters(file) if file else BatchingOptions(thread_pool_name=_BATCH_THREADS)
     if file:
         raise invalid_argument(
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
