@@ -87,6 +87,17 @@ def test_a_client_can_be_made_outside_of_a_loop(grpc_address, backend):
     assert len(asyncio.run(ask())) == 2
 
 
+def test_a_client_belongs_to_one_loop(grpc_address, backend):
+    client = AsyncClient(grpc_address)
+
+    async def ask():
+        return await client.analyze(backend.faces(2))
+
+    assert len(asyncio.run(ask())) == 2
+    with pytest.raises(RuntimeError, match="belongs to another event loop: make one in each"):
+        asyncio.run(ask())
+
+
 def test_the_client_without_asyncio_does_not_load_it():
     code = "import sys; from mien_client import Client; assert 'asyncio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -62,8 +62,8 @@ def security(
     Raises:
         ConfigurationError: If one of them cannot be meant. A secret is not in its text.
     """
-    if tls is None and "MIEN_TLS" in os.environ:
-        tls = _switch(os.environ["MIEN_TLS"])
+    if tls is None and (text := os.environ.get("MIEN_TLS")):
+        tls = _switch(text)
     ca, cert, key = (
         os.fspath(given) if given is not None else os.environ.get(name) or None
         for given, name in ((ca_file, "MIEN_CA_FILE"), (cert_file, "MIEN_CERT_FILE"), (key_file, "MIEN_KEY_FILE"))

@@ -34,6 +34,7 @@ class AioTransport:
         self._headers = security.headers
         self._credentials = channel_credentials(security) if security.tls else None
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._methods: dict[str, Any] = {}
         self._closed = False
 
@@ -74,6 +75,10 @@ class AioTransport:
             raise self._failure("CANCELLED", "the client was closed", target, deadline) from None
 
     def _method(self, service: str, name: str) -> Any:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:  # Its answers would never arrive in this one.
+            raise RuntimeError("this client belongs to another event loop: make one in each")
         if self._channel is None and self._credentials is not None:
             self._channel = grpc.aio.secure_channel(self.endpoint, self._credentials, options=OPTIONS)
         elif self._channel is None:
