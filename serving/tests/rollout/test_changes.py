@@ -86,7 +86,7 @@ class Server:
         self.trip()
         self.asked += 1
         if self.silent:
-            raise ServerError("cannot be reached", silent=True)
+            raise ServerError("cannot be reached")
         for model in config.model_config_list.config:
             for label, version in model.version_labels.items():
                 # Also where the server would let it pass, because it is new or the version is on its way.
@@ -94,7 +94,7 @@ class Server:
         try:
             self.core.reload_config(config)
         except StatusError as error:
-            raise ServerError(f"answers {error}", silent=False) from None
+            raise ServerError(f"answers {error}") from None
         self.trip()
 
     def close(self):

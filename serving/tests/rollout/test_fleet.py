@@ -129,7 +129,6 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_deadline(fleet):
     fleet.stand_in.failing = {"HandleReloadConfigRequest": None}
     fleet.timeout = 0.2
     error = fleet.reload(lambda _: ModelServerConfig())[fleet.address]
-    assert error.silent
     assert str(error) == "gave no answer within 0.2 s"
 
 

@@ -114,7 +114,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         assert "is at it: canary emotion 5" in site.refused("canary", "emotion", good)
         waiting.kill()
         waiting.communicate()
-        assert site.status()["models"]["emotion"]["unfinished"].startswith("canary, begun by ")
+        assert site.status()["models"]["emotion"]["unfinished"].startswith("mien rollout canary emotion 5, begun")
         sentence = site.refused("canary", "emotion", "5", "--wait=1.5")
         assert f"after 1.5 s, on {', '.join(site.addresses)}: version 5 is LOADING. Taken back" in sentence
         assert "In force: emotion stable 1; loaded 1." in sentence

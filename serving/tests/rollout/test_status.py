@@ -79,7 +79,7 @@ def test_the_table_has_a_column_for_each_server_and_says_what_to_do():
                 },
                 "servers": {"a:8500": {"error": ""}, "b:8500": {"error": "cannot be reached"}},
                 "disagreements": ["b:8500 cannot be reached"],
-                "unfinished": "promote, begun by me@here at noon",
+                "unfinished": "mien rollout promote emotion, begun by me@here at noon",
             }
         },
     }
@@ -89,7 +89,7 @@ def test_the_table_has_a_column_for_each_server_and_says_what_to_do():
         "  1        stable  yes         AVAILABLE  ?       3 d  accuracy 0.804  fer2013.csv\n"
         "  2        canary  NO          FAILED     ?\n"
         "  ! b:8500 cannot be reached\n"
-        "  ! unfinished: promote, begun by me@here at noon; run it again\n"
+        "  ! unfinished: mien rollout promote emotion, begun by me@here at noon; run it again\n"
         "\n"
         "not every server agrees with models.config: mend what is marked !, then `mien rollout apply`\n"
     )
@@ -171,6 +171,24 @@ def test_nothing_begins_with_a_base_path_that_is_missing(run):
     assert status == 1
     assert "there is no folder" in complaint
     assert "TensorFlow Serving would wait for it for ever" in complaint
+
+
+@pytest.mark.parametrize(
+    ("begun", "command"),
+    [
+        ({"verb": "canary", "after": DESIRED.document()}, "mien rollout canary emotion 2"),
+        ({"verb": "retire", "after": DESIRED.document(), "gone": [3, 4]}, "mien rollout retire emotion 3 4"),
+        (
+            {"verb": "retire", "after": DESIRED.document(), "gone": [3], "delete": True},
+            "mien rollout retire emotion 3 --delete",
+        ),
+        ({"verb": "rollback", "after": DESIRED.document()}, "mien rollout rollback emotion"),
+    ],
+)
+def test_status_names_the_command_that_finishes_what_was_begun(run, begun, command):
+    verb = begun.pop("verb")
+    Journal(run.site.repository).begin(verb, "emotion", before=DESIRED.document(), **begun)
+    assert f"  ! unfinished: {command}, begun by " in run("status")[1]
 
 
 def test_force_needs_a_reason(run):

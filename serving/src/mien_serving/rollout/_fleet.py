@@ -37,15 +37,7 @@ T = TypeVar("T")
 
 
 class ServerError(Exception):
-    """A server did not answer, or said no; the text is a clause without its name.
-
-    Attributes:
-        silent: Whether it did not answer at all.
-    """
-
-    def __init__(self, text: str, *, silent: bool) -> None:
-        super().__init__(text)
-        self.silent = silent
+    """A server did not answer, or said no; the text is a clause without its name."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ class Server:
             "ModelService", "HandleReloadConfigRequest", protos.ReloadConfigRequest(config=config), timeout
         )
         if answer.status.error_code:
-            raise ServerError(f"refuses: {answer.status.error_message}", silent=False)
+            raise ServerError(f"refuses: {answer.status.error_message}")
 
     def predict(self, target: Target, images: NDArray[np.uint8], output: str, timeout: float) -> Answer:
         """Asks a model about images, uint8 [n, 48, 48], for one of its outputs.
@@ -193,15 +185,15 @@ def _failure(code: grpc.StatusCode, details: str, timeout: float) -> ServerError
     words = details.strip().partition("\n")[0]
     match code:
         case grpc.StatusCode.NOT_FOUND:
-            return _NotFound(words, silent=False)
+            return _NotFound(words)
         case grpc.StatusCode.INVALID_ARGUMENT if "version label" in words:
-            return _NotFound(words, silent=False)
+            return _NotFound(words)
         case grpc.StatusCode.UNAVAILABLE:
-            return ServerError("cannot be reached", silent=True)
+            return ServerError("cannot be reached")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return ServerError(f"gave no answer within {timeout:g} s", silent=True)
+            return ServerError(f"gave no answer within {timeout:g} s")
         case _:
-            return ServerError(f"answers {code.name}: {words}", silent=False)
+            return ServerError(f"answers {code.name}: {words}")
 
 
 class Fleet:
@@ -259,10 +251,10 @@ class Fleet:
 
         def all_of(server: Server) -> dict[str, View]:
             found: dict[str, View] = {}
-            silent = None
+            failed = None
             for model, labels in wanted.items():
-                found[model] = silent or server.view(model, labels, self.timeout)
-                silent = found[model] if found[model].error else None
+                found[model] = failed or server.view(model, labels, self.timeout)
+                failed = found[model] if found[model].error else None
             return found
 
         answers = self._each(all_of)

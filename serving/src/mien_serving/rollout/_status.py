@@ -85,7 +85,7 @@ def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries:
         "disagreements": [
             f"{address} {problem}" for address, view in views.items() for problem in disagreements(desired, view, views)
         ],
-        "unfinished": f"{begun['verb']}, begun by {begun['who']} at {begun['time']}" if begun else "",
+        "unfinished": f"{_command(begun)}, begun by {begun['who']} at {begun['time'][:19]}" if begun else "",
     }
 
 
@@ -196,6 +196,17 @@ def history(arguments: argparse.Namespace) -> int:
     ]
     sys.stdout.writelines(table(rows))
     return 0
+
+
+def _command(entry: Entry) -> str:
+    """What to run again."""
+    words = [f"mien rollout {entry['verb']} {entry['model']}"]
+    if entry["verb"] == "canary":
+        words.append(str(entry["after"]["labels"][CANARY]))
+    if entry["verb"] == "retire":
+        words += map(str, entry["gone"])
+        words += ["--delete"] if entry.get("delete") else []
+    return " ".join(words)
 
 
 def _what(entry: Entry) -> str:
