@@ -4,6 +4,8 @@
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make bench   how fast networks, server and client are, with their targets; close everything else first
+# make scaling what a face costs, measured, and the tables and pictures of docs/scaling.md; close everything else first
+# make secrets audit sbom   nothing secret in the repository; known vulnerabilities; a bill of materials in dist/
 # make lock    recompile requirements.lock and the image's, serving/docker/requirements.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
@@ -21,7 +23,7 @@ EMOTION_DATA ?= $(MIEN_DATA)/fer2013/fer2013.csv.gz
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test test-docker lint train bench lock clean
+.PHONY: demo demo-rollout test test-docker lint train bench scaling secrets audit sbom lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -48,6 +50,20 @@ bench: $(PUBLISHED)
 	@status=0; for part in networks client_size client_alone client_speed serving; do \
 		echo "benchmarks/$$part.py"; $(BIN)/python benchmarks/$$part.py || status=1; echo; \
 	done; exit $$status
+
+scaling: $(PUBLISHED)
+	$(BIN)/python benchmarks/scaling.py
+
+# What looks like a secret and is none: checksums, and what tests show to servers of their own.
+NO_SECRETS := "(groups_)?sha256"|user:secret@host|that-nobody-sees|nothing secret|BEGIN PRIVATE KEY-----.*server_cert|1234abc5678
+secrets: $(INSTALLED)
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files 'requirements\.lock$$' --exclude-lines '$(NO_SECRETS)'
+
+audit: $(INSTALLED)
+	$(BIN)/python .ci/audit.py
+
+sbom: $(INSTALLED)
+	$(BIN)/python .ci/sbom.py dist/mien-serving.cdx.json
 
 lock:
 	uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,58 @@
+"""Looks up known vulnerabilities of every package that the two locks pin.
+
+    python .ci/audit.py        # exit status 1 if there is one that is not in ACCEPTED
+
+The advisories are asked for online. Where nobody answers it says that nothing was audited, and the exit status is 0: a
+machine without the network must not fail for that. `--strict` makes it 2.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LOCKS = ("requirements.lock", "serving/docker/requirements.lock")
+
+ACCEPTED: dict[str, str] = {}
+"""Advisories that do not concern us, by name, each with the reason."""
+
+
+def main() -> int:
+    """Audits and tells."""
+    status = 0
+    for lock in LOCKS:
+        program = Path(sys.executable).with_name("pip-audit")
+        command = [program, "--disable-pip", "--require-hashes", "--format=json", "--progress-spinner=off", "-r", lock]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+        try:
+            packages = json.loads(done.stdout)["dependencies"]
+        except (ValueError, KeyError):
+            reason = (done.stderr.strip().splitlines() or [f"pip-audit ended with {done.returncode}"])[-1]
+            packages, told = [], f" ({reason})"
+        else:
+            told = ""
+        audited = [package for package in packages if "skip_reason" not in package]
+        if not audited:
+            sys.stdout.write(f"{lock}: NOT AUDITED, nobody here answers for advisories{told}\n")
+            status = max(status, 2 if "--strict" in sys.argv else 0)
+            continue
+        found = [
+            (package, advisory)
+            for package in audited
+            for advisory in package["vulns"]
+            if not {advisory["id"], *advisory["aliases"]} & ACCEPTED.keys()
+        ]
+        for package, advisory in found:
+            fixed = ", ".join(advisory["fix_versions"]) or "no version yet"
+            sys.stdout.write(f"{lock}: {package['name']} {package['version']}: {advisory['id']}, fixed in {fixed}\n")
+        left = len(packages) - len(audited)
+        sys.stdout.write(f"{lock}: {len(audited)} packages audited, {left} not, {len(found)} vulnerabilities\n")
+        status = max(status, 1 if found else 0)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
