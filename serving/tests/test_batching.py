@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -49,30 +48,40 @@ def graph():
 
 
 @pytest.fixture
-def batching(graph):
-    """Sends requests of these values at the same time; returns a future for each."""
-    schedulers, pool = [], ThreadPoolExecutor(32)
+def loop():
+    """An event loop that runs in a thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def batching(graph, loop):
+    """Sends requests of these values one right after the other; returns a future for each when all are queued."""
+    schedulers = []
 
     def begin(*requests, owner="m", deadline=FOREVER, **options):
         options = BatchingOptions(**{"num_batch_threads": 1, "max_batch_size": 4, **options})
         if not schedulers:
             schedulers.append(BatchScheduler(options.num_batch_threads))
 
-        def send(values):
+        async def send(values):
             feeds = {"x": np.asarray(values)}
-            return schedulers[0].run(owner, graph.run, feeds, ["y"], deadline, options)[0].tolist()
+            outputs = await schedulers[0].run_async(owner, graph.run, feeds, ["y"], deadline, options)
+            return outputs[0].tolist()
 
-        futures = []
-        for values in requests:
-            futures.append(pool.submit(send, values))
-            time.sleep(0.02)  # In this order.
+        futures = [asyncio.run_coroutine_threadsafe(send(values), loop) for values in requests]
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(PATIENT)
         return futures
 
     yield begin
     graph.gate.set()
     for scheduler in schedulers:
         scheduler.stop()
-    pool.shutdown()
 
 
 def busy(graph, batching, **options):
