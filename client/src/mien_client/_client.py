@@ -276,14 +276,15 @@ def _stream(
     problem: Exception | None = None
     more = True
     while True:
-        # What has been answered is not held back until more has been read, which may take long.
-        while more and len(running) < max_in_flight and not (running and running[0].done()):
+        while more and len(running) < max_in_flight:
             try:
                 running.append(in_thread(ask, next(batches)))
             except StopIteration:
                 more = False
             except Exception as error:  # What comes before it is answered first.
                 more, problem = False, error
+            if running and running[0].done():
+                break  # What has been answered is not held back while ever more is read, which may take long.
         if not running:
             break
         yield from running.popleft().result()
