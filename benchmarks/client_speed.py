@@ -131,6 +131,8 @@ def main() -> int:
             process = multiprocessing.get_context("spawn").Process(target=publish_with_float_input, args=arguments)
             process.start()
             process.join()
+            if process.exitcode:
+                sys.exit(f"{model} could not be saved with float inputs")
         with LocalModelServer(models) as server:
             results = measured(server.grpc_address, server.rest_url, images)
     usual, by_hand = results["usual script"][0], results["stubs by hand"][0]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client import Client, ConfigurationError
+from mien_client._calls import Call
 from mien_client._latencies import KEPT, NEEDED, Latencies
 
 
@@ -38,6 +39,14 @@ def test_at_most_one_more_is_sent_to_a_single_server(warm, backend):
     backend.delays["emotion"] = 0.5
     warm.analyze(backend.faces(1))
     assert sum(model == "emotion" for model, *_ in backend.asked) == 2
+
+
+def test_waiting_for_the_answers_takes_no_processor_time(warm, backend, monkeypatch):
+    pause, pauses = Call.pause, []
+    monkeypatch.setattr(Call, "pause", lambda call: pauses.append(pause(call)) or pauses[-1])
+    backend.delays["emotion"] = 0.5
+    warm.analyze(backend.faces(1))
+    assert len(pauses) < 10
 
 
 def test_without_budget_none_is_sent(warm, backend):

@@ -167,7 +167,7 @@ class Call(Generic[T]):
         if not progress.copies:
             return True
         self._note_silence(progress)
-        progress.again_at = time.monotonic() + self._patience
+        progress.again_at = time.monotonic() + self._silence
         most = _MOST_COPIES if self._replicas.several else 2
         useful = request.half.wants(request) and not self._lost() and len(progress.copies) < most
         return useful and request.attempts < self._retries.max_attempts and self._retries.take()
