@@ -31,8 +31,8 @@ OPTIONS = [
     # After a lost connection gRPC waits before it tries again, by default up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A connection on which nothing has been acknowledged for ten seconds, its server's machine being gone, is given up.
-    # TCP alone takes a quarter of an hour. The first number switches that on; servers object to pings at less than 300 s.
+    # A connection on which nothing has been acknowledged for ten seconds, its server's machine being gone, is given up;
+    # TCP alone takes a quarter of an hour. The first number switches that on, and servers object to one below 300 s.
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Of the servers that a name stands for each gets its share, and those that cannot be reached get nothing.
