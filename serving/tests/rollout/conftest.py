@@ -33,11 +33,6 @@ def answers(model, images, mark, *, contrary=False):
 
 
 @pytest.fixture(scope="session")
-def tiny_answers():
-    return answers
-
-
-@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Makes the folder that `mien export` would: a SavedModel with golden answers, warm-up and manifest."""
     root = tmp_path_factory.mktemp("tiny")

@@ -422,6 +422,19 @@ def test_what_cannot_be_deleted_is_unloaded_and_deleted_by_running_it_again(worl
     assert not (world.repository / "emotion" / "1").exists()
 
 
+def test_the_journal_tells_unloaded_from_deleted(world, capsys):
+    world = world()
+    world.mien("canary", "emotion", 2)
+    world.mien(*FORCED)
+    world.mien("retire", "emotion", 1)
+    assert (world.repository / "emotion" / "1").is_dir()
+    world.mien("retire", "emotion", 1, "--delete")
+    assert ["delete" in entry for entry in Journal(world.repository).entries() if entry["verb"] == "retire"] == [
+        *(False, False),
+        *(True, True),
+    ]
+
+
 def test_a_deletion_that_died_half_way_is_finished_by_running_it_again(world, monkeypatch):
     world = world()
     folder = world.repository / "emotion"

@@ -25,22 +25,10 @@ def until(condition, timeout_s=60):
         time.sleep(0.05)
 
 
-def config_says(site, *texts):
-    text = site.config.read_text()
-    assert "# What this site serves. This comment stays." in text
-    assert "# until the first rollout" in text
-    return all(f" {part} " in text for part in texts)
-
-
-def stable(version):
-    return f'version_labels {{ key: "stable" value: {version} }}\n'.strip()
-
-
 def in_force(site, labels, versions):
-    """What models.config says of emotion, and that every server agrees."""
-    status = site.status()
-    emotion = status["models"]["emotion"]
-    assert emotion["disagreements"] == []
+    """What models.config says of emotion, and that every server agrees: at once, or as soon as a new one has loaded."""
+    until(lambda: site.status()["models"]["emotion"]["disagreements"] == [])
+    emotion = site.status()["models"]["emotion"]
     assert emotion["unfinished"] == ""
     assert emotion["desired"] == {"versions": versions, "labels": labels}
     assert all(server["labels"] == labels for server in emotion["servers"].values())
@@ -168,7 +156,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         # Back, although a server is dead; it comes back as the others are.
         first.kill()
         with callers.moving_to(stable=1):
-            sentence = site.refused("rollback", "emotion", "--why=complaints", "--timeout=2")
+            sentence = site.refused("rollback", "emotion", "--why=complaints")
             assert f"done, but not on {first.address}: cannot be reached" in sentence
         first.start()
         first.wait_until_ready()
@@ -208,4 +196,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
     )
     assert re.search(r"retire: delete 2, 3, 4, 5\s+done", history)
     assert Path(site.folder / "models.lock").read_text() == ""
+    text = site.config.read_text()
+    assert "# What this site serves. This comment stays." in text
+    assert "# until the first rollout" in text
     assert json.loads(site.mien("status", "--json").stdout)["models"]["keypoints"]["disagreements"] == []

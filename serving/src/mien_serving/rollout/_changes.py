@@ -106,14 +106,14 @@ def retire(arguments: argparse.Namespace) -> int:
         "retire",
         f"retire {model} {' '.join(map(str, versions))}",
         plan,
-        last=lambda config: _delete(config, arguments) if arguments.delete else None,
+        last=functools.partial(_delete, arguments) if arguments.delete else None,
     )
     if arguments.dry_run and arguments.delete:
         say(f"  then delete {', '.join(map(str, sorted(done.gone)))} from the repository")
     return 0
 
 
-def _delete(config: ModelsConfig, arguments: argparse.Namespace) -> None:
+def _delete(arguments: argparse.Namespace, config: ModelsConfig) -> None:
     folder = config.folder(arguments.model, arguments.repository)
     for version in arguments.versions:
         if _repository.remove_version(folder, version):
