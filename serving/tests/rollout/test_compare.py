@@ -295,6 +295,7 @@ def test_the_report_shows_gates_figures_and_the_faces_that_differ_most():
     page = report("emotion", faces, side("stable", one_hot(0, 1, 2)), side("canary", one_hot(0, 1, 4)))
     assert "Failed on 3 faces of &lt;faces&gt;.csv." in page
     assert "<td>agreement</td><td>0.6667</td><td>0.9</td><td class=failed>failed</td>" in page
+    assert "<td>Surprise</td><td>1</td><td>0.000</td><td>1.000</td>" in page
     assert page.count("<figure>") == 1
     assert "stable: Sad 84%<br>canary: Surprise 84%<br>labelled Surprise" in page
     image = base64.b64decode(page.partition("base64,")[2].partition('"')[0])

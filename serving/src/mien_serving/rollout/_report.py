@@ -57,6 +57,8 @@ def page(document: Mapping[str, Any], faces: Faces, stable: Side, canary: Side) 
     ]
     if document["errors"]:
         parts += ["<h2>Errors</h2>", _table(("error",), [(error,) for error in document["errors"]])]
+    if faces.truth is not None and stable.answers.ndim == 2:
+        parts += ["<h2>Accuracy by emotion</h2>", _accuracies(faces.truth, stable, canary)]
     differences = _confusion if stable.answers.ndim == 2 else _distances
     parts += ["<h2>Where they differ</h2>", differences(stable, canary)]
     return "\n".join([*parts, "<h2>The faces with the greatest drift</h2>", *_greatest(faces, stable, canary)]) + "\n"
@@ -70,6 +72,17 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
     return f"<table><tr>{row(header, 'th')}</tr>{body}</table>"
+
+
+def _accuracies(truth: NDArray[Any], stable: Side, canary: Side) -> str:
+    both = stable.answered & canary.answered
+    rows = []
+    for index, name in enumerate(EMOTIONS):
+        chosen = both & (truth == index)
+        if chosen.any():
+            right = [(side.answers[chosen].argmax(axis=1) == index).mean() for side in (stable, canary)]
+            rows.append((name, str(chosen.sum()), *(f"{share:.3f}" for share in right)))
+    return _table(("labelled", "faces", "stable", "canary"), rows)
 
 
 def _confusion(stable: Side, canary: Side) -> str:
