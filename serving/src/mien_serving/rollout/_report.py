@@ -107,11 +107,14 @@ def _distances(stable: Side, canary: Side) -> str:
 
 
 def _greatest(faces: Faces, stable: Side, canary: Side) -> Iterable[str]:
-    axes = tuple(range(1, stable.answers.ndim))
-    drift = np.abs(stable.answers - canary.answers).mean(axis=axes)
+    emotions = stable.answers.ndim == 2
+    apart = stable.answers - canary.answers
+    drift = np.abs(apart).mean(axis=1) if emotions else np.linalg.norm(apart, axis=-1).mean(axis=1)
     order = [index for index in np.argsort(-np.nan_to_num(drift, nan=-1.0)) if drift[index] > 0]
+    if order and not emotions:
+        yield "<p>Rings are the points of stable, dots those of canary.</p>"
     for index in order[:_MOST_FACES]:
-        draw = _emotions if stable.answers.ndim == 2 else _points
+        draw = _emotions if emotions else _points
         yield f"<figure>{draw(faces, stable, canary, index)}</figure>"
 
 
@@ -137,8 +140,7 @@ def _points(faces: Faces, stable: Side, canary: Side, index: int) -> str:
     apart = np.linalg.norm(stable.answers[index] - canary.answers[index], axis=-1).mean()
     return (
         f'<svg viewBox="-0.5 -0.5 {IMAGE_SIZE} {IMAGE_SIZE}"><image href="{_source(faces, index)}" x="-0.5" y="-0.5" '
-        f'width="{IMAGE_SIZE}" height="{IMAGE_SIZE}"/>{"".join(dots)}</svg>{apart:.2f} px apart<br>'
-        "ring: stable, dot: canary"
+        f'width="{IMAGE_SIZE}" height="{IMAGE_SIZE}"/>{"".join(dots)}</svg>{apart:.2f} px apart'
     )
 
 
