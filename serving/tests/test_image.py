@@ -1,0 +1,79 @@
+"""The image of the local model server: what goes into it, and what it is started with."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "serving" / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; (.+?))? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
+
+
+def pins(path):
+    """Name and version of everything that a lock file installs, with the condition for it."""
+    return {(name, version): condition for name, version, condition, _ in PIN.findall(path.read_text())}
+
+
+def test_its_packages_are_pinned_by_hash_to_what_the_tests_run_with():
+    image, tested = pins(DOCKER / "requirements.lock"), pins(ROOT / "requirements.lock")
+    assert len(image) == len(re.findall("^[a-z]", (DOCKER / "requirements.lock").read_text(), re.MULTILINE))
+    only_here = {name for name, version in image if (name, version) not in tested}
+    assert only_here == {"tensorflow-cpu"}
+    [version] = {version for name, version in image if name == "tensorflow-cpu"}
+    assert ("tensorflow", version) in tested
+
+
+def test_there_is_one_tensorflow_for_every_processor():
+    conditions = {name: condition for (name, _), condition in pins(DOCKER / "requirements.lock").items()}
+    assert conditions["tensorflow-cpu"] == "platform_machine == 'x86_64'"
+    assert conditions["tensorflow"] == "platform_machine != 'x86_64'"
+    assert not re.search(r"amd64|x86_64|aarch64|arm64|uname", DOCKERFILE.partition("ARG BASE_IMAGE")[2])
+
+
+def test_it_is_not_root_and_has_nothing_that_it_was_built_with():
+    _, final = DOCKERFILE.split("FROM $BASE_IMAGE\n")
+    assert re.search(r"^USER 65534:65534$", final, re.MULTILINE)
+    assert "pip" not in final
+    assert "apt-get" not in final
+
+
+def test_nothing_says_where_packages_come_from():
+    for file in (
+        DOCKER / "Dockerfile",
+        DOCKER / "requirements.in",
+        DOCKER / "requirements.lock",
+        ROOT / "docker-compose.yml",
+    ):
+        assert not re.search(r"index-url\b|https?://(?!127\.0\.0\.1)", file.read_text()), file
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (
+            {"MODEL_NAME": "model", "MODEL_BASE_PATH": "/models"},
+            ["--model_name=model", "--model_base_path=/models/model"],
+        ),
+        (
+            {"MODEL_NAME": "emotion", "MODEL_BASE_PATH": "/srv"},
+            ["--model_name=emotion", "--model_base_path=/srv/emotion"],
+        ),
+    ],
+)
+def test_the_entry_point_takes_the_environment_of_tensorflow_serving(tmp_path, environment, expected):
+    program = tmp_path / "tensorflow_model_server"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", DOCKER / "tf_serving_entrypoint.sh", "--enable_batching", "--port=9000"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Flags that are given again come last, and win.
+    assert done.stdout.split() == ["--port=8500", "--rest_api_port=8501", *expected, "--enable_batching", "--port=9000"]
