@@ -1,6 +1,6 @@
 """Faces per second of the client beside what one would write by hand, all with one local server.
 
-    python benchmarks/client_speed.py [--repository models]
+    python benchmarks/client_speed.py [--repository models] [-- --mixed_precision=bfloat16]
 
 Every way asks both models about the same 64 faces, one call of each way after the other, so that whatever else the
 machine does meets them alike; of all calls the one in the middle counts. The usual script posts lists of numbers
@@ -120,20 +120,22 @@ def main() -> int:
     parser.add_argument(
         "--repository", type=Path, default=Path("models"), metavar="DIR", help="the models (%(default)s)"
     )
-    repository = parser.parse_args().repository
+    parser.add_argument("flags", nargs="*", metavar="FLAG", help="more flags of mien serve, after --")
+    arguments = parser.parse_args()
+    repository = arguments.repository
     images = np.random.default_rng(0).integers(0, 256, (FACES, 48, 48), np.uint8)
     models = {model: repository / model for model in (EMOTION_MODEL, KEYPOINT_MODEL)}
     with tempfile.TemporaryDirectory(prefix="mien-bench-") as folder:
         for model in list(models):
             models[f"{model}_float"] = Path(folder) / model
             # In a process of its own, so that TensorFlow takes no part in what is measured here.
-            arguments = (repository, model, models[f"{model}_float"])
-            process = multiprocessing.get_context("spawn").Process(target=publish_with_float_input, args=arguments)
+            paths = (repository, model, models[f"{model}_float"])
+            process = multiprocessing.get_context("spawn").Process(target=publish_with_float_input, args=paths)
             process.start()
             process.join()
             if process.exitcode:
                 sys.exit(f"{model} could not be saved with float inputs")
-        with LocalModelServer(models) as server:
+        with LocalModelServer(models, flags=arguments.flags) as server:
             results = measured(server.grpc_address, server.rest_url, images)
     usual, by_hand = results["usual script"][0], results["stubs by hand"][0]
     print(f"{FACES} faces a call\n{'':16}{'faces/s':>10}{'/ usual':>10}{'/ stubs':>10}{'CPU us/face':>14}")

@@ -184,6 +184,21 @@ def test_another_web_server(reply, raw_server, backend):
             client.status()
 
 
+def test_a_proxy_that_the_environment_names_is_asked(raw_server, backend, monkeypatch):
+    asked = []
+
+    def refuse(connection):
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{raw_server(refuse)}")
+    with Client("http://mien.example:8501", timeout=10) as client:
+        assert type(error_of(client, backend.faces(1))) is AccessDeniedError
+    assert asked[0].startswith(b"GET http://mien.example:8501/v1/models/")
+
+
 def test_each_transport_on_the_port_of_the_other(grpc_address, rest_address, backend):
     with Client(rest_address.removeprefix("http://"), timeout=2) as client:
         assert isinstance(error_of(client, backend.faces(1)), MienError)
