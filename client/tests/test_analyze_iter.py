@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mien_client import AsyncClient, Client, ConfigurationError, InvalidImageError, ServerError
+from mien_client import AsyncClient, Client, ConfigurationError, InvalidImageError, ServerError, UnavailableError
 
 
 def assert_are(faces, backend, images, version=1):
@@ -207,6 +207,16 @@ def test_a_batch_that_fails_raises_in_its_place(client, backend, failure):
     assert len([next(faces) for _ in range(4)]) == 4
     with pytest.raises(ServerError, match="broken"):
         next(faces)
+
+
+def test_a_stream_of_a_client_that_is_closed_ends(client, backend):
+    images = Counting(backend, 1000)
+    faces = client.analyze_iter(images, batch_size=2)
+    next(faces)
+    client.close()
+    with pytest.raises((RuntimeError, UnavailableError), match=r"(?i)closed"):
+        list(faces)
+    assert images.read < 1000
 
 
 def test_versions_and_timeout_are_chosen_per_stream(client, backend):
