@@ -357,6 +357,7 @@ class TestProduction:
         assert work["containerResource"]["container"] == SERVER  # The fetching beside it does not count.
         assert work["containerResource"]["name"] == "cpu"
         assert waiting["pods"]["metric"]["name"] == "mien_requests_in_flight"
+        assert waiting["pods"]["target"]["averageValue"] == {"overlays/production": "16", "overlays/gpu": "256"}[overlay]
 
     def test_requests_in_flight_are_recorded_and_handed_on_by_that_name(self, overlay):
         [group] = rendered(overlay)["PrometheusRule", "mien-serving"]["spec"]["groups"]
