@@ -49,6 +49,7 @@ def test_a_switch_may_be_given_a_value(arguments, value):
         ["--port=70000"],
         ["--enable_model_warmup=maybe"],
         ["--grpc_max_threads=0"],
+        ["--per_process_gpu_memory_fraction=2"],
     ],
 )
 def test_an_unknown_flag_or_value_is_an_error_that_names_it(arguments, capsys):
@@ -201,6 +202,13 @@ def test_a_session_config_file_configures_sessions(tmp_path):
 def test_half_the_precision_is_asked_for_by_name():
     assert options_from(parse("--model_base_path=/m", "--mixed_precision=bfloat16")).session.bfloat16
     assert not options_from(parse("--model_base_path=/m")).session.bfloat16
+
+
+def test_sessions_take_a_part_of_the_memory_of_gpus_and_answer_what_method_names_are_for():
+    session = options_from(
+        parse("--model_base_path=/m", "--per_process_gpu_memory_fraction=0.5", "--enable_signature_method_name_check")
+    ).session
+    assert (session.gpu_memory_fraction, session.check_method_names) == (0.5, True)
 
 
 def test_the_version_is_printed(capsys):

@@ -13,7 +13,6 @@ _WITHOUT_MEANING: Final = {
     "flush_filesystem_caches": "the operating system decides what its caches hold",
     "use_alts_credentials": "ALTS exists in Google's data centres only",
     "platform_config_file": "there is one platform, tensorflow",
-    "per_process_gpu_memory_fraction": "TensorFlow takes GPU memory as it needs it",
     "remove_unused_fields_from_bundle_metagraph": "nothing unused is kept",
     "prefer_tflite_model": "TensorFlow Lite models are not served",
     "num_tflite_pools": "TensorFlow Lite models are not served",
@@ -200,6 +199,13 @@ def _add_session_flags(group: argparse._ArgumentGroup) -> None:
         help="let signatures answer only the calls that their method name is for (%(default)s)",
     )
     group.add_argument(
+        "--per_process_gpu_memory_fraction",
+        type=_fraction,
+        default=0.0,
+        metavar="0..1",
+        help="how much of each GPU's memory to take at once; 0 takes it as it is needed (%(default)s)",
+    )
+    group.add_argument(
         "--saved_model_tags", default="serve", metavar="TAG,…", help="the graph of a SavedModel to load (%(default)s)"
     )
 
@@ -244,3 +250,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return fraction

@@ -71,6 +71,7 @@ class SessionOptions:
     saved_model_tags: Sequence[str] = ("serve",)
     bfloat16: bool = False
     config: bytes = b""
+    gpu_memory_fraction: float = 0.0
     check_method_names: bool = False
 
 

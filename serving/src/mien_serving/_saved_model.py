@@ -61,6 +61,8 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
     config = tf.compat.v1.ConfigProto.FromString(options.config)
     config.intra_op_parallelism_threads = options.intra_op_parallelism or config.intra_op_parallelism_threads
     config.inter_op_parallelism_threads = options.inter_op_parallelism or config.inter_op_parallelism_threads
+    if options.gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = options.gpu_memory_fraction
     if options.bfloat16:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)

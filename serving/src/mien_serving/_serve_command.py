@@ -137,6 +137,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             inter_op_parallelism=flags.tensorflow_inter_op_parallelism or parallelism,
             config=_session_config(flags.tensorflow_session_config_file),
             saved_model_tags=flags.saved_model_tags.split(","),
+            gpu_memory_fraction=flags.per_process_gpu_memory_fraction,
             check_method_names=flags.enable_signature_method_name_check,
             bfloat16=flags.mixed_precision == "bfloat16",
         ),
