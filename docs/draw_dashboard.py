@@ -1,6 +1,6 @@
 """Draws the panels of Grafana's dashboard from what a Prometheus has, with Matplotlib.
 
-    python docs/draw_dashboard.py http://127.0.0.1:9090 docs/dashboard.png [--minutes 10]
+    python docs/draw_dashboard.py http://127.0.0.1:9090 docs/dashboard.png [--minutes 10] [--ago 0]
 
 For where Grafana is not: each panel is at its place in `serving/monitoring/grafana/dashboards/mien.json`, and shows
 that panel's own queries, asked with `query_range`. Looks are Matplotlib's.
@@ -47,7 +47,7 @@ def draw(panel: dict[str, Any], axes: Any, found: dict[str, list[tuple[float, fl
         for name, points in sorted(found.items()):
             times, values = zip(*points, strict=True)
             axes.plot([datetime.fromtimestamp(at) for at in times], values, linewidth=1, label=name)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * (axes.get_ylim()[1] or 1))  # Room for the legend.
         axes.set_ylabel(unit, fontsize=7)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, loc="upper left", ncols=2)
@@ -73,10 +73,11 @@ def main() -> None:
     parser.add_argument("prometheus", metavar="URL")
     parser.add_argument("picture", metavar="FILE.png")
     parser.add_argument("--minutes", type=float, default=10, help="how far back (%(default)g)")
+    parser.add_argument("--ago", type=float, default=0, help="how many minutes ago it ends (%(default)g)")
     arguments = parser.parse_args()
     panels = json.loads(DASHBOARD.read_text())["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    end = time.time()
+    end = time.time() - 60 * arguments.ago
     figure = plt.figure(figsize=(13, rows * 0.32))
     for panel in panels:
         at = panel["gridPos"]

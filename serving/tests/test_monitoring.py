@@ -45,6 +45,8 @@ def test_every_alert_is_tested_both_ways_and_says_what_to_do():
         assert alert["annotations"].keys() == {"summary", "do"}
         fires = {bool(case.get("exp_alerts")) for case in cases if case["alertname"] == alert["alert"]}
         assert fires == {True, False}, alert["alert"]
+        row = f"| {alert['alert']} | {alert['labels']['severity']} |"
+        assert row in (ROOT / "docs" / "deployment.md").read_text()
 
 
 @pytest.fixture(scope="module")
