@@ -153,6 +153,7 @@ def test_the_batching_parameters_fit_together(service, started):
     }
     assert int(threads) >= 2 * options.batch_size
     assert options.num_batch_threads == int(service["cpus"])
+    assert options == read_batching_parameters(ROOT / "serving/k8s/base/batching.config")  # the same on Kubernetes
 
 
 def test_env_has_every_setting_at_its_default_with_an_explanation():
