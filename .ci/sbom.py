@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,8 @@ def main() -> int:
         bill["components"], bill["dependencies"] = [], []
         bill["metadata"]["component"] = {"type": "container", "name": options.image, "bom-ref": "root-component"}
     if options.image:
+        if not shutil.which("docker"):
+            parser.error("--image needs docker")
         bill["components"] += debian_packages(
             ["docker", "run", "--rm", "--network=none", "--entrypoint=", options.image]
         )
@@ -96,4 +99,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error.cmd[0]} failed: {error.stderr.strip()}")

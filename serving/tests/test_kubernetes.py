@@ -200,7 +200,7 @@ class TestReadiness:
         if os.geteuid() or shutil.which("unshare") is None:
             pytest.skip("only root on Linux can make a process namespace")
         stand_in = tmp_path / "tensorflow_model_server"
-        stand_in.write_text('#!/bin/bash\necho "$@" > "$0.started"\nexec sleep 1000\n')
+        stand_in.write_text(STAND_IN)
         stand_in.chmod(0o755)
         command = ["unshare", "--pid", "--fork", "--kill-child", *server(overlay)["command"], "--port=8500"]
         path = f"{tmp_path}:{os.environ['PATH']}"
@@ -210,7 +210,16 @@ class TestReadiness:
             assert started.read_text() == "--port=8500\n"
             [first] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             os.kill(int(first), signal.SIGTERM)
-            assert process.wait(60) != 0
+            process.wait(60)
+        assert (tmp_path / "tensorflow_model_server.ended").exists()  # It was not cut off.
+
+
+STAND_IN = """\
+#!/bin/bash
+trap 'sleep 0.3; touch "$0.ended"; exit' TERM
+echo "$@" > "$0.started"
+while true; do sleep 0.05; done
+"""
 
 
 def ready(config):
@@ -357,7 +366,9 @@ class TestProduction:
         assert work["containerResource"]["container"] == SERVER  # The fetching beside it does not count.
         assert work["containerResource"]["name"] == "cpu"
         assert waiting["pods"]["metric"]["name"] == "mien_requests_in_flight"
-        assert waiting["pods"]["target"]["averageValue"] == {"overlays/production": "16", "overlays/gpu": "256"}[overlay]
+        assert (
+            waiting["pods"]["target"]["averageValue"] == {"overlays/production": "16", "overlays/gpu": "256"}[overlay]
+        )
 
     def test_requests_in_flight_are_recorded_and_handed_on_by_that_name(self, overlay):
         [group] = rendered(overlay)["PrometheusRule", "mien-serving"]["spec"]["groups"]
