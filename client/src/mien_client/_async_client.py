@@ -160,6 +160,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """
         self._check_open()
         deadline = Deadline(checked_timeout(timeout))
+        told: dict[str, Target] = {}
         while True:
             missing: dict[str, Target] = {}
             for transport in self._replicas.transports:
@@ -168,8 +169,10 @@ class AsyncClient(BaseClient[AsyncTransport]):
                 if not found:
                     return
                 missing |= found
+            if deadline.remaining() or not told:  # A look that was cut short tells less than the one before.
+                told = missing
             if deadline.remaining() <= POLL_SECONDS:
-                raise self._not_ready(missing, timeout)
+                raise self._not_ready(told, timeout)
             await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> None:

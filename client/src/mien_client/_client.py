@@ -194,6 +194,7 @@ class Client(BaseClient[Transport]):
         """
         self._check_open()
         deadline = Deadline(checked_timeout(timeout))
+        told: dict[str, Target] = {}
         while True:
             missing: dict[str, Target] = {}
             for transport in self._replicas.transports:
@@ -202,8 +203,10 @@ class Client(BaseClient[Transport]):
                 if not found:
                     return
                 missing |= found
+            if deadline.remaining() or not told:  # A look that was cut short tells less than the one before.
+                told = missing
             if deadline.remaining() <= POLL_SECONDS:
-                raise self._not_ready(missing, timeout)
+                raise self._not_ready(told, timeout)
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
