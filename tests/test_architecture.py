@@ -37,13 +37,20 @@ def test_dependencies_point_one_way(distribution, forbidden):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["serve", "--help"], ["analyze", "--help"], ["train", "--help"], ["rollout", "status", "--help"]],
+    [
+        ["--help"],
+        ["serve", "--help"],
+        ["analyze", "--help"],
+        ["train", "--help"],
+        ["rollout", "status", "--help"],
+        ["repository", "sync", "--help"],
+    ],
 )
 def test_what_needs_no_tensorflow_does_not_load_it(arguments):
     """Nor NumPy: help is there at once."""
     code = (
         "import sys\n"
-        "for name in ('tensorflow', 'keras', 'numpy', 'grpc', 'requests'): sys.modules[name] = None\n"
+        "for name in ('tensorflow', 'keras', 'numpy', 'grpc', 'requests', 'boto3'): sys.modules[name] = None\n"
         "from mien_client.cli import main\n"
         "main(sys.argv[1:])"
     )
