@@ -1,6 +1,7 @@
 """The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -189,6 +190,14 @@ def test_a_bad_request_fails_alone(graph, batching):
     graph.gate.set()
     assert str(error_of(answers[1])) == "INVALID_ARGUMENT: no -1"
     assert [answers[0].result(PATIENT), answers[2].result(PATIENT)] == [[2], [6]]
+
+
+def test_a_large_request_fails_once_even_if_several_of_its_parts_do(graph, batching, caplog):
+    (answer,) = batching([-1] * 8)
+    assert str(error_of(answer)) == "INVALID_ARGUMENT: no -1"
+    assert batching([1])[0].result(PATIENT) == [2]
+    gc.collect()
+    assert not caplog.records
 
 
 def test_requests_of_other_shapes_and_types_run_apart(graph, batching):

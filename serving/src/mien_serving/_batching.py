@@ -179,7 +179,8 @@ class BatchScheduler:
     ) -> list[np.ndarray]:
         """As `run`, but no thread waits: with many small requests, waking one for each costs more than its answer."""
         promise = asyncio.get_running_loop().create_future
-        return _joined([await part for part in self._submit(owner, run, feeds, fetches, deadline, options, promise)])
+        parts = self._submit(owner, run, feeds, fetches, deadline, options, promise)
+        return await parts[0] if len(parts) == 1 else _joined(await asyncio.gather(*parts))
 
     def _submit(
         self,
