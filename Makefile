@@ -35,7 +35,7 @@ test: $(INSTALLED)
 	$(BIN)/pytest -n auto --dist loadfile -m "not docker"
 
 test-docker: $(INSTALLED)
-	$(BIN)/pytest -m docker -v tests/test_docker.py
+	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
