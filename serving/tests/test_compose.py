@@ -163,6 +163,13 @@ def test_env_has_every_setting_at_its_default_with_an_explanation():
         assert re.match(r"# (?!-)", paragraph) or "=" not in paragraph, f"not explained: {paragraph}"
 
 
+def test_the_readme_sets_what_there_is_to_set():
+    [block] = re.findall(r"```\n(COMPOSE_PROFILES=.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    chosen = dict(line.split("=") for line in block.splitlines())
+    assert chosen.keys() <= SETTINGS.keys()
+    assert set(chosen["COMPOSE_PROFILES"].split(",")) <= set(PROFILES)
+
+
 def test_every_container_is_locked(services):
     for name, it in services.items():
         assert it["read_only"], name
