@@ -297,7 +297,7 @@ def test_two_that_fetch_into_one_folder_take_turns(sync, storage, wire, make_ver
 def test_it_goes_on_for_ever_through_failures_until_it_is_told_to_end(storage, wire, make_version, here, there, sync):
     process = start(wire(), storage.place, there, "--every=0.1")
     try:
-        storage.put(f"keypoints/1/{MANIFEST}", b"damaged")
+        storage.put(f"before/1/{MANIFEST}", b"damaged")  # Before the other, in the order in which they are copied.
         make_version("emotion/1")
         sync(here, storage.place)
         until(lambda: process.stdout.readline().startswith("emotion/1: fetched"))
@@ -306,7 +306,7 @@ def test_it_goes_on_for_ever_through_failures_until_it_is_told_to_end(storage, w
         process.send_signal(signal.SIGTERM)
         status, told, problem = finished(process)
     assert status == 0
-    assert "keypoints/1: its" in problem
+    assert "before/1: its" in problem
     assert "emotion/1: fetched" not in told  # Not again.
     assert contents(there / "emotion") == contents(here / "emotion")
 
