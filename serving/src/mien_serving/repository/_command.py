@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -53,8 +54,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if arguments.every is None:
         return _sync(arguments)
-    # The first process of a container ignores SIGTERM unless it says what to do.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # The first process of a container ignores SIGTERM unless it says what to do. There is nothing to tidy up, and an
+    # exception could be raised where it is swallowed.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:
         try:
             _sync(arguments)
