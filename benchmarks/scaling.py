@@ -389,11 +389,20 @@ def tables(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, 
             ("faces/s", "p50 measured", "p50 simulated", "p99 measured", "p99 simulated", "mean batch"), validation
         ),
         "replicas": _table(("faces/s", *(f"p99 ≤ {1000 * target:.0f} ms" for target in TARGETS_S)), needed),
+        "flight": _flight(measured, each[0.05]),
         "cost": _table(
             ("p99 at most", "faces/s, each replica", "processor hours a million faces", f"at {PRICE} an hour"), cost
         ),
         "limits": _table(("faces/s", "×", "what is full"), _limits(measured, each[0.05])),
     }
+
+
+def _flight(measured: dict[str, Any], rate: float) -> str:
+    """How many requests a replica has at a time, by Little's law, when it is as busy as it may be."""
+    if not rate:
+        return "No replica keeps a p99 of 50 ms."
+    at_a_time, busy = len(MODELS) * rate * simulate(measured, rate)[0], rate / capacity(measured)
+    return f"At a p99 of 50 ms a replica is {100 * busy:.0f}% busy, with {at_a_time:.0f} requests in flight."
 
 
 def _limits(measured: dict[str, Any], each: float) -> list[tuple[str, str, str]]:

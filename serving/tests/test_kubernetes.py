@@ -367,7 +367,7 @@ class TestProduction:
         assert work["containerResource"]["name"] == "cpu"
         assert waiting["pods"]["metric"]["name"] == "mien_requests_in_flight"
         assert (
-            waiting["pods"]["target"]["averageValue"] == {"overlays/production": "16", "overlays/gpu": "256"}[overlay]
+            waiting["pods"]["target"]["averageValue"] == {"overlays/production": "32", "overlays/gpu": "256"}[overlay]
         )
 
     def test_requests_in_flight_are_recorded_and_handed_on_by_that_name(self, overlay):
