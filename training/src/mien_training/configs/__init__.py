@@ -1,7 +1,8 @@
 """How each network is built and trained. Configuration is data: a recipe is one TOML file of this folder.
 
-``emotion`` and ``keypoints`` made the shipped networks. ``emotion-small`` is an emotion network that costs a third,
-to be taught by a run of ``emotion``.
+``emotion`` and ``keypoints`` made the shipped networks. ``emotion-teacher`` is a larger emotion network, and
+``emotion-small`` one that costs a third, to be taught by a run of another. The plain ones are what ``make bench``
+compares with.
 """
 
 import tomllib
