@@ -263,7 +263,7 @@ class Trainer:
                     f"{self.out} holds a run with another {' and '.join(changed)}; "
                     "repeat its arguments to continue it, or name another folder with --out."
                 )
-        elif self.out.exists() and any(self.out.iterdir()):
+        elif self.is_chief and self.out.exists() and any(self.out.iterdir()):  # others may see it being filled
             raise RunError(f"{self.out} is not empty and holds no run; name another folder with --out.")
         if checkpoint.exists():
             try:
