@@ -5,17 +5,21 @@ from __future__ import annotations
 import enum
 import itertools
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from mien_serving._options import ManagerOptions
 from mien_serving._status import Code, StatusError
 
 logger = logging.getLogger(__name__)
+
+_NICENESS: Final = 10
 
 
 class Loadable(Protocol):
@@ -112,8 +116,9 @@ class Manager(Generic[S]):
     """Loads and unloads versions until what is available is what is aspired.
 
     Nothing polls: every change (new aspirations, a load that ended, a version unloaded) asks the policy what to do
-    next. Loads and unloads run in threads of their own. A version is unloaded in two steps: from the moment it stops
-    being available no new request gets it, and it is closed when the last request that holds it has let go.
+    next. Loads and unloads run in threads of their own, which give way to those that answer requests. A version is
+    unloaded in two steps: from the moment it stops being available no new request gets it, and it is closed when the
+    last request that holds it has let go.
 
     Args:
         load: Loads the version in a folder; raises `StatusError`. Called from several threads.
@@ -243,6 +248,11 @@ class Manager(Generic[S]):
         logger.info("Servable version %s: %s%s", harness.id, state.name, f", {error}" if error else "")
 
     def _load_version(self, harness: _Harness[S]) -> None:
+        # The first load makes TensorFlow's own threads, which keep the priority they are made with.
+        with self._changed:
+            states = {other.state for harnesses in self._harnesses.values() for other in harnesses.values()}
+        if State.AVAILABLE in states:
+            _give_way()
         servable, error = self._try_to_load(harness)
         with self._changed:
             harness.servable = servable
@@ -268,6 +278,7 @@ class Manager(Generic[S]):
         return None, error
 
     def _unload_version(self, harness: _Harness[S]) -> None:
+        _give_way()
         with self._changed:
             self._changed.wait_for(lambda: not harness.in_flight)
             servable, harness.servable = harness.servable, None
@@ -278,3 +289,10 @@ class Manager(Generic[S]):
             del self._harnesses[harness.id.name][harness.id.version]
             self._publish(harness, State.END)
             self._advance(harness.id.name)
+
+
+def _give_way() -> None:
+    """Leaves the processors to other threads that want them; only Linux gives threads priorities of their own."""
+    if sys.platform == "linux":
+        niceness = max(os.getpriority(os.PRIO_PROCESS, os.getpid()), _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
