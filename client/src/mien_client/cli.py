@@ -39,6 +39,17 @@ class CommandError(Exception):
     """Ends the command with exit status 1; its text is the one sentence that the user reads."""
 
 
+def seconds(text: str) -> float:
+    """The type of arguments that are a time: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``mien`` with the arguments ``argv`` (by default the process's own).
 

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, Final
 
-from mien_client.cli import Command, CommandError
+from mien_client.cli import Command, CommandError, seconds
 
 SCHEME: Final = "s3://"
 
@@ -33,18 +33,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sync.add_argument("--dry-run", action="store_true", help="say what would be copied, and copy nothing")
     sync.add_argument(
-        "--every", type=_seconds, metavar="S", help="again every S seconds, whatever happens, until SIGTERM or Ctrl-C"
+        "--every", type=seconds, metavar="S", help="again every S seconds, whatever happens, until SIGTERM or Ctrl-C"
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
 
 
 def _run(arguments: argparse.Namespace) -> int:

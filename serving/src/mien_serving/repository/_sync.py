@@ -8,6 +8,7 @@ import hashlib
 import re
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def sync(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{where}: {error.strerror or error}. What has been copied is kept") from None
 
 
-class _Copy:
+class _Copy(ABC):
     """What both ways have in common."""
 
     def __init__(self, bucket: Bucket, folder: Path, arguments: argparse.Namespace) -> None:
@@ -84,11 +85,13 @@ class _Copy:
             _say(f"{self._bucket.url}: {told}.")
         return 1 if self._results["not copied"] else 0
 
+    @abstractmethod
     def _versions(self) -> list[Version]:
-        raise NotImplementedError
+        """Which there are where they are copied from."""
 
+    @abstractmethod
     def _copy(self, version: Version) -> str:
-        raise NotImplementedError
+        """Copies one, and says in two words what came of it."""
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from mien_client.cli import Command, CommandError
+from mien_client.cli import Command, CommandError, seconds
 
 _VERBS: Final = {
     "status": ("_status:status", "what is served where, and who disagrees"),
@@ -63,7 +63,7 @@ def _add_places(parser: argparse.ArgumentParser, *, servers: bool) -> None:
     )
     places.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=10.0,
         metavar="S",
         help="how long a server may take to answer (%(default)g)",
@@ -90,7 +90,7 @@ def _status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--watch",
-        type=_seconds,
+        type=seconds,
         nargs="?",
         const=2.0,
         metavar="S",
@@ -104,14 +104,14 @@ def _publish(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-mb",
-        type=_seconds,
+        type=seconds,
         default=1024.0,
         metavar="N",
         help="refuse a version larger than this (%(default)g MB)",
     )
     parser.add_argument(
         "--tolerance",
-        type=_seconds,
+        type=seconds,
         default=1e-3,
         metavar="X",
         help="how far answers may be from the golden ones, in proportion above 1 (%(default)g)",
@@ -207,18 +207,8 @@ _ARGUMENTS: Final = {
 }
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
 def _patience(text: str) -> float:
-    value = _seconds(text)
+    value = seconds(text)
     if value > _LONGEST_WAIT_S:
         raise argparse.ArgumentTypeError(f"{text} is above {_LONGEST_WAIT_S:g}; to wait longer, run it again")
     return value
