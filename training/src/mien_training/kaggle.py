@@ -52,7 +52,6 @@ class EmotionData:
         images: uint8 [N, 48, 48].
         labels: int32 [N], indices into `mien_client.contract.EMOTIONS`.
         usage: The file's ``Usage`` of each face, str [N]; ``None`` where the file has no such column.
-        dropped: Faces left out because their emotion is not one of ours, by emotion.
         skipped: One sentence for each bad row that was left out.
         others: The faces that were left out, their labels counting `OTHER_EMOTIONS` on from the last of ours.
     """
@@ -60,9 +59,15 @@ class EmotionData:
     images: NDArray[np.uint8]
     labels: NDArray[np.int32]
     usage: NDArray[np.str_] | None
-    dropped: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     others: "EmotionData | None" = None
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many faces were left out because their emotion is not one of ours, by emotion."""
+        if self.others is None:
+            return {}
+        return dict(Counter(OTHER_EMOTIONS[label - len(EMOTIONS)] for label in self.others.labels))
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,6 @@ def read_emotion(path: Path, *, seven_labels: bool | None = None, skip_bad_rows:
 
     return faces(
         ours,
-        dropped=dict(Counter(name for _, name, _ in theirs)),
         skipped=table.skipped,
         others=faces(theirs) if theirs else None,
     )
