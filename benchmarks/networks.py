@@ -18,9 +18,10 @@ from collections.abc import Callable
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
 import tensorflow as tf
 from mien_training.configs import load
-from mien_training.export import freeze
+from mien_training.prediction import freeze
 from mien_training.tasks import TASKS
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
@@ -46,9 +47,9 @@ def milliseconds(rounds: int, works: Works) -> dict[str, float]:
     return {name: 1000 * statistics.median(each) / BATCH for name, each in times.items()}
 
 
-def session(recipe: str, *, bfloat16: bool) -> Callable[[object], object]:
-    """Make a recipe's network and put it into a session, as the servers do: from uint8 [N, 48, 48] to its output."""
-    frozen = freeze(TASKS[recipe.partition("-")[0]].network(load(recipe)))
+def session(network: keras.Model, *, bfloat16: bool) -> Callable[[object], object]:
+    """Put a network into a session, as the servers do: from uint8 [N, 48, 48] to its output."""
+    frozen = freeze(network)
     config = tf.compat.v1.ConfigProto()
     if bfloat16:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
@@ -70,7 +71,8 @@ def main() -> int:
     works: Works = {}
     for kind in KINDS:
         for pair in (SHIPPED, PLAIN):
-            runs = {name: session(name, bfloat16=kind == "bfloat16") for name in pair}
+            networks = {name: TASKS[name.partition("-")[0]].network(load(name)) for name in pair}
+            runs = {name: session(network, bfloat16=kind == "bfloat16") for name, network in networks.items()}
             for name, run in runs.items():
                 works[f"{name} {kind}"] = lambda run=run: run(images)  # type: ignore[misc]
             works[f"{' and '.join(pair)} {kind}"] = lambda runs=runs: [run(images) for run in runs.values()]  # type: ignore[misc]

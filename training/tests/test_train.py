@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from mien_training import train
 from mien_training.configs import Augmentation
 from mien_training.errors import RunError
 from mien_training.interruption import Interrupted
-from mien_training.prediction import taught_by
 from mien_training.runs import open_run
 from mien_training.splits import batches
 from mien_training.train import Trainer
@@ -48,7 +48,7 @@ def test_a_run_leaves_its_records(finished_runs):
 
 
 def test_a_network_learns_what_can_be_learned(tmp_path, tiny, emotion_split):
-    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
+    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0, mixup=0)
     config = replace(tiny["emotion"], epochs=25, batch_size=8, learning_rate=5e-3, average=0.9, augmentation=still)
     result = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32").run()
     assert result["validation"]["accuracy"] > 0.6  # chance is 0.2
@@ -103,13 +103,26 @@ def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path, tiny, emotion
 
 def test_a_teachers_answers_are_learned_and_it_is_named(tmp_path, tiny, finished_runs, emotion_split):
     teacher = open_run(finished_runs["emotion"])
-    faces = taught_by(teacher, emotion_split.training)
-    assert faces.taught.shape == (90, 5)
-    mirrored = taught_by(teacher, replace(emotion_split.training, images=emotion_split.training.images[:, :, ::-1]))
-    np.testing.assert_allclose(faces.taught, mirrored.taught, atol=1e-4)
-    config = replace(tiny["emotion"], teacher=0.5, epochs=1)
-    Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32", teacher).run()
-    assert len(open_run(tmp_path / "run").facts["source"]["teacher_sha256"]) == 64
+    config = replace(tiny["emotion"], teacher=1.0, epochs=1)
+    wrong = replace(emotion_split.training, targets=(emotion_split.training.targets + 1) % 5)
+    for name, split in {"right": emotion_split, "wrong": replace(emotion_split, training=wrong)}.items():
+        Trainer("emotion", split, config, tmp_path / name, SOURCE, "float32", [teacher]).run()
+        assert len(open_run(tmp_path / name).facts["source"]["teachers_sha256"]) == 1
+    right, wrong = (next(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("right", "wrong"))
+    assert right["loss"] == wrong["loss"]  # the labels have no share
+
+
+def test_a_teacher_sees_the_very_picture_that_its_pupil_sees(tmp_path, tiny, finished_runs, emotion_split, monkeypatch):
+    teacher = open_run(finished_runs["emotion"])
+    config = replace(tiny["emotion"], teacher=0.5)
+    trainer = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32", [teacher])
+    changed = np.full((8, 48, 48), 77, np.uint8)
+    monkeypatch.setattr(train, "augment", lambda _images, points, *_: (tf.constant(changed), points))
+    seen = []
+    monkeypatch.setattr(trainer, "_teachers", [lambda images: (seen.append(images), [tf.zeros((8, 5))])[1]])
+    faces = emotion_split.training[slice(8)]
+    trainer._step(tf.constant(faces.images), tf.constant(faces.targets), tf.constant(0))
+    np.testing.assert_array_equal(seen[0], changed)
 
 
 def test_the_estimate_of_the_time_leaves_nothing_behind(tmp_path, tiny, emotion_split):

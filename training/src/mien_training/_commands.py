@@ -39,7 +39,12 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="NAME", help=f"the recipe: {', '.join(NAMES)}, or a .toml file (default: the model's name)"
     )
     parser.add_argument(
-        "--teacher", type=Path, metavar="RUN", help="emotion: a finished run whose answers are learned too"
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="emotion: a finished run whose answers are learned too; of several, their mean",
     )
     parser.add_argument(
         "--strategy",
@@ -62,7 +67,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     _quiet_tensorflow()
     from mien_training import train
-    from mien_training.distribution import strategy
+    from mien_training.distribution import native_precision, strategy
     from mien_training.files import sha256
     from mien_training.interruption import Interrupted
     from mien_training.runs import open_run
@@ -80,9 +85,9 @@ def _train(arguments: argparse.Namespace) -> int:
         source = {"file": arguments.data.name, "sha256": sha256(arguments.data)}
         if arguments.groups:
             source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups)}
-        precision = _native_precision() if arguments.precision == "auto" else arguments.precision
-        teacher = open_run(arguments.teacher) if arguments.teacher else None
-        trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision, teacher, sharing)
+        precision = native_precision() if arguments.precision == "auto" else arguments.precision
+        teachers = [open_run(folder) for folder in arguments.teacher]
+        trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision, teachers, sharing)
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:
@@ -286,15 +291,6 @@ def _export(arguments: argparse.Namespace) -> int:
     except (RunError, ExportError) as error:
         raise CommandError(str(error)) from None
     return 0
-
-
-def _native_precision() -> str:
-    """``mixed_bfloat16`` where the processor multiplies bfloat16 itself, else ``float32``, which is then far faster."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return "float32"
-    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
 
 
 def _quiet_tensorflow() -> None:

@@ -19,11 +19,10 @@ import numpy as np
 import tensorflow as tf
 from mien_client import contract, protos
 from numpy.typing import NDArray
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from mien_training.errors import ExportError
 from mien_training.files import sha256, write_json
-from mien_training.prediction import inference
+from mien_training.prediction import freeze, inference
 from mien_training.runs import Run
 
 MAX_DIFFERENCE = 1e-5
@@ -80,16 +79,6 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
         if isinstance(error, OSError):
             raise ExportError(f"{repository} cannot be written: {error.strerror or error}") from None
         raise
-
-
-def freeze(network: keras.Model) -> Any:
-    """Make a network's weights constants, which can be folded into each other (normalisations into convolutions).
-
-    Returns:
-        A function from uint8 [N, 48, 48] to a list of one tensor, the network's outputs.
-    """
-    images = tf.TensorSpec([None, _SIDE, _SIDE], tf.uint8, name=contract.IMAGES_INPUT)
-    return convert_variables_to_constants_v2(inference(network).get_concrete_function(images))
 
 
 def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:

@@ -36,9 +36,9 @@ class Run:
     facts: dict[str, Any]
     metrics: dict[str, Any]
 
-    def load(self) -> keras.Model:
-        """Build the network in float32, whatever it was trained in, and give it the run's weights."""
-        keras.mixed_precision.set_global_policy("float32")
+    def load(self, precision: str = "float32") -> keras.Model:
+        """Build the network in a precision, whatever it was trained in, and give it the run's weights."""
+        keras.mixed_precision.set_global_policy(precision)
         network = TASKS[self.model].network(self.config)
         try:
             network.load_weights(self.folder / WEIGHTS)

@@ -18,18 +18,16 @@ class Faces:
     Attributes:
         images: uint8 [N, 48, 48].
         targets: int32 [N] emotions, or float32 [N, 15, 2] key points with NaN where one is missing.
-        taught: A teacher's answers to them, float32 [N, 5] logits, where there is a teacher.
     """
 
     images: NDArray[np.uint8]
     targets: NDArray[np.int32] | NDArray[np.float32]
-    taught: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Faces":
-        return Faces(self.images[index], self.targets[index], None if self.taught is None else self.taught[index])
+        return Faces(self.images[index], self.targets[index])
 
 
 @dataclass(frozen=True)

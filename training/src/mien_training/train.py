@@ -14,7 +14,8 @@ import io
 import json
 import time
 import zipfile
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,14 @@ from mien_client import contract
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mien_training.augmentation import augment
+from mien_training.augmentation import augment, mix
 from mien_training.configs import Config
 from mien_training.errors import RunError
 from mien_training.files import sha256, write_atomically, write_json
 from mien_training.interruption import Interrupted, stop_signal
 from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import transfer
-from mien_training.prediction import inference, predict, taught_by
+from mien_training.prediction import freeze, inference, predict
 from mien_training.report import draw_curves, png, write_picture
 from mien_training.runs import WEIGHTS, Run, open_pretrained
 from mien_training.splits import Split, batches
@@ -55,7 +56,7 @@ class Trainer:
         out: The run folder; one that holds an unfinished run of the same things is continued.
         source: What the faces were read from, as it shall stand in ``run.json``.
         precision: Keras's policy, ``float32`` or ``mixed_bfloat16``.
-        teacher: A finished emotion run whose answers are learned besides the labels.
+        teachers: Finished emotion runs whose answers, the mean of their probabilities, are learned besides the labels.
         strategy: How the work is shared; by default it is not. Every replica takes its part of each batch, and with
             several workers only the first writes to `out`, which all must be able to read.
 
@@ -71,12 +72,12 @@ class Trainer:
         out: Path,
         source: dict[str, Any],
         precision: str,
-        teacher: Run | None = None,
+        teachers: Sequence[Run] = (),
         strategy: Any = None,
     ) -> None:
-        if teacher:
-            split = replace(split, training=taught_by(teacher, split.training))
-            source = {**source, "teacher_sha256": sha256(teacher.folder / WEIGHTS)}
+        if teachers:
+            source = {**source, "teachers_sha256": [sha256(teacher.folder / WEIGHTS) for teacher in teachers]}
+        self._teachers = [freeze(teacher.load(precision)) for teacher in teachers]
         trunk = open_pretrained(config.start_from).load() if config.start_from else None
         keras.utils.set_random_seed(config.seed)
         self.task, self.config, self.split, self.out = TASKS[name], config, split, out
@@ -128,7 +129,7 @@ class Trainer:
         for number in range(-1, TRIAL_STEPS):
             if number == 0:
                 begun = time.monotonic()  # the one before compiled
-            float(self._train_step(faces.images, faces.targets, faces.taught, tf.constant(0)))
+            float(self._train_step(faces.images, faces.targets, tf.constant(0)))
         seconds = (time.monotonic() - begun) / TRIAL_STEPS
         for variable, value in zip(self._variables(), before, strict=True):
             variable.assign(value)
@@ -161,7 +162,7 @@ class Trainer:
         epoch, first = divmod(self.step, self.steps_per_epoch)
         begun = saved = time.monotonic()
         for faces in batches(self.split.training, self.config.batch_size, self.config.seed, epoch, first):
-            loss = self._train_step(faces.images, faces.targets, faces.taught, tf.constant(self.step))
+            loss = self._train_step(faces.images, faces.targets, tf.constant(self.step))
             self.losses.append(float(loss))
             self.step += 1
             now = time.monotonic()
@@ -195,11 +196,11 @@ class Trainer:
         )
         return row
 
-    def _shared_step(self, images: Any, targets: Any, taught: Any, step: Any) -> Any:
-        losses = self.strategy.run(self._step, (images, targets, taught, step))
+    def _shared_step(self, images: Any, targets: Any, step: Any) -> Any:
+        losses = self.strategy.run(self._step, (images, targets, step))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    def _step(self, images: Any, targets: Any, taught: Any, step: Any) -> Any:
+    def _step(self, images: Any, targets: Any, step: Any) -> Any:
         seed = tf.stack([self.config.seed, tf.cast(step, tf.int32)])
         with tf.GradientTape() as tape:
             if targets.dtype == tf.float32:
@@ -209,11 +210,16 @@ class Trainer:
             else:
                 nowhere = tf.zeros([tf.shape(images)[0], len(contract.KEYPOINTS), 2])
                 images, _ = augment(images, nowhere, seed, self.config.augmentation)
+                targets = tf.one_hot(targets, self._class_weights.shape[0])
+                if self.config.augmentation.mixup:
+                    images, targets = mix(images, targets, seed, self.config.augmentation.mixup)
             # Every replica has changed the whole batch alike, and takes its part: their number changes nothing.
             first = tf.distribute.get_replica_context().replica_id_in_sync_group
-            images, targets, taught = (
-                None if whole is None else whole[first :: self.replicas] for whole in (images, targets, taught)
-            )
+            images, targets = images[first :: self.replicas], targets[first :: self.replicas]
+            # Teachers look at the very picture that their pupil sees (Beyer et al. 2022, "Knowledge Distillation: A
+            # Good Teacher Is Patient and Consistent").
+            answers = [tf.nn.softmax(teacher(images)[0]) for teacher in self._teachers]
+            taught = tf.add_n(answers) / len(answers) if answers else None
             outputs = self.model(images, training=True)
             loss = self.task.loss(targets, outputs, taught, self._class_weights, self.config) / self.replicas
         gradients = tape.gradient(loss, self.model.trainable_variables)

@@ -1,8 +1,7 @@
 """How each network is built and trained. Configuration is data: a recipe is one TOML file of this folder.
 
-``emotion`` and ``keypoints`` made the shipped networks. ``emotion-teacher`` is a larger emotion network, and
-``emotion-small`` one that costs a third, to be taught by a run of another. The plain ones are what ``make bench``
-compares with.
+``emotion`` and ``keypoints`` made the shipped networks; ``emotion-teacher`` is larger, for teaching others. The plain
+ones are what ``make bench`` compares with.
 """
 
 import tomllib
@@ -50,6 +49,8 @@ class Augmentation:
         contrast: Share of the contrast, either way.
         brightness: Grey levels, either way.
         cutout: Side in pixels of the largest rectangle that is painted over; 0 paints none.
+        mixup: How much faces are laid over each other: both parameters of the beta distribution that the shares are
+            drawn from; 0 lays none (emotion only).
     """
 
     shift: float
@@ -58,6 +59,7 @@ class Augmentation:
     contrast: float
     brightness: float
     cutout: int
+    mixup: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Config:
     Attributes:
         network: See `Network`.
         start_from: The shipped network whose weights the layers of the same name and shape start from; empty for none.
-        teacher: Share of the loss that a teacher's answers have, where `mien train` is given one; the labels have the
+        teacher: Share of the loss that teachers' answers have, where `mien train` is given any; the labels have the
             rest (emotion only).
         epochs: Passes over the training faces.
         batch_size: Faces a step.
