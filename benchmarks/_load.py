@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import re
@@ -24,6 +25,13 @@ from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
 
 MODELS = (EMOTION_MODEL, KEYPOINT_MODEL)
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def check_repository(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Ends a benchmark that has not both models, with a sentence that says which is missing."""
+    missing = [model for model in MODELS if not (folder / model).is_dir()]
+    if missing:
+        parser.error(f"{folder} holds no {' and no '.join(missing)} model; `mien export` publishes them")
 
 
 def faces(count: int) -> np.ndarray:

@@ -31,6 +31,9 @@ from mien_client import Client, protos
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
 from mien_serving import LocalModelServer
 
+sys.path.insert(0, str(Path(__file__).parent))
+from _load import check_repository
+
 FACES = 64
 ROUNDS = 100
 OF_USUAL, OF_STUBS = 5.0, 0.95
@@ -126,6 +129,7 @@ def main() -> int:
         "flags", nargs="*", default=fast, metavar="FLAG", help=f"flags of mien serve, after -- (default: {fast[0]})"
     )
     arguments = parser.parse_args()
+    check_repository(parser, arguments.repository)
     repository = arguments.repository
     images = np.random.default_rng(0).integers(0, 256, (FACES, 48, 48), np.uint8)
     models = {model: repository / model for model in (EMOTION_MODEL, KEYPOINT_MODEL)}

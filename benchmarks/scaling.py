@@ -36,7 +36,7 @@ import simpy
 from mien_serving import LocalModelServer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _load import MODELS, GrpcClient, faces, latency, many_clients_throughput, predict_request
+from _load import MODELS, GrpcClient, check_repository, faces, latency, many_clients_throughput, predict_request
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "scaling.md"
@@ -487,6 +487,7 @@ def main() -> None:
     parser.add_argument("--simulate-only", action="store_true", help="with what was measured before")
     options = parser.parse_args()
     if not options.simulate_only:
+        check_repository(parser, options.repository)
         MEASURED.write_text(json.dumps(measure(options.repository), indent=1) + "\n")
     measured = json.loads(MEASURED.read_text())
     curves = {largest: curve(measured, largest) for largest in (1, 8, LARGEST)}

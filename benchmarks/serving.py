@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
+from mien_client.contract import EMOTION_MODEL
 from mien_serving import LocalModelServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,6 +32,7 @@ from _load import (
     GrpcClient,
     InProcess,
     SteadyLoad,
+    check_repository,
     faces,
     latency,
     many_clients_throughput,
@@ -232,9 +233,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer calls: rough numbers, in about two minutes")
     options = parser.parse_args()
-    missing = [model for model in (EMOTION_MODEL, KEYPOINT_MODEL) if not (options.repository / model).is_dir()]
-    if missing:
-        parser.error(f"{options.repository} holds no {' and no '.join(missing)} model; `mien export` publishes them")
+    check_repository(parser, options.repository)
     with tempfile.TemporaryDirectory(prefix="mien-bench-") as folder:
         work, quick = Path(folder), options.quick
         rows = throughput(options.repository, work, quick=quick) + one_face(options.repository, quick=quick)
