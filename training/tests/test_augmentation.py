@@ -6,12 +6,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mien_client.contract import KEYPOINTS
-from mien_training.augmentation import augment, mix
+from mien_training.augmentation import augment
 from mien_training.configs import CONFIGS, Augmentation
 from mien_training.models import MIRRORED
 
-STILL = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0, mixup=0)
-MOVING = Augmentation(shift=4, rotation=20, zoom=0.2, contrast=0, brightness=0, cutout=0, mixup=0)
+STILL = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
+MOVING = Augmentation(shift=4, rotation=20, zoom=0.2, contrast=0, brightness=0, cutout=0)
 
 
 def test_mirroring_swaps_left_and_right_points_and_keeps_the_middle_ones():
@@ -69,22 +69,8 @@ def test_the_seed_decides_and_missing_points_stay_missing(model):
 
 def test_covering_paints_one_grey_over_part_of_some_faces_only():
     images = np.full((64, 48, 48), 100, np.uint8)
-    limits = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=12, mixup=0)
+    limits = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=12)
     changed = augment(images, np.zeros((64, 15, 2), np.float32), [0, 0], limits)[0].numpy()
     covered = (changed != 100).sum(axis=(1, 2))
     assert 4 < (covered > 0).sum() < 32
     assert covered.max() <= 13 * 13
-
-
-def test_mixed_faces_and_their_labels_are_mixed_in_the_same_shares_that_the_seed_decides():
-    images = np.repeat(np.uint8([0, 100, 200, 250])[:, None, None], 48 * 48, axis=1).reshape(4, 48, 48)
-    labels = np.eye(4, dtype=np.float32)
-    mixed, shares = mix(images, labels, [0, 1], 0.5)
-    np.testing.assert_allclose(np.sum(shares, axis=1), 1, rtol=1e-6)
-    assert (np.diag(shares) >= 0.5).all()
-    assert (np.diag(shares) < 1).any()
-    assert np.diag(np.fliplr(shares)) + np.diag(shares) == pytest.approx(1)
-    for face, share in zip(mixed.numpy(), shares.numpy(), strict=True):
-        np.testing.assert_allclose(face, share @ [0, 100, 200, 250], atol=0.5)
-    tf.debugging.assert_equal(mix(images, labels, [0, 1], 0.5)[0], mixed)
-    assert not np.array_equal(mix(images, labels, [0, 2], 0.5)[0], mixed)

@@ -48,7 +48,7 @@ def test_a_run_leaves_its_records(finished_runs):
 
 
 def test_a_network_learns_what_can_be_learned(tmp_path, tiny, emotion_split):
-    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0, mixup=0)
+    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
     config = replace(tiny["emotion"], epochs=25, batch_size=8, learning_rate=5e-3, average=0.9, augmentation=still)
     result = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32").run()
     assert result["validation"]["accuracy"] > 0.6  # chance is 0.2

@@ -31,27 +31,6 @@ def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tup
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), keypoints
 
 
-def mix(images: Any, labels: Any, seed: Any, alpha: float) -> tuple[Any, Any]:
-    """Lay faces over each other, and their labels in the same shares (Zhang et al. 2018, "mixup").
-
-    Args:
-        images: uint8 [N, 48, 48]. The first is paired with the last, the second with the last but one, and so on.
-        labels: float32 [N, classes].
-        seed: int32 [2]; the same seed gives the same result.
-        alpha: Both parameters of the beta distribution that the shares are drawn from, above 0.
-
-    Returns:
-        The mixed images, uint8 [N, 48, 48], and labels; each face keeps at least half of itself.
-    """
-    # The quotient of gamma variables is distributed so.
-    one, other = tf.unstack(tf.random.stateless_gamma([2, tf.shape(images)[0]], tf.random.split(seed, 5)[4], alpha))
-    share = tf.maximum(one, other) / tf.maximum(one + other, 1e-30)
-    share = tf.where(one + other > 0, share, 1.0)
-    faces, weight = tf.cast(images, tf.float32), share[:, None, None]
-    mixed = tf.cast(tf.round(faces * weight + faces[::-1] * (1 - weight)), tf.uint8)
-    return mixed, labels * share[:, None] + labels[::-1] * (1 - share)[:, None]
-
-
 def _warp(images: Any, keypoints: Any, seed: Any, count: Any, limits: Augmentation) -> tuple[Any, Any]:
     unit = tf.random.stateless_uniform([count, 5], seed, -1.0, 1.0)
     mirror = tf.where(unit[:, 0] < 0, -1.0, 1.0)

@@ -64,8 +64,8 @@ def emotion_loss(labels: Any, logits: Any, taught: Any, weights: Any, config: Co
     """Cross-entropy, smoothed and weighed by class, and that with a teacher's answers.
 
     Args:
-        labels: float32 [N, classes], the share of each class in a face.
-        logits: float32 [N, classes]: 5, or more where the recipe has `others`.
+        labels: int32 [N].
+        logits: float32 [N, 5], or more where the recipe has `others`.
         taught: float32 [N, 5], a teacher's probabilities (Hinton et al. 2015, "Distilling the Knowledge in a Neural
             Network"), or `None`.
         weights: float32, one for each class.
@@ -73,8 +73,8 @@ def emotion_loss(labels: Any, logits: Any, taught: Any, weights: Any, config: Co
     """
     smooth = config.label_smoothing
     classes = logits.shape[-1]
-    wanted = labels * (1 - smooth) + smooth / classes
-    loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.linalg.matvec(labels, weights)
+    wanted = tf.one_hot(labels, classes) * (1 - smooth) + smooth / classes
+    loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.gather(weights, labels)
     if taught is not None:
         distance = tf.nn.softmax_cross_entropy_with_logits(taught, logits[:, : len(EMOTIONS)])
         loss = (1 - config.teacher) * loss + config.teacher * distance

@@ -27,7 +27,7 @@ from mien_client import contract
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mien_training.augmentation import augment, mix
+from mien_training.augmentation import augment
 from mien_training.configs import Config
 from mien_training.errors import RunError
 from mien_training.files import sha256, write_atomically, write_json
@@ -210,9 +210,6 @@ class Trainer:
             else:
                 nowhere = tf.zeros([tf.shape(images)[0], len(contract.KEYPOINTS), 2])
                 images, _ = augment(images, nowhere, seed, self.config.augmentation)
-                targets = tf.one_hot(targets, self._class_weights.shape[0])
-                if self.config.augmentation.mixup:
-                    images, targets = mix(images, targets, seed, self.config.augmentation.mixup)
             # Every replica has changed the whole batch alike, and takes its part: their number changes nothing.
             first = tf.distribute.get_replica_context().replica_id_in_sync_group
             images, targets = images[first :: self.replicas], targets[first :: self.replicas]

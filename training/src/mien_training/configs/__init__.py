@@ -49,8 +49,6 @@ class Augmentation:
         contrast: Share of the contrast, either way.
         brightness: Grey levels, either way.
         cutout: Side in pixels of the largest rectangle that is painted over; 0 paints none.
-        mixup: How much faces are laid over each other: both parameters of the beta distribution that the shares are
-            drawn from; 0 lays none (emotion only).
     """
 
     shift: float
@@ -59,7 +57,6 @@ class Augmentation:
     contrast: float
     brightness: float
     cutout: int
-    mixup: float
 
 
 @dataclass(frozen=True)
