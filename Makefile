@@ -43,7 +43,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 train: $(INSTALLED)
-	$(BIN)/mien train emotion --data $(EMOTION_DATA) --out runs/emotion
+	$(BIN)/mien train emotion --config emotion-teacher --data $(EMOTION_DATA) --out runs/emotion-teacher
+	$(BIN)/mien train emotion --teacher runs/emotion-teacher --data $(EMOTION_DATA) --out runs/emotion
 	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
 
 bench: $(PUBLISHED)

@@ -26,17 +26,17 @@ from mien_training.runs import open_run
 from mien_training.train import Trainer
 from networks import BATCH, milliseconds, session
 
-PLAIN = load("emotion-plain").network
+SHIPPED = load("emotion").network
 SHAPES = {
-    "shipped": load("emotion").network,
+    "shipped": SHIPPED,
     "teacher": load("emotion-teacher").network,
-    "plain": PLAIN,
-    "deep": replace(PLAIN, depths=(2, 2, 2, 2)),
-    "three wide stages": replace(PLAIN, widths=(64, 128, 256), depths=(1, 1, 1)),
-    "early": replace(PLAIN, early=True, widths=(64, 128, 256), depths=(1, 1, 1)),
-    "early, narrow": replace(PLAIN, early=True, stem=24, widths=(40, 80, 160), depths=(1, 1, 1)),
-    "bottleneck": replace(PLAIN, blocks="bottleneck", widths=(64, 128, 256, 512)),
-    "separable": replace(PLAIN, blocks="separable", widths=(48, 96, 192, 384)),
+    "deep": replace(SHIPPED, depths=(2, 2, 2, 2)),
+    "narrow": replace(SHIPPED, stem=24, widths=(24, 48, 96, 192)),
+    "three wide stages": replace(SHIPPED, widths=(64, 128, 256), depths=(1, 1, 1)),
+    "early": replace(SHIPPED, early=True, widths=(64, 128, 256), depths=(1, 1, 1)),
+    "early, narrow": replace(SHIPPED, early=True, stem=24, widths=(40, 80, 160), depths=(1, 1, 1)),
+    "bottleneck": replace(SHIPPED, blocks="bottleneck", widths=(64, 128, 256, 512)),
+    "separable": replace(SHIPPED, blocks="separable", widths=(48, 96, 192, 384)),
 }
 SEEDS = 3
 
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="FILE")
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="a run folder of each shape goes here")
     parser.add_argument("--picture", type=Path, required=True, metavar="FILE", help="the plot, a PNG file")
-    parser.add_argument("--epochs", type=int, default=5, help="of each shape (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=3, help="of each shape (%(default)s)")
     options = parser.parse_args()
     recipe = replace(load("emotion"), epochs=options.epochs)
     faces = kaggle.read_emotion(options.data)

@@ -1,7 +1,7 @@
 """How each network is built and trained. Configuration is data: a recipe is one TOML file of this folder.
 
-``emotion`` and ``keypoints`` made the shipped networks; ``emotion-teacher`` is larger, for teaching others. The plain
-ones are what ``make bench`` compares with.
+``emotion`` and ``keypoints`` made the shipped networks; ``emotion-teacher`` is the larger one that taught the first.
+The plain ones are what ``make bench`` compares with.
 """
 
 import tomllib
