@@ -64,9 +64,10 @@ def draw(points: Points, epochs: int) -> Figure:
         colour = "tab:red" if name == "shipped" else "tab:blue"
         axes.scatter([cost] * len(accuracies), accuracies, color=colour, zorder=3)
         axes.annotate(name, (cost, float(np.mean(accuracies))), xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel=f"ms a face, batch {BATCH}", ylabel=f"PublicTest accuracy after {epochs} epochs", xscale="log")
+    axes.set(xlabel=f"ms a face, batch {BATCH}", ylabel=f"PublicTest accuracy after {epochs} epochs")
+    axes.set_xlim(0, 1.25 * max(cost for cost, _ in points.values()))
     axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     return figure
 
 
