@@ -55,8 +55,8 @@ bench: $(PUBLISHED)
 scaling: $(PUBLISHED)
 	$(BIN)/python benchmarks/scaling.py
 
-# What looks like a secret and is none: checksums (of teachers, on lines of their own), and what tests show to servers of their own.
-NO_SECRETS := "(groups_)?sha256"|^ *"[0-9a-f]{64}",?$$|user:secret@host|that-nobody-sees|nothing secret|BEGIN PRIVATE KEY-----.*server_cert|1234abc5678
+# What looks like a secret and is none: checksums, and what tests show to servers of their own.
+NO_SECRETS := "(groups_)?sha256"|user:secret@host|that-nobody-sees|nothing secret|BEGIN PRIVATE KEY-----.*server_cert|1234abc5678
 secrets: $(INSTALLED)
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files 'requirements\.lock$$' --exclude-lines '$(NO_SECRETS)'
 

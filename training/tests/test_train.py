@@ -107,7 +107,8 @@ def test_a_teachers_answers_are_learned_and_it_is_named(tmp_path, tiny, finished
     wrong = replace(emotion_split.training, targets=(emotion_split.training.targets + 1) % 5)
     for name, split in {"right": emotion_split, "wrong": replace(emotion_split, training=wrong)}.items():
         Trainer("emotion", split, config, tmp_path / name, SOURCE, "float32", [teacher]).run()
-        assert len(open_run(tmp_path / name).facts["source"]["teachers_sha256"]) == 1
+        (named,) = open_run(tmp_path / name).facts["source"]["teachers"]
+        assert len(named["sha256"]) == 64
     right, wrong = (next(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("right", "wrong"))
     assert right["loss"] == wrong["loss"]  # the labels have no share
 

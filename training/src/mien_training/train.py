@@ -76,7 +76,7 @@ class Trainer:
         strategy: Any = None,
     ) -> None:
         if teachers:
-            source = {**source, "teachers_sha256": [sha256(teacher.folder / WEIGHTS) for teacher in teachers]}
+            source = {**source, "teachers": [{"sha256": sha256(teacher.folder / WEIGHTS)} for teacher in teachers]}
         self._teachers = [freeze(teacher.load(precision)) for teacher in teachers]
         trunk = open_pretrained(config.start_from).load() if config.start_from else None
         keras.utils.set_random_seed(config.seed)
