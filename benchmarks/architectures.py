@@ -44,12 +44,16 @@ Points = dict[str, tuple[float, list[float]]]
 """What each shape costs, and the accuracy from each seed."""
 
 
-def pareto_front(points: Points) -> list[str]:
-    """The names of those that no other both undercuts and reaches, by their mean accuracies, from the cheapest on."""
+def means(points: Points) -> dict[str, tuple[float, float]]:
+    """What each shape costs, and its accuracy, the mean over its seeds."""
+    return {name: (cost, float(np.mean(accuracies))) for name, (cost, accuracies) in points.items()}
+
+
+def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
+    """The names of those (cost, accuracy) that no other both undercuts and reaches, from the cheapest on."""
     front: list[str] = []
-    means = {name: float(np.mean(accuracies)) for name, (_, accuracies) in points.items()}
-    for name in sorted(points, key=lambda name: (points[name][0], -means[name])):
-        if not front or means[name] > means[front[-1]]:
+    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
+        if not front or points[name][1] > points[front[-1]][1]:
             front.append(name)
     return front
 
@@ -58,15 +62,16 @@ def draw(points: Points, epochs: int) -> Figure:
     """Draw the shapes and their Pareto front, the shipped one marked."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    front = [(points[name][0], float(np.mean(points[name][1]))) for name in pareto_front(points)]
+    middles = means(points)
+    front = [middles[name] for name in pareto_front(middles)]
     axes.plot(*zip(*front, strict=True), color="grey", linestyle=":", label="Pareto front")
     for name, (cost, accuracies) in points.items():
         colour = "tab:red" if name == "shipped" else "tab:blue"
         axes.scatter([cost] * len(accuracies), accuracies, color=colour, zorder=3)
-        axes.annotate(name, (cost, float(np.mean(accuracies))), xytext=(6, 4), textcoords="offset points")
+        axes.annotate(name, middles[name], xytext=(6, 4), textcoords="offset points")
     axes.set(xlabel=f"ms a face, batch {BATCH}", ylabel=f"PublicTest accuracy after {epochs} epochs")
     axes.set_xlim(0, 1.25 * max(cost for cost, _ in points.values()))
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
     return figure
 
@@ -98,8 +103,9 @@ def main() -> int:
         works[name] = lambda run=run: run(images)
     costs = milliseconds(100, works)
     points = {name: (costs[name], accuracies[name]) for name in SHAPES}
+    front = pareto_front(means(points))
     for name in sorted(points, key=lambda name: costs[name]):
-        mark = " (Pareto front)" if name in pareto_front(points) else ""
+        mark = " (Pareto front)" if name in front else ""
         found = " ".join(f"{accuracy:.4f}" for accuracy in accuracies[name])
         sys.stdout.write(f"{name:20} {costs[name]:.3f} ms a face, accuracy {found}{mark}\n")
     draw(points, options.epochs).savefig(options.picture, dpi=110)
