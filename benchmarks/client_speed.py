@@ -32,7 +32,7 @@ from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
 from mien_serving import LocalModelServer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _load import check_repository
+from _load import MODELS, check_repository
 
 FACES = 64
 ROUNDS = 100
@@ -132,7 +132,7 @@ def main() -> int:
     check_repository(parser, arguments.repository)
     repository = arguments.repository
     images = np.random.default_rng(0).integers(0, 256, (FACES, 48, 48), np.uint8)
-    models = {model: repository / model for model in (EMOTION_MODEL, KEYPOINT_MODEL)}
+    models = {model: repository / model for model in MODELS}
     with tempfile.TemporaryDirectory(prefix="mien-bench-") as folder:
         for model in list(models):
             models[f"{model}_float"] = Path(folder) / model
