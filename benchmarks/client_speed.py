@@ -32,7 +32,7 @@ from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
 from mien_serving import LocalModelServer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _load import MODELS, check_repository
+from _load import MODELS, check_repository, faces, newest
 
 FACES = 64
 ROUNDS = 100
@@ -44,9 +44,8 @@ def publish_with_float_input(repository: Path, model: str, folder: Path) -> None
     """Saves the newest version of a model again, for images float32 [N, 48, 48] from 0 to 1."""
     import tensorflow as tf
 
-    newest = max((repository / model).glob("[0-9]*"), key=lambda path: int(path.name))
     module = tf.Module()
-    module.served = tf.saved_model.load(str(newest))
+    module.served = tf.saved_model.load(str(newest(repository / model)))
     ask = module.served.signatures["serving_default"]
 
     @tf.function(input_signature=[tf.TensorSpec([None, 48, 48], tf.float32, name="images")])
@@ -131,10 +130,10 @@ def main() -> int:
     arguments = parser.parse_args()
     check_repository(parser, arguments.repository)
     repository = arguments.repository
-    images = np.random.default_rng(0).integers(0, 256, (FACES, 48, 48), np.uint8)
+    images = faces(FACES)
     models = {model: repository / model for model in MODELS}
     with tempfile.TemporaryDirectory(prefix="mien-bench-") as folder:
-        for model in list(models):
+        for model in MODELS:
             models[f"{model}_float"] = Path(folder) / model
             # In a process of its own, so that TensorFlow takes no part in what is measured here.
             paths = (repository, model, models[f"{model}_float"])
