@@ -43,8 +43,11 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 train: $(INSTALLED)
-	$(BIN)/mien train emotion --config emotion-teacher --data $(EMOTION_DATA) --out runs/emotion-teacher
-	$(BIN)/mien train emotion --teacher runs/emotion-teacher --data $(EMOTION_DATA) --out runs/emotion
+	$(BIN)/mien train emotion --config emotion-teacher-1 --data $(EMOTION_DATA) --out runs/teacher-1
+	$(BIN)/mien train emotion --config emotion-teacher-2 --teacher runs/teacher-1 \
+		--data $(EMOTION_DATA) --out runs/teacher-2
+	$(BIN)/mien train emotion --teacher runs/teacher-1 --teacher runs/teacher-2 \
+		--data $(EMOTION_DATA) --out runs/emotion
 	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
 
 bench: $(PUBLISHED)

@@ -2,10 +2,10 @@
 
     python benchmarks/architectures.py --data fer2013.csv.gz --runs runs/architectures --picture docs/architectures.png
 
-All have the shipped recipe without its teacher, and fewer epochs: this ranks shapes, and says nothing of what each can
-reach. The shipped shape is trained from three seeds, which says how much of a difference is chance. An interrupted call
-goes on where it stopped. Costs are measured at the end, in turns, in bfloat16 where the processor has it, as TensorFlow
-Serving runs it; close everything else.
+All have the first teacher's recipe, and fewer epochs: this ranks shapes, and says nothing of what each can reach. The
+shipped shape is trained from three seeds, which says how much of a difference is chance. An interrupted call goes on
+where it stopped. Costs are measured at the end, in turns, in bfloat16 where the processor has it, as TensorFlow Serving
+runs it; close everything else.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from networks import BATCH, milliseconds, session
 SHIPPED = load("emotion").network
 SHAPES = {
     "shipped": SHIPPED,
-    "teacher": load("emotion-teacher").network,
+    "teacher": load("emotion-teacher-1").network,
     "deep": replace(SHIPPED, depths=(2, 2, 2, 2)),
     "narrow": replace(SHIPPED, stem=24, widths=(24, 48, 96, 192)),
     "three wide stages": replace(SHIPPED, widths=(64, 128, 256), depths=(1, 1, 1)),
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, required=True, metavar="FILE", help="the plot, a PNG file")
     parser.add_argument("--epochs", type=int, default=3, help="of each shape (%(default)s)")
     options = parser.parse_args()
-    recipe = replace(load("emotion"), epochs=options.epochs)
+    recipe = replace(load("emotion-teacher-1"), epochs=options.epochs)
     faces = kaggle.read_emotion(options.data)
     split = splits.add_others(splits.split_emotion(faces, recipe.validation, recipe.seed), faces.others)
     source = {"file": options.data.name, "sha256": sha256(options.data)}

@@ -1,17 +1,19 @@
 """Changing faces, and their points with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mien_client.contract import KEYPOINTS
-from mien_training.augmentation import augment
+from mien_training.augmentation import augment, degrade
 from mien_training.configs import CONFIGS, Augmentation
 from mien_training.models import MIRRORED
 
-STILL = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
-MOVING = Augmentation(shift=4, rotation=20, zoom=0.2, contrast=0, brightness=0, cutout=0)
+STILL = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, blur=0, cutout=0, jpeg=0)
+MOVING = replace(STILL, shift=4, rotation=20, zoom=0.2)
 
 
 def test_mirroring_swaps_left_and_right_points_and_keeps_the_middle_ones():
@@ -67,10 +69,51 @@ def test_the_seed_decides_and_missing_points_stay_missing(model):
     assert len(pairs) == 2
 
 
+@pytest.mark.parametrize("model", CONFIGS)
+def test_the_seed_decides_what_is_degraded_too(model):
+    images = np.random.default_rng(0).integers(0, 256, (32, 48, 48), np.uint8)
+    first, again, other = (degrade(images, [0, seed], CONFIGS[model].augmentation) for seed in (5, 5, 6))
+    tf.debugging.assert_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert first.dtype == tf.uint8
+
+
+def test_nothing_is_degraded_unless_asked_for():
+    images = np.random.default_rng(0).integers(0, 256, (8, 48, 48), np.uint8)
+    np.testing.assert_array_equal(degrade(images, [0, 0], STILL), images)
+
+
 def test_covering_paints_one_grey_over_part_of_some_faces_only():
     images = np.full((64, 48, 48), 100, np.uint8)
-    limits = Augmentation(shift=0, rotation=0, zoom=0, contrast=0, brightness=0, cutout=12)
-    changed = augment(images, np.zeros((64, 15, 2), np.float32), [0, 0], limits)[0].numpy()
+    changed = degrade(images, [0, 0], replace(STILL, cutout=12)).numpy()
     covered = (changed != 100).sum(axis=(1, 2))
     assert 4 < (covered > 0).sum() < 32
     assert covered.max() <= 13 * 13
+
+
+def test_half_of_the_faces_are_blurred_each_by_its_own_gaussian():
+    images = np.zeros((64, 48, 48), np.uint8)
+    images[:, 20, 30] = 255
+    changed = degrade(images, [0, 0], replace(STILL, blur=2)).numpy().astype(float)
+    blurred = np.array([not np.array_equal(a, b) for a, b in zip(images, changed, strict=True)])
+    assert 16 < blurred.sum() < 48
+    peaks = changed[blurred, 20, 30]
+    assert len(set(peaks)) > 8
+    assert peaks.min() > 0.9 * 255 / (2 * np.pi * 2**2)  # the peak of the strongest Gaussian
+    np.testing.assert_array_equal(changed[blurred].max(axis=(1, 2)), peaks)  # it stays where it was
+
+
+def test_blurring_keeps_a_plain_face_plain_up_to_its_edges():
+    images = np.full((16, 48, 48), 100, np.uint8)
+    np.testing.assert_array_equal(degrade(images, [0, 0], replace(STILL, blur=2)), images)
+
+
+def test_half_of_the_faces_go_through_jpeg_and_stay_like_themselves():
+    columns, rows = np.meshgrid(np.arange(48), np.arange(48))
+    image = np.round(127 + 100 * np.sin(columns / 5) * np.cos(rows / 4)).astype(np.uint8)
+    images = np.repeat(image[None], 64, axis=0)
+    changed = degrade(images, [0, 0], replace(STILL, jpeg=15)).numpy()
+    errors = np.abs(changed.astype(float) - images).mean(axis=(1, 2))
+    assert 16 < (errors > 0).sum() < 48
+    assert len(set(errors)) > 8  # of many qualities
+    assert errors.max() < 10

@@ -30,7 +30,16 @@ others = true
 validation = 0.1
 seed = 0
 network = { blocks = "basic", stem = 8, early = true, widths = [8, 16], depths = [1, 1], dropout = 0.0, mirror = false }
-augmentation = { shift = 4.0, rotation = 8.0, zoom = 0.1, contrast = 0.2, brightness = 20.0, cutout = 8 }
+
+[augmentation]
+shift = 4.0
+rotation = 8.0
+zoom = 0.1
+contrast = 0.2
+brightness = 20.0
+blur = 1.0
+cutout = 8
+jpeg = 20
 """
 
 

@@ -48,7 +48,7 @@ def test_a_run_leaves_its_records(finished_runs):
 
 
 def test_a_network_learns_what_can_be_learned(tmp_path, tiny, emotion_split):
-    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, cutout=0)
+    still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, blur=0, cutout=0, jpeg=0)
     config = replace(tiny["emotion"], epochs=25, batch_size=8, learning_rate=5e-3, average=0.9, augmentation=still)
     result = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32").run()
     assert result["validation"]["accuracy"] > 0.6  # chance is 0.2
@@ -113,17 +113,23 @@ def test_a_teachers_answers_are_learned_and_it_is_named(tmp_path, tiny, finished
     assert right["loss"] == wrong["loss"]  # the labels have no share
 
 
-def test_a_teacher_sees_the_very_picture_that_its_pupil_sees(tmp_path, tiny, finished_runs, emotion_split, monkeypatch):
+def test_a_teacher_sees_what_its_pupil_sees_but_not_degraded(tmp_path, tiny, finished_runs, emotion_split, monkeypatch):
     teacher = open_run(finished_runs["emotion"])
     config = replace(tiny["emotion"], teacher=0.5)
     trainer = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32", [teacher])
-    changed = np.full((8, 48, 48), 77, np.uint8)
+    changed, degraded = (np.full((8, 48, 48), grey, np.uint8) for grey in (77, 78))
     monkeypatch.setattr(train, "augment", lambda _images, points, *_: (tf.constant(changed), points))
-    seen = []
-    monkeypatch.setattr(trainer, "_teachers", [lambda images: (seen.append(images), [tf.zeros((8, 5))])[1]])
+    monkeypatch.setattr(train, "degrade", lambda images, *_: images + 1)
+    seen = {}
+    answer, learn = [tf.zeros((8, 5))], trainer.model.call
+    monkeypatch.setattr(trainer, "_teachers", [lambda images: (seen.update(teacher=images), answer)[1]])
+    monkeypatch.setattr(
+        trainer.model, "call", lambda images, **how: (seen.update(pupil=images), learn(images, **how))[1]
+    )
     faces = emotion_split.training[slice(8)]
     trainer._step(tf.constant(faces.images), tf.constant(faces.targets), tf.constant(0))
-    np.testing.assert_array_equal(seen[0], changed)
+    np.testing.assert_array_equal(seen["teacher"], changed)
+    np.testing.assert_array_equal(seen["pupil"], degraded)
 
 
 def test_the_estimate_of_the_time_leaves_nothing_behind(tmp_path, tiny, emotion_split):

@@ -1,12 +1,12 @@
 """The verbs ``train``, ``evaluate`` and ``export``: their arguments, and what they print."""
 
 import argparse
-import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mien_client.cli import INTERRUPTED, Command, CommandError
+from pydantic import ValidationError
 
 from mien_training.configs import CONFIGS, NAMES, Config, load
 from mien_training.errors import ConfigError, DataError, ExportError, RunError
@@ -52,7 +52,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         default="single",
         help="who shares each batch: one device, all GPUs of this machine, or the workers that TF_CONFIG names",
     )
-    kinds = {field.name: field.type for field in fields(CONFIGS["emotion"])}
+    kinds = get_type_hints(Config)
     for name in _FLAGS:
         shipped = ", ".join(f"{model} {getattr(config, name)}" for model, config in CONFIGS.items())
         parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[name], help=f"default: {shipped}")
@@ -73,12 +73,14 @@ def _train(arguments: argparse.Namespace) -> int:
     from mien_training.runs import open_run
 
     config = _config(arguments)
-    config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
+    try:
+        config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
+    except ValidationError:
+        raise CommandError(
+            "--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it."
+        ) from None
     if arguments.teacher and arguments.model != "emotion":
         raise CommandError("--teacher is for emotion; key points are learned from their labels alone.")
-    positive = (config.epochs, config.batch_size, config.learning_rate)
-    if not all(0 < value < math.inf for value in positive) or config.seed < 0:
-        raise CommandError("--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it.")
     try:
         sharing = strategy(arguments.strategy)  # first: workers must meet before TensorFlow does anything else
         split = _read_split(arguments, config, others=config.others)

@@ -1,4 +1,7 @@
-"""Training faces made different each time they are seen, and their key points moved along with them."""
+"""Training faces made different each time they are seen, and their key points moved along with them.
+
+`augment` leaves a face as good a picture as it was; `degrade` takes from it, so that networks learn to do without.
+"""
 
 import math
 from typing import Any
@@ -6,12 +9,15 @@ from typing import Any
 import tensorflow as tf
 from mien_client.contract import IMAGE_SIZE
 
-from mien_training.configs import Augmentation
+from mien_training.configs import JPEG_QUALITIES, Augmentation
 from mien_training.models import MIRRORED
+
+SHARP = 0.05
+"""Pixels of a Gaussian that leaves everything as it was."""
 
 
 def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tuple[Any, Any]:
-    """Mirror, shift, turn, zoom, light and partly cover faces at random.
+    """Mirror, shift, turn, zoom and light faces at random.
 
     Args:
         images: uint8 [N, 48, 48].
@@ -22,13 +28,34 @@ def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tup
     Returns:
         The changed images, uint8 [N, 48, 48], and where the points are in them, float32 [N, 15, 2].
     """
-    seeds = tf.random.split(seed, 4)
+    seeds = tf.random.split(seed, 2)
     count = tf.shape(images)[0]
     images, keypoints = _warp(images, keypoints, seeds[0], count, limits)
-    images = _light(images, seeds[1], count, limits)
+    return _grey_levels(_light(images, seeds[1], count, limits)), keypoints
+
+
+def degrade(images: Any, seed: Any, limits: Augmentation) -> Any:
+    """Blur and compress half of the faces each, and partly cover a quarter of them, at random.
+
+    Args:
+        images: uint8 [N, 48, 48].
+        seed: int32 [2]; the same seed gives the same result.
+        limits: How far each change may go.
+
+    Returns:
+        uint8 [N, 48, 48].
+    """
+    seeds = tf.random.split(tf.random.fold_in(seed, 1), 4)
+    count = tf.shape(images)[0]
+    images = tf.cast(images, tf.float32)
+    if limits.blur:
+        images = _blur(images, seeds[0], count, limits.blur)
     if limits.cutout:
-        images = _cover(images, seeds[2], seeds[3], count, limits.cutout)
-    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), keypoints
+        images = _cover(images, seeds[1], seeds[2], count, limits.cutout)
+    images = _grey_levels(images)
+    if limits.jpeg:
+        images = _compress(images, seeds[3], count, limits.jpeg)
+    return images
 
 
 def _warp(images: Any, keypoints: Any, seed: Any, count: Any, limits: Augmentation) -> tuple[Any, Any]:
@@ -84,6 +111,35 @@ def _light(images: Any, seed: Any, count: Any, limits: Augmentation) -> Any:
     return (images - mean) * (1.0 + unit[:, 0] * limits.contrast) + mean + unit[:, 1] * limits.brightness
 
 
+def _blur(images: Any, seed: Any, count: Any, strongest: float) -> Any:
+    """Blur half of the faces by a Gaussian of up to `strongest` pixels, each by its own."""
+    sigma = tf.maximum(tf.random.stateless_uniform([count], seed, -strongest, strongest), SHARP)
+    reach = math.ceil(3 * strongest)
+    weights = tf.exp(-tf.square(tf.range(-reach, reach + 1, dtype=tf.float32))[:, None] / (2 * tf.square(sigma)))
+    weights /= tf.reduce_sum(weights, axis=0)
+    # One picture with a channel for each face, as every channel of a depthwise convolution has a kernel of its own.
+    faces = tf.pad(tf.transpose(images, [1, 2, 0]), [[reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")[None]
+    for kernel in (weights[:, None, :, None], weights[None, :, :, None]):
+        faces = tf.nn.depthwise_conv2d(faces, kernel, [1, 1, 1, 1], "VALID")
+    return tf.transpose(faces[0], [2, 0, 1])
+
+
+def _compress(images: Any, seed: Any, count: Any, lowest: int) -> Any:
+    """Send half of the faces, uint8 [N, 48, 48], through JPEG of a quality from `lowest` up."""
+    qualities = tf.random.stateless_uniform([count], seed, lowest, 2 * JPEG_QUALITIES - lowest, tf.int32)
+
+    def through_jpeg(image: Any, quality: Any) -> Any:
+        encoded = tf.raw_ops.EncodeJpegVariableQuality(images=image[..., None], quality=quality)
+        decoded: Any = tf.ensure_shape(tf.io.decode_jpeg(encoded, channels=1)[..., 0], [IMAGE_SIZE, IMAGE_SIZE])
+        return decoded
+
+    return tf.map_fn(
+        lambda one: tf.cond(one[1] < JPEG_QUALITIES, lambda: through_jpeg(*one), lambda: one[0]),
+        (images, qualities),
+        fn_output_signature=tf.TensorSpec([IMAGE_SIZE, IMAGE_SIZE], tf.uint8),
+    )
+
+
 def _cover(images: Any, place_seed: Any, grey_seed: Any, count: Any, largest: int) -> Any:
     """Paint a rectangle of one grey level over a quarter of the faces."""
     unit = tf.random.stateless_uniform([count, 4], place_seed)
@@ -94,3 +150,7 @@ def _cover(images: Any, place_seed: Any, grey_seed: Any, count: Any, largest: in
     inside = tf.abs(axis - middle[..., None]) < half[..., None]
     mask = inside[:, 0, :, None] & inside[:, 1, None, :]
     return tf.where(mask, tf.random.stateless_uniform([count, 1, 1], grey_seed, 0, 255), images)
+
+
+def _grey_levels(images: Any) -> Any:
+    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)

@@ -27,7 +27,7 @@ from mien_client import contract
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mien_training.augmentation import augment
+from mien_training.augmentation import augment, degrade
 from mien_training.configs import Config
 from mien_training.errors import RunError
 from mien_training.files import sha256, write_atomically, write_json
@@ -210,14 +210,15 @@ class Trainer:
             else:
                 nowhere = tf.zeros([tf.shape(images)[0], len(contract.KEYPOINTS), 2])
                 images, _ = augment(images, nowhere, seed, self.config.augmentation)
+            degraded = degrade(images, seed, self.config.augmentation)
             # Every replica has changed the whole batch alike, and takes its part: their number changes nothing.
             first = tf.distribute.get_replica_context().replica_id_in_sync_group
-            images, targets = images[first :: self.replicas], targets[first :: self.replicas]
-            # Teachers look at the very picture that their pupil sees (Beyer et al. 2022, "Knowledge Distillation: A
-            # Good Teacher Is Patient and Consistent").
+            images, degraded, targets = (x[first :: self.replicas] for x in (images, degraded, targets))
+            # Teachers look at the face as their pupil does (Beyer et al. 2022, "Knowledge Distillation: A Good Teacher
+            # Is Patient and Consistent"), but see it better (Xie et al. 2020, "Self-Training with Noisy Student").
             answers = [tf.nn.softmax(teacher(images)[0]) for teacher in self._teachers]
             taught = tf.add_n(answers) / len(answers) if answers else None
-            outputs = self.model(images, training=True)
+            outputs = self.model(degraded, training=True)
             loss = self.task.loss(targets, outputs, taught, self._class_weights, self.config) / self.replicas
         gradients = tape.gradient(loss, self.model.trainable_variables)
         self.optimizer.apply(gradients, self.model.trainable_variables)

@@ -1,20 +1,29 @@
 """How each network is built and trained. Configuration is data: a recipe is one TOML file of this folder.
 
-``emotion`` and ``keypoints`` made the shipped networks; ``emotion-teacher`` is the larger one that taught the first.
+``emotion`` and ``keypoints`` made the shipped networks; ``emotion-teacher-1`` and ``-2`` taught the first of them.
 The plain ones are what ``make bench`` compares with.
 """
 
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mien_training.errors import ConfigError
 
 FOLDER = Path(__file__).parent
+JPEG_QUALITIES = 100
+"""The best; at that a face is left as it is."""
+
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Network:
     """The shape of a residual network.
 
@@ -29,18 +38,25 @@ class Network:
         mirror: Whether it takes the mean over a face and its mirror image, at twice the cost (key points only).
     """
 
-    blocks: str
-    stem: int
+    blocks: Literal["basic", "bottleneck", "separable"]
+    stem: Count
     early: bool
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    dropout: float
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+    depths: tuple[Count, ...]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     mirror: bool
 
+    def __post_init__(self) -> None:
+        """Refuse stages with a width and no depth, or the other way round."""
+        if len(self.widths) != len(self.depths):
+            raise ValueError("widths and depths must be of the same number of stages")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=_STRICT)
 class Augmentation:
     """How far a training face is changed, at most, each time it is seen.
+
+    Blur, rectangles and JPEG are what a network is to make do with: teachers see the face without them.
 
     Attributes:
         shift: Pixels, either way, of each axis.
@@ -48,18 +64,22 @@ class Augmentation:
         zoom: Share of the size, either way.
         contrast: Share of the contrast, either way.
         brightness: Grey levels, either way.
+        blur: Standard deviation in pixels of the strongest Gaussian; 0 blurs none.
         cutout: Side in pixels of the largest rectangle that is painted over; 0 paints none.
+        jpeg: Lowest quality of JPEG, below 100; 0 compresses none.
     """
 
-    shift: float
-    rotation: float
-    zoom: float
-    contrast: float
-    brightness: float
-    cutout: int
+    shift: Limit
+    rotation: Limit
+    zoom: Annotated[float, Field(ge=0, lt=1)]
+    contrast: Share
+    brightness: Limit
+    blur: Limit
+    cutout: Annotated[int, Field(ge=0)]
+    jpeg: Annotated[int, Field(ge=0, lt=JPEG_QUALITIES)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """One training recipe.
 
@@ -84,19 +104,19 @@ class Config:
     """
 
     network: Network
-    start_from: str
-    teacher: float
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup_epochs: float
-    weight_decay: float
-    average: float
-    label_smoothing: float
-    balance: float
+    start_from: Literal["", "emotion", "keypoints"]
+    teacher: Share
+    epochs: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    warmup_epochs: Limit
+    weight_decay: Limit
+    average: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    balance: Limit
     others: bool
-    validation: float
-    seed: int
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    seed: Annotated[int, Field(ge=0)]
     augmentation: Augmentation
 
 
@@ -104,12 +124,15 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Build a recipe from what TOML or JSON holds.
 
     Raises:
-        TypeError, ValueError or KeyError: A value is missing or unknown, or of the wrong kind.
+        ConfigError: A value is missing, unknown, of the wrong kind or out of its range; the message names each.
     """
-    network = dict(values["network"])
-    network["widths"], network["depths"] = tuple(network["widths"]), tuple(network["depths"])
-    augmentation = Augmentation(**values["augmentation"])
-    return Config(**{**values, "network": Network(**network), "augmentation": augmentation})
+    try:
+        return TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()
+        ]
+        raise ConfigError("; ".join(wrong)) from None
 
 
 def load(name: str) -> Config:
@@ -125,7 +148,7 @@ def load(name: str) -> Config:
         raise ConfigError(f"There is no recipe {name}; name a .toml file, or one of {', '.join(NAMES)}.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (TypeError, ValueError, KeyError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is no recipe: {error}.") from None
 
 
