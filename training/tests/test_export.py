@@ -159,6 +159,11 @@ class TestAVersion:
         assert seen == {"serving_default", "serving_raw", "serving_encoded"}
 
 
+def test_nothing_is_written_to_standard_error(tmp_path, finished_runs, capfd):
+    export.export(open_run(finished_runs["emotion"]), tmp_path, silent)
+    assert capfd.readouterr().err == ""
+
+
 class TestVersionNumbers:
     def test_the_next_number_is_taken_and_the_ones_before_stay_as_they_are(self, tmp_path, finished_runs):
         (tmp_path / "emotion" / "7").mkdir(parents=True)

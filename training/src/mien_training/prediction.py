@@ -1,6 +1,10 @@
 """What networks answer."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,10 +29,29 @@ def freeze(network: keras.Model) -> Any:
         A function from uint8 [N, 48, 48] to a list of one tensor, the network's outputs.
     """
     images = tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE], tf.uint8, name=IMAGES_INPUT)
-    return convert_variables_to_constants_v2(inference(network).get_concrete_function(images))
+    function = inference(network).get_concrete_function(images)
+    with _remarks_hidden():
+        return convert_variables_to_constants_v2(function)
 
 
 def predict(infer: Callable[[Any], Any], images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Run a compiled forward pass over any number of images, a batch at a time: uint8 [N, 48, 48] to float32 [N, …]."""
     starts = range(0, len(images), PREDICTION_BATCH)
     return np.concatenate([infer(images[start : start + PREDICTION_BATCH]).numpy() for start in starts])
+
+
+@contextmanager
+def _remarks_hidden() -> Iterator[None]:
+    """Hide what TensorFlow's optimiser writes to standard error at any log level, unless a level was asked for."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        yield
+        return
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
