@@ -48,7 +48,12 @@ batch_timeout_micros { value: 10000 }
 max_enqueued_batches { value: 1000 }
 num_batch_threads { value: 2 }
 """
-_BATCHING_FLAGS = ("--enable_batching", "--grpc_max_threads=160", "--tensorflow_intra_op_parallelism=1")
+_BATCHING_FLAGS = (
+    "--enable_batching",
+    "--grpc_max_threads=160",
+    "--grpc_channel_arguments=grpc.http2.bdp_probe=0,grpc.optimization_target=throughput",
+    "--tensorflow_intra_op_parallelism=1",
+)
 
 
 @dataclass(frozen=True)
