@@ -8,6 +8,7 @@ TensorFlow's C API.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,9 @@ def _read(path: Path) -> SavedModel:
     for name, parse in (("saved_model.pb", SavedModel.FromString), ("saved_model.pbtxt", _parse_text)):
         if (path / name).exists():
             try:
-                return parse((path / name).read_bytes())
+                content = (path / name).read_bytes()
+                _let_requests_go_on()
+                return parse(content)
             except (DecodeError, text_format.ParseError) as error:
                 kind = "binary" if name.endswith(".pb") else "text"
                 raise StatusError(Code.DATA_LOSS, f"Can't parse {path / name} as {kind} proto") from error
@@ -136,7 +139,11 @@ def _import_graph_def(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Imports through the C API, which can hand out what was named before, but finds nothing afterwards."""
     options = c_api.TF_NewImportGraphDefOptions()
-    definition = c_api.TF_NewBufferFromString(graph_def.SerializeToString())
+    _let_requests_go_on()
+    written = graph_def.SerializeToString()
+    _let_requests_go_on()
+    definition = c_api.TF_NewBufferFromString(written)
+    _let_requests_go_on()
     try:
         for tensor in tensors:
             node, _, output = tensor.partition(":")
@@ -145,6 +152,7 @@ def _import_graph_def(
             c_api.TF_ImportGraphDefOptionsAddReturnOperation(options, operation)
         with graph._c_graph.get() as c_graph:
             results = c_api.TF_GraphImportGraphDefWithResults(c_graph, definition, options)
+        _let_requests_go_on()
         found = (
             dict(zip(tensors, c_api.TF_ImportGraphDefResultsReturnOutputs(results), strict=True)),
             dict(zip(operations, c_api.TF_ImportGraphDefResultsReturnOperations(results), strict=True)),
@@ -154,6 +162,11 @@ def _import_graph_def(
         c_api.TF_DeleteBuffer(definition)
         c_api.TF_DeleteImportGraphDefOptions(options)
     return found
+
+
+def _let_requests_go_on() -> None:
+    """Lets go of Python's lock for a moment: each step of a load keeps it for some milliseconds, all for too many."""
+    time.sleep(0.001)
 
 
 def _signature_tensors(meta_graph: Any) -> set[str]:
