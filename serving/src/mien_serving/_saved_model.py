@@ -82,9 +82,7 @@ def _read(path: Path) -> SavedModel:
     for name, parse in (("saved_model.pb", SavedModel.FromString), ("saved_model.pbtxt", _parse_text)):
         if (path / name).exists():
             try:
-                content = (path / name).read_bytes()
-                _let_requests_go_on()
-                return parse(content)
+                return parse((path / name).read_bytes())
             except (DecodeError, text_format.ParseError) as error:
                 kind = "binary" if name.endswith(".pb") else "text"
                 raise StatusError(Code.DATA_LOSS, f"Can't parse {path / name} as {kind} proto") from error

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 
-from mien_training.configs import Network
+from mien_training.configs import Block, Network
 
 HEAT_CELLS = 12
 
@@ -58,7 +58,7 @@ def separable_block(x: Any, filters: int, stride: int, name: str) -> Any:
     return _join(x, y, filters, stride, name)
 
 
-BLOCKS: dict[str, Callable[[Any, int, int, str], Any]] = {
+BLOCKS: dict[Block, Callable[[Any, int, int, str], Any]] = {
     "basic": basic_block,
     "bottleneck": bottleneck_block,
     "separable": separable_block,

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mien_training.errors import ConfigError
@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent
 JPEG_QUALITIES = 100
 """The best; at that a face is left as it is."""
 
+Block = Literal["basic", "bottleneck", "separable"]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -28,7 +29,7 @@ class Network:
     """The shape of a residual network.
 
     Attributes:
-        blocks: ``basic``, ``bottleneck`` or ``separable``; see `models.BLOCKS`.
+        blocks: See `models.BLOCKS`.
         stem: Channels of the first convolution.
         early: Whether the maps are halved early, by the stem's convolution itself and again by the first stage;
             otherwise the stem sees every pixel, pools, and the first stage keeps that size.
@@ -38,7 +39,7 @@ class Network:
         mirror: Whether it takes the mean over a face and its mirror image, at twice the cost (key points only).
     """
 
-    blocks: Literal["basic", "bottleneck", "separable"]
+    blocks: Block
     stem: Count
     early: bool
     widths: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -127,7 +128,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         ConfigError: A value is missing, unknown, of the wrong kind or out of its range; the message names each.
     """
     try:
-        return TypeAdapter(Config).validate_python(values)
+        return Config(**values)
     except ValidationError as error:
         wrong = [
             f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()
