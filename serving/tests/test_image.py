@@ -51,6 +51,20 @@ def test_nothing_says_where_packages_come_from():
         assert not re.search(r"index-url\b|https?://(?!127\.0\.0\.1)", file.read_text()), file
 
 
+def test_its_model_server_listens_on_every_address(tmp_path):
+    program = tmp_path / "mien"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", DOCKER / "tensorflow_model_server", "--port=9000"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["serve", "--host=0.0.0.0", "--port=9000"]
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

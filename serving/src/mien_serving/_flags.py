@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from mien_serving._options import DEFAULT_THREADS
+from mien_serving._options import DEFAULT_HOST, DEFAULT_THREADS
 
 _WITHOUT_MEANING: Final = {
     "num_unload_threads": "versions unload in threads of their own",
@@ -39,6 +39,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--version", action="store_true", help="print the versions and exit")
     own = parser.add_argument_group("flags of its own").add_argument
     own("--model_repository", type=Path, metavar="DIR", help="the folder that stands for /models in base paths")
+    own(
+        "--host",
+        default=DEFAULT_HOST,
+        metavar="ADDRESS",
+        help="the address to listen on; 0.0.0.0 or :: for all, so that other machines can call it (%(default)s)",
+    )
 
 
 def without_meaning(flags: argparse.Namespace) -> str:

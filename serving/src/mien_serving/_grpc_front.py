@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from mien_client import protos
 
+from mien_serving._listening import grpc_target
 from mien_serving._metrics import Metrics, measured
 from mien_serving._options import GrpcOptions
 from mien_serving._servable import NO_DEADLINE
@@ -83,7 +84,7 @@ class GrpcFront:
         )
 
     def bind(self) -> int:
-        """Takes the port on all interfaces, and the socket if there is one.
+        """Takes the port, and the socket if there is one.
 
         Returns:
             The port.
@@ -91,7 +92,7 @@ class GrpcFront:
         Raises:
             RuntimeError: One of them is not to be had.
         """
-        port = self._listen(f"0.0.0.0:{self._options.port}")
+        port = self._listen(grpc_target(self._options.host, self._options.port))
         if self._options.socket_path:
             self._listen(f"unix:{self._options.socket_path}")
         return port

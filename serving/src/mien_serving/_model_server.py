@@ -17,9 +17,10 @@ from mien_serving._batching import BatchScheduler
 from mien_serving._batching_parameters import read_batching_parameters
 from mien_serving._config import read_config
 from mien_serving._grpc_front import GrpcFront
+from mien_serving._listening import port_error
 from mien_serving._manager import ServableId
 from mien_serving._metrics import Metrics
-from mien_serving._options import ServerOptions, port_error
+from mien_serving._options import ServerOptions
 from mien_serving._rest_api import RestApi
 from mien_serving._rest_front import RestFront
 from mien_serving._servable import BatchingServable, Servable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,11 @@ from mien_client.protos import ModelServerConfig
 
 from mien_serving._batching_parameters import BatchingOptions
 from mien_serving._config import check_config
-from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving._listening import check_port
+from mien_serving._status import invalid_argument
+
+DEFAULT_HOST: Final = "127.0.0.1"
+"""Where the server listens unless told otherwise: only programs of this machine can call it."""
 
 DEFAULT_THREADS: Final = 4 * (os.cpu_count() or 1)
 """Requests that each front end computes at the same time unless told otherwise, as in TensorFlow Serving."""
@@ -97,6 +100,7 @@ class GrpcOptions:
     """How gRPC is served.
 
     Attributes:
+        host: The address to listen on.
         port: The port; 0 takes a free one.
         socket_path: A UNIX socket to serve on as well, if not empty.
         max_threads: Requests computed at the same time; one more is refused.
@@ -106,6 +110,7 @@ class GrpcOptions:
         ssl: How connections are secured; None if they are not.
     """
 
+    host: str = DEFAULT_HOST
     port: int = 8500
     socket_path: str = ""
     max_threads: int = DEFAULT_THREADS
@@ -120,6 +125,7 @@ class RestOptions:
     """How REST is served.
 
     Attributes:
+        host: The address to listen on.
         port: The port; 0 takes a free one.
         threads: Requests computed at the same time; more wait.
         timeout_s: How long a request may take; 0 for as long as it takes.
@@ -127,6 +133,7 @@ class RestOptions:
         metrics_path: Where Prometheus finds the metrics; None if nothing is measured.
     """
 
+    host: str = DEFAULT_HOST
     port: int = 8501
     threads: int = DEFAULT_THREADS
     timeout_s: float = 30.0
@@ -176,18 +183,5 @@ class ServerOptions:
                 f"--rest_api_port cannot be same as --port ({self.grpc.port}). Please use a different port for "
                 "HTTP/REST API."
             )
-        for port, flag in ((self.grpc.port, "--port"), (self.rest.port, "--rest_api_port")):
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("", port))
-                except OSError as error:
-                    raise port_error(port, flag, error) from error
-
-
-def port_error(port: int, flag: str, error: Exception) -> StatusError:
-    """The error for a port that is not to be had."""
-    reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()
-    return StatusError(
-        Code.UNAVAILABLE, f"port {port} cannot be used ({reason}); choose another with {flag}, or 0 for any free one"
-    )
+        check_port(self.grpc.host, self.grpc.port, "--port")
+        check_port(self.rest.host, self.rest.port, "--rest_api_port")

@@ -12,6 +12,7 @@ import uvicorn
 
 from mien_serving._http_server import HttpProtocol, HttpServer
 from mien_serving._json_response import error_body
+from mien_serving._listening import listen
 from mien_serving._metrics import Metrics
 from mien_serving._options import RestOptions
 from mien_serving._rest_api import HttpAnswer, HttpRequest, RestApi, decompressed, error_answer
@@ -69,7 +70,7 @@ class RestFront:
         self._serving: asyncio.Task[None] | None = None
 
     def bind(self) -> int:
-        """Takes the port on all interfaces.
+        """Takes the port.
 
         Returns:
             The port.
@@ -77,9 +78,7 @@ class RestFront:
         Raises:
             OSError: The port is not to be had.
         """
-        dual_stack = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual_stack else socket.AF_INET
-        self._socket = socket.create_server(("", self._options.port), family=family, dualstack_ipv6=dual_stack)
+        self._socket = listen(self._options.host, self._options.port)
         bound: int = self._socket.getsockname()[1]
         return bound
 

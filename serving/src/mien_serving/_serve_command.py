@@ -20,6 +20,7 @@ from mien_serving._batching_parameters import BatchingOptions, read_batching_par
 from mien_serving._config import REPOSITORY, read_config, single_model_config
 from mien_serving._config_protos import parse_file, read_message
 from mien_serving._flags import add_flags, without_meaning
+from mien_serving._listening import resolved_host
 from mien_serving._options import (
     METRICS_PATH,
     CoreOptions,
@@ -100,11 +101,13 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
             "separately. You cannot configure all."
         )
+    host = resolved_host(flags.host)
     return ServerOptions(
         config=_config(flags),
         config_file=flags.model_config_file,
         config_file_poll_wait_seconds=flags.model_config_file_poll_wait_seconds,
         grpc=GrpcOptions(
+            host=host,
             port=flags.port,
             socket_path=flags.grpc_socket_path,
             max_threads=flags.grpc_max_threads,
@@ -114,6 +117,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             ssl=_ssl(flags.ssl_config_file),
         ),
         rest=RestOptions(
+            host=host,
             port=flags.rest_api_port,
             threads=flags.rest_api_num_threads,
             timeout_s=flags.rest_api_timeout_in_ms / 1000,
