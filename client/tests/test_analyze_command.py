@@ -1,5 +1,6 @@
 """`mien analyze`: files in; a table, a JSON document or a picture out."""
 
+import io
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import matplotlib.cbook
 import numpy as np
 import pytest
-from mien_client import EMOTIONS, KEYPOINTS, _drawing
+from mien_client import EMOTIONS, KEYPOINTS, _drawing, pictures
 from mien_client.cli import main
 from PIL import Image
 
@@ -88,9 +89,44 @@ def test_one_bad_file_among_good_ones(face, address, tmp_path, capsys):
     assert "1 face read" in told
     assert errors.splitlines() == [
         f"mien analyze: no face was found in {tmp_path / 'empty.png'}",
-        f"mien analyze: {tmp_path / 'text.png'} is no PNG or JPEG picture",
+        f"mien analyze: {tmp_path / 'text.png'} is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture",
         f"mien analyze: {tmp_path / 'nowhere.png'} cannot be read: No such file or directory",
     ]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats(face, address, tmp_path, capsys, kind):
+    Image.open(face).save(tmp_path / "photo", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert main(["analyze", str(tmp_path / "photo"), "--server", address]) == 0
+    assert "Happy" in capsys.readouterr().out
+
+
+def test_standard_input(face, address, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(face.read_bytes())))
+    assert main(["analyze", "-", "--server", address, "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)["faces"]
+    assert (found["file"], found["emotion"]) == ("-", "Happy")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "Standard input: The picture is empty"),
+        (b"hello", "Standard input: The picture is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"),
+        (bytes(1001), "Standard input is too large: at most 1,000 bytes are read"),
+    ],
+)
+def test_standard_input_that_is_not_a_picture(address, capsys, monkeypatch, content, told):
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["analyze", "-", "--server", address]) == 1
+    assert capsys.readouterr().err == f"mien analyze: {told}\n"
+
+
+def test_a_url_is_not_a_file(address, capsys):
+    assert main(["analyze", "https://example.org/a.jpg", "--server", address]) == 1
+    told = "mien analyze: https://example.org/a.jpg is a URL, which is not fetched: download it first\n"
+    assert capsys.readouterr().err == told
 
 
 def test_errors_are_in_the_json_too(face, address, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import zlib
 from unittest import mock
 
 import cv2
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mien_client import PictureError, pictures
-from mien_client.pictures import Picture, find_faces, read_picture
+from mien_client.pictures import MAX_FILE_BYTES, Picture, find_faces, read_picture
 from PIL import Image
 
 ORIENTATION = 0x0112
@@ -45,14 +47,55 @@ def test_png_of_every_mode(tmp_path, mode):
     assert_is_gradient(read_picture(save(tmp_path / "a.png", gradient(mode))))
 
 
-def test_16_bit_png(tmp_path):
-    values = np.tile(np.arange(0, 256, 4, np.uint16) * 257, (40, 1))
-    assert_is_gradient(read_picture(save(tmp_path / "a.png", Image.fromarray(values))))
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_by_its_range(tmp_path, kind, bits):
+    values = np.rint(np.tile(np.arange(0, 256, 4), (40, 1)) / 252 * (2**bits - 1)).astype(np.uint16)
+    picture = read_picture(save(tmp_path / "a", Image.fromarray(values), format=kind))
+    np.testing.assert_array_equal(picture.grey[0], np.rint(values[0] * (255 / (2**bits - 1))))
+    assert picture.grey.max() == 255
+
+
+def test_16_bit_grey_with_a_transparent_value(tmp_path):
+    values = np.full((50, 50), 30000, np.uint16)
+    values[0] = 65535
+    path = save(tmp_path / "a.png", Image.fromarray(values), transparency=30000)
+    assert (read_picture(path).grey == 255).all()
+
+
+def sixteen_bit_colour(brightest):
+    """A PNG of 16 bits per channel, which Pillow cannot write."""
+    ramp = np.linspace(0, brightest, 64).round().astype(np.uint16)
+    return cv2.imencode(".png", np.tile(ramp[:, None], (40, 1, 3)))[1].tobytes()
+
+
+def test_16_bit_colour_png():
+    picture = read_picture(sixteen_bit_colour(65535))
+    assert np.abs(picture.grey[0] - np.linspace(0, 255, 64)).max() <= 1
+
+
+@pytest.mark.parametrize("brightest", [255, 1023, 4095, 16383])
+def test_16_bit_colour_of_a_smaller_range_is_not_read_as_a_black_face(brightest):
+    with pytest.raises(PictureError, match="The picture has 16 bits per channel, but no value above a quarter"):
+        read_picture(sixteen_bit_colour(brightest))
 
 
 def test_1_bit_png(tmp_path):
     picture = read_picture(save(tmp_path / "a.png", gradient().convert("1", dither=Image.Dither.NONE)))
     assert set(picture.grey.ravel()) == {0, 255}
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats(tmp_path, kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert_is_gradient(read_picture(save(tmp_path / "a", gradient("RGB"), format=kind, **options)), tolerance=2)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "MPO"])
+def test_the_first_frame_of_several(tmp_path, kind):
+    black = Image.new("RGB", gradient().size)
+    path = save(tmp_path / "a", gradient("RGB"), format=kind, save_all=True, append_images=[black], quality=100)
+    assert_is_gradient(read_picture(path), tolerance=3)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -116,28 +159,71 @@ def test_bytes_and_images_of_pil_are_read_as_their_file_is(tmp_path, kind):
         np.testing.assert_array_equal(picture.grey, expected.grey)
 
 
-def test_images_of_pil_may_come_from_elsewhere():
-    assert_is_gradient(read_picture(gradient()))
-    assert_is_gradient(read_picture(Image.fromarray(np.tile(np.arange(0, 256, 4, np.int32) * 257, (40, 1)))))
+MODES = {  # how to get there from L
+    **{mode: (mode,) for mode in ("L", "P", "RGB", "RGBA", "LA", "I", "F", "I;16", "RGBX", "CMYK", "YCbCr")},
+    "LAB": ("RGB", "LAB"),
+    "HSV": ("RGB", "HSV"),
+    "PA": ("P", "PA"),
+    "La": ("LA", "La"),
+    "RGBa": ("RGBA", "RGBa"),
+    "I;16L": ("I", "I;16L"),
+    "I;16B": ("I", "I;16B"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_pil_of_every_mode(mode):
+    image = gradient()
+    for step in MODES[mode]:
+        image = image.convert(step)
+    assert image.mode == mode
+    before = image.tobytes()
+    assert_is_gradient(read_picture(image), tolerance=2)
+    assert image.tobytes() == before  # The caller's image stays as it is.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [(np.int32, 255), (np.int32, 65535), (np.float32, 1), (np.float32, 255), (np.float32, 65535)],
+)
+def test_grey_values_of_pil_are_scaled_by_their_range(dtype, white):
+    values = np.tile(np.linspace(0, white, 64), (40, 1)).astype(dtype)
+    np.testing.assert_allclose(read_picture(Image.fromarray(values)).grey[0], np.linspace(0, 255, 64), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.array([[-1, 200]], np.int32), "has grey values from -1 to 200, expected a range from 0 to 65535"),
+        (np.array([[0, 70000]], np.int32), "from 0 to 70000"),
+        (np.array([[-0.5, 0.5]], np.float32), "from -0.5 to 0.5, expected a range from 0 to 1, 255 or 65535"),
+        (np.array([[0, 1.02]], np.float32), "from 0 to 1.02"),
+        (np.array([[0, np.nan]], np.float32), "nan"),
+        (np.array([[0, np.inf]], np.float32), "inf"),
+    ],
+)
+def test_grey_values_of_no_known_range_are_refused(values, told):
+    with pytest.raises(PictureError, match=told):
+        read_picture(Image.fromarray(values))
 
 
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (b"", "the picture is no PNG or JPEG picture"),
-        (b"GIF89a", "the picture is no PNG or JPEG picture"),
-        (np.zeros((9, 9), np.uint8), "a ndarray is no picture: give the path of a file, the bytes of one, or an image"),
-        (None, "a NoneType is no picture"),
+        (b"", "The picture is empty"),
+        (b"<svg/>", "The picture is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"),
+        (b"\0\0\0\x1cftypheic", "The picture is a HEIC, AVIF or video file: convert it to JPEG or PNG first"),
+        (np.zeros((9, 9), np.uint8), "Expected the path of a picture, the bytes of a picture file or a PIL image, got"),
+        (None, "got NoneType"),
+        ("https://example.org/a.jpg", r"https://example.org/a.jpg is a URL, which is not fetched: download it first"),
+        ("HTTP://example.org/a.jpg", "is a URL"),
+        ("a\0b.png", "is not the name of a file"),
+        (Image.new("L", (0, 40)), "The picture is empty: 0 × 40 pixels"),
     ],
 )
-def test_sources_that_are_none(source, told):
+def test_sources_that_are_not_pictures(source, told):
     with pytest.raises(PictureError, match=told):
         read_picture(source)
-
-
-def test_bytes_that_are_damaged():
-    with pytest.raises(PictureError, match="the picture is damaged"):
-        read_picture(encoded("PNG")[:100])
 
 
 def encoded(kind):
@@ -149,15 +235,19 @@ def encoded(kind):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is no PNG or JPEG picture"),
-        (b"hello", "is no PNG or JPEG picture"),
-        (encoded("GIF"), "is no PNG or JPEG picture"),
-        (encoded("PNG")[:100], "is damaged"),
-        (encoded("JPEG")[:-200], "is damaged"),
-        (b"\x89PNG\r\n\x1a\n", "is"),
+        (b"", "is empty"),
+        (b"hello", "is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"),
+        (encoded("PNG")[:100], "is truncated: its end is missing"),
+        (encoded("JPEG")[:-100], "is truncated: its end is missing"),
+        (encoded("GIF")[:-100], "is truncated: its end is missing"),
+        (encoded("BMP")[:-100], "is truncated: its end is missing"),
+        (encoded("TIFF")[:-100], "is truncated"),
+        (encoded("WEBP")[:-100], "is truncated or damaged"),
+        (encoded("PNG")[:8], "is truncated or damaged: its header cannot be read"),
+        (encoded("PNG").replace(b"IDAT", b"IDAT" + bytes(9)), "is damaged: "),
     ],
 )
-def test_what_is_no_picture_is_told_in_one_sentence(tmp_path, content, told):
+def test_a_file_that_is_not_a_whole_picture_is_described_in_one_sentence(tmp_path, content, told):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(PictureError) as caught:
         read_picture(tmp_path / "a.png")
@@ -172,17 +262,49 @@ def test_files_that_cannot_be_read(tmp_path):
         read_picture(tmp_path)
 
 
-def test_a_picture_that_would_fill_the_memory(tmp_path, monkeypatch, recwarn):
-    path = save(tmp_path / "a.png", gradient())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 64 - 1)  # Pillow refuses twice as many, and warns before.
-    assert_is_gradient(read_picture(path))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(PictureError, match="is too large: more than 2,000 pixels"):
-        read_picture(path)
+def test_what_is_not_a_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.png", tmp_path / "zero.png", "/dev/zero"):
+        with pytest.raises(PictureError, match=f"{path} is not a regular file"):
+            read_picture(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(PictureError, match="is too large: 268,435,457 bytes, at most 268,435,456 are read"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize(("width", "height"), [(8193, 8192), (13200, 13200), (20000, 20000)])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(kind, width, height):
+    """Without its pixels, so that a decoder would have failed."""
+    small = io.BytesIO()
+    Image.new("L", (1039, 1051)).save(small, kind)
+    order = "big" if kind in ("PNG", "JPEG") or small.getvalue().startswith(b"MM") else "little"
+    size = 4 if kind in ("PNG", "BMP") else 2
+    content = small.getvalue()
+    for before, after in ((1039, width), (1051, height)):
+        content = content.replace(before.to_bytes(size, order), after.to_bytes(size, order))
+    if kind == "PNG":
+        content = content[:29] + zlib.crc32(content[12:29]).to_bytes(4, "big") + content[33:]
+    with pytest.raises(PictureError, match=r"The picture is too large: .*67,108,864"):
+        read_picture(content)
+
+
+def test_a_picture_of_the_most_pixels_is_read(monkeypatch, recwarn):
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 40 * 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 64 - 1)  # Pillow warns, and refuses twice as many.
+    assert_is_gradient(read_picture(encoded("PNG")))
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 40 * 64 - 1)
+    with pytest.raises(PictureError, match="The picture is too large: 64 × 40 pixels, at most 2,559 in all are read"):
+        read_picture(gradient())
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_damage_of_any_kind_is_a_picture_or_a_sentence(tmp_path, kind, data):

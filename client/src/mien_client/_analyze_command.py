@@ -15,7 +15,7 @@ from mien_client.contract import IMAGE_SIZE, KEYPOINTS
 
 if TYPE_CHECKING:
     from mien_client._analysis import Face
-    from mien_client.pictures import FaceCrop
+    from mien_client.pictures import FaceCrop, Picture
 
 
 class Result(NamedTuple):
@@ -32,7 +32,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="PNG or JPEG file; one of 48x48 pixels is taken as it is, in others the faces are looked for",
+        help="PNG, JPEG, WebP, GIF, BMP or TIFF file, or - for standard input; "
+        "a picture of 48x48 pixels is taken as it is, in others the faces are looked for",
     )
     parser.add_argument(
         "--server",
@@ -61,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         import numpy as np
 
         from mien_client._client import Client
-        from mien_client.pictures import find_faces, read_picture
+        from mien_client.pictures import find_faces
 
         if arguments.picture:
             from mien_client import _drawing
@@ -75,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     errors: list[tuple[str, str]] = []
     for file in arguments.files:
         try:
-            found = find_faces(read_picture(file))
+            found = find_faces(_read(file))
             crops += [(file, number, crop) for number, crop in enumerate(found, start=1)]
             if not found:
                 errors.append((file, f"no face was found in {file}"))
@@ -110,6 +111,20 @@ def _run(arguments: argparse.Namespace) -> int:
         if len(results) > _drawing.MOST_FACES:
             sys.stderr.write(f"mien analyze: {arguments.picture} shows the first {_drawing.MOST_FACES} faces only\n")
     return 1 if errors else 0
+
+
+def _read(file: str) -> Picture:
+    from mien_client.pictures import MAX_FILE_BYTES, read_picture
+
+    if file != "-":
+        return read_picture(file)
+    content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise PictureError(f"Standard input is too large: at most {MAX_FILE_BYTES:,} bytes are read")
+    try:
+        return read_picture(content)
+    except PictureError as error:
+        raise PictureError(f"Standard input: {error}") from None
 
 
 def _table(results: list[Result], facts: dict[str, Any]) -> str:

@@ -11,11 +11,13 @@ Example:
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,15 @@ except (ImportError, AttributeError) as error:
         "finding faces needs Pillow and OpenCV 4, whose cascade classifier OpenCV 5 has dropped: "
         "pip install 'mien-client[pictures]'"
     ) from error
+
+MAX_PIXELS = 64 * 1024**2
+"""Pictures of more pixels than this (64 megapixels) are refused before they are decoded."""
+
+MAX_FILE_BYTES = 256 * 1024**2
+"""Larger files are not read."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 # How much of a picture the models expect around a face: the square whose side is FACE_CROP_SCALE times that of the
 # cascade's box, and whose centre lies FACE_CROP_DOWN of the box's sides below the box's. Measured with this cascade on
@@ -115,13 +126,21 @@ class FaceCrop:
 
 
 def read_picture(source: str | os.PathLike[str] | bytes | Image.Image) -> Picture:
-    """Reads a PNG or JPEG picture of any kind: grey, colour, palette, 16 bits, transparent (shown on white), turned.
+    """Read a picture: PNG, JPEG, WebP, GIF, BMP or TIFF, of any colour mode, the first frame of several.
+
+    An EXIF orientation is applied, and transparent parts are shown on white. Grey values of more than eight bits are
+    scaled by their range: floats of at most 1 from 0 to 1, other values from 0 to the end of the smallest of 8, 10, 12,
+    14 and 16 bits that holds the brightest one.
 
     Args:
-        source: The path of a file, the bytes of one, or an image of PIL, which may also come from elsewhere.
+        source: The path of a regular file of at most `MAX_FILE_BYTES` bytes, the bytes of such a file, or a PIL image.
+            In all three cases a picture has at most `MAX_PIXELS` pixels; its header is checked before it is decoded.
+
+    Returns:
+        The picture, upright.
 
     Raises:
-        PictureError: If the file cannot be read, or is no whole picture of these kinds.
+        PictureError: The file cannot be read, is not a whole picture of these formats, or is too large.
 
     Example:
         >>> from pathlib import Path
@@ -132,30 +151,24 @@ def read_picture(source: str | os.PathLike[str] | bytes | Image.Image) -> Pictur
         >>> (by_path.grey == by_bytes.grey).all() and (by_path.grey == by_image.grey).all()
         np.True_
     """
-    if not isinstance(source, (str, os.PathLike, bytes, Image.Image)):
+    if isinstance(source, Image.Image):
+        return _decode(source, "The picture", in_place=False)
+    if isinstance(source, bytes):
+        return _decode_stream(io.BytesIO(source), "The picture")
+    if not isinstance(source, (str, os.PathLike)):
         kind = type(source).__name__
-        raise PictureError(f"a {kind} is no picture: give the path of a file, the bytes of one, or an image of PIL")
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the picture"
+        raise PictureError(f"Expected the path of a picture, the bytes of a picture file or a PIL image, got {kind}")
+    name = os.fspath(source)
+    if name.lower().startswith(("http://", "https://")):
+        raise PictureError(f"{name} is a URL, which is not fetched: download it first")
     try:
-        with warnings.catch_warnings():
-            # Of pictures that are large but still fine; one that is too large to be meant well is an error.
-            warnings.simplefilter("ignore")
-            if isinstance(source, Image.Image):
-                colour = _to_rgb(ImageOps.exif_transpose(source))
-            else:
-                with Image.open(
-                    io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG")
-                ) as file:
-                    colour = _to_rgb(ImageOps.exif_transpose(file))
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        stream = _open_regular(name)
+    except OSError as error:
         raise PictureError(f"{name} cannot be read: {error.strerror}") from None
-    except UnidentifiedImageError:
-        raise PictureError(f"{name} is no PNG or JPEG picture") from None
-    except Image.DecompressionBombError:
-        raise PictureError(f"{name} is too large: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
-    except Exception as error:  # A broken file makes Pillow raise almost anything, down to struct.error.
-        raise PictureError(f"{name} is damaged: {error}") from error
-    return Picture(np.asarray(colour), np.asarray(colour.convert("L")))
+    except ValueError:  # a zero byte in the name
+        raise PictureError(f"{name!r} is not the name of a file") from None
+    with stream:
+        return _decode_stream(stream, name)
 
 
 def find_faces(picture: Picture) -> list[FaceCrop]:
@@ -173,13 +186,113 @@ def find_faces(picture: Picture) -> list[FaceCrop]:
     return [_crop(picture, *box) for box in _boxes(picture.grey)]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits per pixel, of which Pillow would keep the wrong ones.
-        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+def _open_regular(name: str) -> BinaryIO:
+    """Open a file for reading, unless it is a pipe, a device or too large, which could block or never end."""
+    # A pipe without a writer blocks in open() unless it is told not to.
+    descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        facts = os.fstat(descriptor)
+        if stat.S_ISDIR(facts.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(facts.st_mode):
+            raise PictureError(f"{name} is not a regular file")
+        if facts.st_size > MAX_FILE_BYTES:
+            raise PictureError(f"{name} is too large: {facts.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _decode_stream(stream: BinaryIO, name: str) -> Picture:
+    start = stream.read(16)
+    stream.seek(0)
+    if not start:
+        raise PictureError(f"{name} is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and of odd metadata.
+            image = Image.open(stream, formats=_FORMATS)
+    except UnidentifiedImageError:
+        if start.startswith(_SIGNATURES):
+            raise PictureError(f"{name} is truncated or damaged: its header cannot be read") from None
+        if start[4:8] == b"ftyp":
+            raise PictureError(f"{name} is a HEIC, AVIF or video file: convert it to JPEG or PNG first") from None
+        raise PictureError(f"{name} is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{name} is too large: more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:
+        raise _damage(error, name) from error
+    with image:
+        return _decode(image, name, in_place=True)
+
+
+def _decode(image: Image.Image, name: str, *, in_place: bool) -> Picture:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{name} is too large: {width:,} × {height:,} pixels, at most {MAX_PIXELS:,} in all are read"
+        )
+    if not width * height:
+        raise PictureError(f"{name} is empty: {width} × {height} pixels")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            colour = _to_rgb(image, name, in_place=in_place)
+    except PictureError:
+        raise
+    except Exception as error:
+        raise _damage(error, name) from error
+    return Picture(np.asarray(colour), np.asarray(colour.convert("L")))
+
+
+def _damage(error: Exception, name: str) -> PictureError:
+    """Describe a file in which Pillow fails, which it does with almost any exception, down to `struct.error`."""
+    if "truncat" in str(error).lower():
+        return PictureError(f"{name} is truncated: its end is missing")
+    if "could not create decoder" in str(error):  # what Pillow says of a cut WebP
+        return PictureError(f"{name} is truncated or damaged")
+    return PictureError(f"{name} is damaged: {error}")
+
+
+def _to_rgb(image: Image.Image, name: str, *, in_place: bool) -> Image.Image:
+    # Of 16 bits per channel Pillow keeps the upper eight, except in grey pictures. (A BMP's 16 bits are of a pixel.)
+    upper_bits_only = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", ""))
+    if in_place:  # saves a copy of a large picture
+        ImageOps.exif_transpose(image, in_place=True)
+    else:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        grey = _to_8_bits(np.asarray(image), name)
+        if isinstance(image.info.get("transparency"), int):
+            grey[np.asarray(image) == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        colour = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    else:
+        colour = image if image.mode == "RGB" else image.convert("RGB")
+    if upper_bits_only and np.asarray(colour).max() < 64:
+        raise PictureError(
+            f"{name} has 16 bits per channel, but no value above a quarter of their range: convert it to 8 bits"
+        )
+    return colour
+
+
+def _to_8_bits(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    is_float = values.dtype.kind == "f"
+    # Floats just above 1 may be of the range 0 to 1 or of 0 to 255: nobody can tell.
+    if not (low >= 0 and high <= 65535) or (is_float and 1 < high < 16):  # also if one is NaN
+        expected = "from 0 to 1, 255 or 65535" if is_float else "from 0 to 65535"
+        raise PictureError(
+            f"{name} has grey values from {low:g} to {high:g}, expected a range {expected}: convert it to 8 bits"
+        )
+    white = 1 if is_float and high <= 1 else next(white for white in (255, 1023, 4095, 16383, 65535) if high <= white)
+    scaled: NDArray[np.float32] = np.rint(values.astype(np.float32) * np.float32(255 / white))
+    return scaled.astype(np.uint8)
 
 
 def _boxes(grey: NDArray[np.uint8]) -> list[tuple[float, float, float]]:
