@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 AspiredVersions = Mapping[int, Path]
 """The versions that ought to be loaded, with the folder that holds each."""
 
-_MAX_VERSION: Final = 2**63 - 1
+MAX_VERSION: Final = 2**63 - 1
+"""Greatest number of a version."""
 
 
 def aspired_versions(model: ModelConfig) -> AspiredVersions:
@@ -38,7 +39,7 @@ def aspired_versions(model: ModelConfig) -> AspiredVersions:
             f"Could not find base path {base_path} for servable {model.name} with error NOT_FOUND: "
             f"{base_path} {(error.strerror or 'not readable').lower()}"
         ) from error
-    found = {version: folder for folder in folders if (version := _version_number(folder.name)) is not None}
+    found = {version: folder for folder in folders if (version := version_number(folder.name)) is not None}
     policy = model.model_version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
@@ -50,11 +51,12 @@ def aspired_versions(model: ModelConfig) -> AspiredVersions:
             return {version: found[version] for version in newest}
 
 
-def _version_number(name: str) -> int | None:
+def version_number(name: str) -> int | None:
+    """Return the version that a folder with this name holds; None if servers do not take it for one."""
     if not (name.isascii() and name.isdigit()):
         return None
     version = int(name)
-    return version if version <= _MAX_VERSION else None
+    return version if version <= MAX_VERSION else None
 
 
 class Source:

@@ -1,14 +1,18 @@
 """The journal: nothing is lost, a crash hurts one line at most, and the way back can be read from it."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client.cli import CommandError
-from mien_serving.rollout import _journal
-from mien_serving.rollout._journal import Journal, stable_before, unfinished
+from mien_serving.rollout import _journal, _publish, _status
+from mien_serving.rollout._journal import Journal, last_move, stable_before, unfinished
+from mien_serving.rollout._models_config import Desired
 
 
 @pytest.fixture
@@ -29,8 +33,8 @@ def test_lies_next_to_the_repository_and_says_who_when_what_and_why(journal, tmp
     assert entry["why"] == "it is better"
     assert "@" in entry["who"]
     assert entry["time"].endswith("+00:00")
-    assert journal.entries("emotion") == [entry]
-    assert journal.entries("keypoints") == []
+    assert list(journal.entries("emotion")) == [entry]
+    assert list(journal.entries("keypoints")) == []
 
 
 def test_names_the_person_behind_sudo(journal, monkeypatch):
@@ -50,6 +54,111 @@ def test_what_others_have_written_into_it_is_left_out(journal):
     journal.path.write_text('{"note": "please keep"}\n["a", "list"]\nhello\n')
     journal.append("canary", "emotion", "done")
     assert [entry["verb"] for entry in journal.entries()] == ["canary"]
+
+
+def line(**facts):
+    usual = {"time": "2026-01-01T00:00:00+00:00", "who": "ada@host", "verb": "promote", "model": "emotion"}
+    return json.dumps({**usual, "event": "done", **facts}).encode()
+
+
+DAMAGED = {
+    "cut short": b'{"verb": "prom',
+    "not UTF-8": b'{"verb": "\xff"}',
+    "zeros, as after a power cut": bytes(4096),
+    "deep nesting": b"[" * 200_000,
+    "deep nesting in an entry": line()[:-1] + b', "note": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "5,000 digits": line()[:-1] + b', "version": ' + b"1" * 5000 + b"}",
+    "longer than any entry": line(why="x" * 2**20),
+    "a list": b'["a", "list"]',
+    "no time": b'{"who": "a", "verb": "promote", "model": "emotion", "event": "done"}',
+    "a number for a model": line(model=5),
+    "a number for a state": line(before={"versions": None, "labels": {}}, after=5),
+    "no state before": line(after=state(1)),
+    "a state without versions": line(before=state(1), after={"labels": {"stable": 1}}),
+    "a change to no versions": line(before=state(1), after={"versions": None, "labels": {"stable": 1}}),
+    "a text for a version": line(before=state(1), after={"versions": ["1"], "labels": {"stable": 1}}),
+    "a text for a labelled version": line(before=state(1), after={"versions": [1], "labels": {"stable": "1"}}),
+    "labels in a list": line(before=state(1), after={"versions": [1], "labels": ["stable"]}),
+    "a promotion to nothing": line(before=state(1), after={"versions": [1], "labels": {}}),
+    "a canary without one": line(verb="canary", before=state(1), after=state(1)),
+    "a publish without a version": line(verb="publish"),
+    "a version that is too large": line(verb="publish", version=2**63),
+    "gates in a number": line(verb="compare", failed_gates=3),
+    "servers in a list": line(before=state(1), after=state(1), without=["a"]),
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_line_is_skipped_and_counted_and_hurts_no_other(journal, damaged):
+    good = line(before=state(1), after=state(2, 1))
+    journal.path.write_bytes(good + b"\n" + damaged + b"\n\n" + good + b"\n")
+    assert stable_before(journal.entries("emotion"), 2) == [1]
+    assert unfinished(journal.entries("emotion")) is None
+    assert len(list(journal.entries())) == 2
+    assert journal.skipped == 1
+    assert journal.damage() == f"{journal.path}: 1 damaged line was skipped"
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists), st.data())
+def test_whatever_a_field_holds_every_reader_gets_by(tmp_path_factory, value, data):
+    journal = Journal(tmp_path_factory.mktemp("site") / "models")
+    fields = ["time", "who", "verb", "model", "event", "id", "why", "before", "after", "in_force", "version", "gone"]
+    fields += ["stable", "canary", "failed_gates", "without", "resume", "detail", "delete", "passed"]
+    verb = data.draw(st.sampled_from(["publish", "canary", "compare", "promote", "rollback", "retire", "adopt"]))
+    event = data.draw(st.sampled_from(["begun", "done", "failed"]))
+    facts = {
+        "verb": verb,
+        "event": event,
+        "before": state(1),
+        "after": state(2, 1),
+        data.draw(st.sampled_from(fields)): value,
+    }
+    journal.path.write_bytes(line(**facts) + b"\n")
+    entries = journal.entries()
+    stable_before(entries, 2)
+    last_move(entries, 2)
+    if begun := unfinished(entries):
+        _status._command(begun)
+    list(_status.table(_status._HistoryRows(entries)))
+    _publish._next(journal.path.parent, Desired(None), entries)
+    assert len(list(entries)) + journal.skipped == 1
+
+
+def test_an_argument_that_is_not_utf8_can_be_noted(journal):
+    journal.append("promote", "emotion", "done", why="m\udcfcde")
+    assert [entry["why"] for entry in journal.entries()] == ["m\udcfcde"]
+
+
+def test_a_large_journal_is_streamed(journal, tmp_path):
+    good = line(before=state(1), after=state(2, 1), why="x" * 1000) + b"\n"
+    with journal.path.open("wb") as stream:
+        for _ in range(20):
+            stream.write(good * 1000)
+        stream.truncate(stream.tell() + 200 * 2**20)  # Zeros, and no line feed among them.
+    read = (
+        "import pathlib, resource, sys\n"
+        "from mien_serving.rollout._journal import Journal, last_move, stable_before, unfinished\n"
+        "from mien_serving.rollout._status import _HistoryRows, table\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "journal, before = Journal(pathlib.Path(sys.argv[1])), peak()\n"
+        "entries = journal.entries()\n"
+        "assert stable_before(entries, 2) == [1] and last_move(entries, 2) and not unfinished(entries)\n"
+        "assert sum(1 for _ in table(_HistoryRows(entries))) == 20001\n"
+        "print(journal.skipped, (peak() - before) * (1 if sys.platform == 'darwin' else 1024))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", read, tmp_path / "models"], capture_output=True, text=True, check=True)
+    skipped, grown = map(int, done.stdout.split())
+    assert skipped == 1
+    assert grown < 32 * 2**20
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_not_a_file_is_refused_by_name(journal, make):
+    make(journal.path)
+    with pytest.raises(CommandError, match=r"models\.journal cannot be read: it is a .*, not a regular file"):
+        list(journal.entries())
+    with pytest.raises(CommandError, match=r"models\.journal cannot be written: it is a .*, not a regular file"):
+        journal.append("promote", "emotion", "done")
 
 
 def test_many_writers_lose_nothing(journal):

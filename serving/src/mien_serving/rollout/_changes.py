@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mien_client.cli import CommandError
@@ -181,6 +181,8 @@ def change(
         say(f"{plan.model}: {plan.before}  ->  {plan.after}")
         for note in plan.notes:
             say(f"  {note}")
+        if journal.skipped:
+            say(f"  {journal.damage()}.")
         if arguments.dry_run:
             for number, step in enumerate(plan.steps(len(fleet)), start=1):
                 say(f"  {number}. {step}")
@@ -238,7 +240,7 @@ def _stop(
     raise CommandError(text) from None
 
 
-def _fallback(entries: Sequence[Entry], verb: str, plan: Plan) -> Desired:
+def _fallback(entries: Iterable[Entry], verb: str, plan: Plan) -> Desired:
     """Where to go back to: to where it began, also if it was begun by a process that died half-way."""
     begun = unfinished(entries)
     if not begun or begun["verb"] != verb or begun["after"] != plan.after.document():

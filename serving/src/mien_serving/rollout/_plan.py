@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -120,7 +120,7 @@ def canary(model: str, version: int, desired: Desired, views: Views, folder: Pat
     return Plan(model, desired, after, adopted.notes)
 
 
-def promote(model: str, desired: Desired, entries: Sequence[Entry], *, force: bool) -> Plan:
+def promote(model: str, desired: Desired, entries: Iterable[Entry], *, force: bool) -> Plan:
     """Makes the canary stable; the version that was stay loaded, so that a rollback takes no time."""
     target = desired.labels.get(CANARY)
     if target is None:
@@ -142,26 +142,25 @@ def promote(model: str, desired: Desired, entries: Sequence[Entry], *, force: bo
     return Plan(model, desired, Desired(desired.versions, {**labels, STABLE: target}), notes)
 
 
-def check_compared(model: str, stable: int | None, target: int, entries: Sequence[Entry]) -> None:
+def check_compared(model: str, stable: int | None, target: int, entries: Iterable[Entry]) -> None:
     """Refuses a version unless the last comparison of exactly these two passed.
 
     Raises:
         CommandError: There was none, or it did not.
     """
-    compared = [
-        entry
-        for entry in entries
-        if entry["verb"] == "compare" and entry.get("stable") == stable and entry.get("canary") == target
-    ]
+    compared = None
+    for entry in entries:
+        if entry["verb"] == "compare" and entry.get("stable") == stable and entry.get("canary") == target:
+            compared = entry
     hint = f"run `mien rollout compare {model} --data FILE`, or add --force and --why"
-    if not compared:
+    if compared is None:
         raise CommandError(f"versions {stable} and {target} of {model} were never compared: {hint}")
-    if not compared[-1].get("passed"):
-        failed = ", ".join(compared[-1].get("failed_gates", ())) or "its gates"
+    if not compared.get("passed"):
+        failed = ", ".join(compared.get("failed_gates", ())) or "its gates"
         raise CommandError(f"version {target} of {model} failed {failed} when it was compared with {stable}: {hint}")
 
 
-def abort(model: str, desired: Desired, entries: Sequence[Entry]) -> Plan:
+def abort(model: str, desired: Desired, entries: Iterable[Entry]) -> Plan:
     """Takes the canary back: no label, not loaded. So is one that was begun and not finished."""
     if desired.versions is None:
         raise CommandError(f"{model} has no canary: the servers choose which versions they load")
@@ -175,7 +174,7 @@ def abort(model: str, desired: Desired, entries: Sequence[Entry]) -> Plan:
     return Plan(model, desired, Desired(desired.versions - gone, labels), notes, gone)
 
 
-def rollback(model: str, to: int | None, desired: Desired, entries: Sequence[Entry], folder: Path) -> Plan:
+def rollback(model: str, to: int | None, desired: Desired, entries: Iterable[Entry], folder: Path) -> Plan:
     """Makes the version stable that was so before, and unloads what took its place."""
     stable = desired.labels.get(STABLE)
     if desired.versions is None or stable is None:
@@ -207,7 +206,7 @@ def _told(done: Entry) -> str:
     return f"{done['who']} has moved stable from {before} to {after} already, at {done['time'][:19]}"
 
 
-def _again(model: str, done: Entry, entries: Sequence[Entry], folder: Path) -> str:
+def _again(model: str, done: Entry, entries: Iterable[Entry], folder: Path) -> str:
     """What to say to whoever rolls back what was rolled back already."""
     stable = done["after"]["labels"][STABLE]
     further = _before(model, stable, entries, folder)[0]
@@ -215,7 +214,7 @@ def _again(model: str, done: Entry, entries: Sequence[Entry], folder: Path) -> s
     return f"{_told(done)}; this makes sure of it. If {stable} is bad, too: {way}"
 
 
-def _before(model: str, stable: int, entries: Sequence[Entry], folder: Path) -> tuple[int | None, tuple[str, ...]]:
+def _before(model: str, stable: int, entries: Iterable[Entry], folder: Path) -> tuple[int | None, tuple[str, ...]]:
     """The version to go back to: the last one that was stable and is still there; and what to know of it."""
     before = _journal.stable_before(entries, stable)
     there = set(_repository.versions(folder))
@@ -228,7 +227,7 @@ def _before(model: str, stable: int, entries: Sequence[Entry], folder: Path) -> 
 
 
 def retire(
-    model: str, versions: Sequence[int], desired: Desired, views: Views, folder: Path, entries: Sequence[Entry]
+    model: str, versions: Sequence[int], desired: Desired, views: Views, folder: Path, entries: Iterable[Entry]
 ) -> Plan:
     """Unloads versions that no label names."""
     if desired.versions is None:
@@ -250,7 +249,7 @@ def retire(
     return Plan(model, desired, Desired(desired.versions - gone, desired.labels), tuple(notes), gone)
 
 
-def apply(model: str, desired: Desired, views: Views, entries: Sequence[Entry]) -> Plan:
+def apply(model: str, desired: Desired, views: Views, entries: Iterable[Entry]) -> Plan:
     """Makes the servers agree with the file."""
     if desired.versions is None:
         raise CommandError(

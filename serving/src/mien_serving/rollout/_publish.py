@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -248,16 +248,19 @@ def _add(source: Path, folder: Path, desired: Desired, arguments: argparse.Names
     return version
 
 
-def _died_before_it_was_noted(entries: Sequence[Entry], folder: Path, digest: str) -> Entry | None:
+def _died_before_it_was_noted(entries: Iterable[Entry], folder: Path, digest: str) -> Entry | None:
     """The publish that has added the same version and did not live to say so."""
-    last = next((entry for entry in reversed(entries) if entry["verb"] == "publish"), None)
+    last = None
+    for entry in entries:
+        if entry["verb"] == "publish":
+            last = entry
     if last is None or last["event"] != BEGUN or last.get("manifest") != digest:
         return None
     manifest = folder / str(last["version"]) / _repository.MANIFEST
     return last if manifest.is_file() and sha256(manifest) == digest else None
 
 
-def _next(folder: Path, desired: Desired, entries: Sequence[Entry]) -> int:
+def _next(folder: Path, desired: Desired, entries: Iterable[Entry]) -> int:
     """The number after every number that was ever given, even if that version has been deleted since."""
     given = {*_repository.versions(folder), *(desired.versions or ()), *desired.labels.values()}
     for entry in entries:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,20 @@ def look(config_file: Path, repository: Path, fleet: Fleet) -> dict[str, Any]:
     journal = Journal(repository)
     desired = {model: config.desired(model) for model in config.models}
     views = fleet.views({model: sorted({STABLE, CANARY, *state.labels}) for model, state in desired.items()})
+    models = {
+        model: _look_at(state, config.folder(model, repository), views[model], journal.entries(model))
+        for model, state in desired.items()
+    }
     return {
         "config": str(config_file),
         "repository": str(repository),
         "servers": [server.address for server in fleet.servers],
-        "models": {
-            model: _look_at(state, config.folder(model, repository), views[model], journal.entries(model))
-            for model, state in desired.items()
-        },
+        "models": models,
+        "journal_damage": journal.damage(),
     }
 
 
-def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries: Sequence[Entry]) -> dict[str, Any]:
+def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries: Iterable[Entry]) -> dict[str, Any]:
     stored = _repository.versions(folder)
     held = {version for view in views.values() for version in view.held()}
     failed = {version for view in views.values() for version, state in view.versions.items() if state.error}
@@ -136,6 +139,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         if model["unfinished"]:
             yield f"  ! unfinished: {model['unfinished']}; run it again\n"
         yield "\n"
+    if damage := document.get("journal_damage"):
+        yield f"{damage}\n"
     wrong = sum(bool(model["disagreements"]) for model in document["models"].values())
     count = len(document["servers"])
     who = "the server agrees" if count == 1 else f"all {count} servers agree"
@@ -146,10 +151,18 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yields rows in columns, two blanks apart; columns with nothing below their header are left out."""
-    columns = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
-    widths = {column: max(len(row[column]) for row in rows) for column in columns}
+def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yields rows in columns, two blanks apart; columns with nothing below their header are left out.
+
+    Args:
+        rows: The header, then the rows; iterated over twice.
+    """
+    header, *_ = itertools.islice(rows, 1)
+    widths = [0] * len(header)
+    for row in itertools.islice(rows, 1, None):
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
+    columns = [column for column, width in enumerate(widths) if width]
+    widths = [max(width, len(name)) for width, name in zip(widths, header, strict=True)]
     for row in rows:
         yield "  " + "  ".join(f"{row[column]:<{widths[column]}}" for column in columns).rstrip() + "\n"
 
@@ -177,25 +190,41 @@ def history(arguments: argparse.Namespace) -> int:
     if arguments.json:
         for entry in entries:
             sys.stdout.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        return 0
-    if not entries:
-        raise CommandError(f"{journal.path} holds nothing{f' of {arguments.model}' if arguments.model else ''} yet")
-    ended = {entry.get("id") for entry in entries if entry.get("event") != BEGUN}
-    shown = [entry for entry in entries if entry.get("event") != BEGUN or entry.get("id") not in ended]
-    rows = [("TIME", "WHO", "MODEL", "WHAT", "HOW IT ENDED", "WHY")]
-    rows += [
-        (
-            str(entry["time"])[:19].replace("T", " "),
-            str(entry["who"]),
-            str(entry["model"]),
-            _what(entry),
-            _ended(entry),
-            str(entry.get("why", "")),
-        )
-        for entry in shown
-    ]
-    sys.stdout.writelines(table(rows))
+    else:
+        rows = _HistoryRows(entries)
+        if not rows.any:
+            raise CommandError(
+                journal.damage()
+                or f"{journal.path} holds nothing{f' of {arguments.model}' if arguments.model else ''} yet"
+            )
+        sys.stdout.writelines(table(rows))
+    if journal.skipped:
+        sys.stderr.write(f"mien rollout: {journal.damage()}\n")
     return 0
+
+
+class _HistoryRows:
+    """The table of a journal, made anew for each iteration: a header, and a row for each change that ended or did not.
+
+    Attributes:
+        any: Whether there is a row.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
+        self._unfinished: set[object] = set()
+        self.any = False
+        for entry in entries:
+            self.any = True
+            change = self._unfinished.add if entry["event"] == BEGUN else self._unfinished.discard
+            change(entry.get("id"))
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        yield "TIME", "WHO", "MODEL", "WHAT", "HOW IT ENDED", "WHY"
+        for entry in self._entries:
+            if entry["event"] != BEGUN or entry.get("id") in self._unfinished:
+                time = entry["time"][:19].replace("T", " ")
+                yield time, entry["who"], entry["model"], _what(entry), _ended(entry), entry.get("why", "")
 
 
 def _command(entry: Entry) -> str:
@@ -204,7 +233,7 @@ def _command(entry: Entry) -> str:
     if entry["verb"] == "canary":
         words.append(str(entry["after"]["labels"][CANARY]))
     if entry["verb"] == "retire":
-        words += map(str, entry["gone"])
+        words += map(str, entry.get("gone", ()))
         words += ["--delete"] if entry.get("delete") else []
     return " ".join(words)
 
