@@ -76,7 +76,7 @@ class Load:
     """Callers that never stop asking for ``stable``, and for ``canary`` in a tenth of the calls."""
 
     def __init__(self, addresses: list[str], images: np.ndarray) -> None:
-        self.client = Client(addresses, emotion_version="stable", keypoint_version="stable", canary=0.1)
+        self.client = Client(addresses, canary=0.1)
         self.images = images
         self.calls = 0
         self.failures: list[str] = []

@@ -93,6 +93,10 @@ class Backend:
             raise Failure("NOT_FOUND", f"Could not find any versions of model {model}")
         return sorted(versions.items(), reverse=True)
 
+    def adopt(self):
+        """Names the newest version of each model ``stable``, as `mien rollout adopt` does."""
+        self.labels |= {(model, "stable"): max(versions) for model, versions in self.versions.items()}
+
     def load(self, model, version):
         self.versions[model] = self.versions[model] | {version}
 
@@ -349,6 +353,10 @@ class Replicas:
     def __init__(self, backends, addresses):
         self.backends = backends
         self.addresses = addresses
+
+    def adopt(self):
+        for backend in self.backends:
+            backend.adopt()
 
     def asked(self):
         """How many predict requests each has had."""

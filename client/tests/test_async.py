@@ -37,6 +37,7 @@ def test_calls_run_at_the_same_time(grpc_address, backend):
 
 
 def test_a_call_that_is_cancelled_takes_its_requests_with_it(grpc_address, backend):
+    backend.adopt()
     backend.delays = {"emotion": 0.3, "keypoints": 0.3}
 
     async def ask():

@@ -56,10 +56,10 @@ def test_the_version_that_the_client_asks_for_counts(address, backend):
 
 
 def test_the_label_that_the_client_asks_for_counts(address, backend):
-    with Client(address, keypoint_version="stable") as client:
-        with pytest.raises(UnavailableError, match="model 'keypoints' label 'stable': version 1 is AVAILABLE"):
+    with Client(address, keypoint_version="canary") as client:
+        with pytest.raises(UnavailableError, match="model 'keypoints' label 'canary': version 1 is AVAILABLE"):
             client.wait_ready(timeout=1)
-        backend.labels["keypoints", "stable"] = 1
+        backend.labels["keypoints", "canary"] = 1
         client.wait_ready(timeout=5)
 
 

@@ -135,6 +135,7 @@ def test_a_name_in_the_dns(grpc_address, backend):
 
 
 def test_calls_take_turns(replicas):
+    replicas.adopt()
     with Client(replicas.addresses) as client:
         for _ in range(9):
             client.analyze(replicas.backends[0].faces(1))
@@ -146,6 +147,7 @@ def test_all_requests_of_a_call_go_to_one_server(replicas, monkeypatch):
     monkeypatch.setattr(_calls, "PATIENCE_SECONDS", 60)
     for version, backend in enumerate(replicas.backends, start=1):
         backend.versions = {"emotion": {version}, "keypoints": {version}}
+    replicas.adopt()
     with Client(replicas.addresses, timeout=60) as client:
         for version in (1, 2, 3):
             analysis = client.analyze(replicas.backends[0].faces(256 * 5))
@@ -161,6 +163,7 @@ def test_a_server_that_lacks_the_version_passes_the_request_on(replicas):
 
 
 def test_a_server_that_has_no_models_yet_passes_requests_on(replicas):
+    replicas.adopt()
     replicas.backends[0].versions = {}
     with Client(replicas.addresses) as client:
         for _ in range(6):
@@ -187,6 +190,7 @@ def test_what_no_server_has_is_an_error(replicas):
 def test_a_bad_request_is_not_passed_on(replicas, failure):
     for backend in replicas.backends:
         backend.failures["emotion"] = failure("INVALID_ARGUMENT", "no")
+    replicas.adopt()
     with Client(replicas.addresses) as client, pytest.raises(BadRequestError):
         client.analyze(backend.faces(1))
     assert sum(model == "emotion" for backend in replicas.backends for model, *_ in backend.asked) == 1
@@ -207,6 +211,7 @@ def test_when_all_are_down_all_are_asked(replicas, failure):
 def test_a_server_that_does_not_answer_holds_nobody_up(replicas, monkeypatch):
     """After a second the request goes to another server too, and the first answer counts."""
     monkeypatch.setattr(_replicas, "FIRST_REST", 60)
+    replicas.adopt()
     replicas.backends[0].delays["emotion"] = 2.5
     images = replicas.backends[0].faces(2)
     with Client(replicas.addresses, timeout=2) as client:

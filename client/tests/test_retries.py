@@ -22,6 +22,11 @@ from mien_client._merging import Half
 from mien_client._retries import BUDGET, FIRST_PAUSE, LONGEST_PAUSE, Retries
 
 
+@pytest.fixture(autouse=True)
+def _adopted(backend):
+    backend.adopt()
+
+
 def asked(backend, model):
     return sum(name == model for name, *_ in backend.asked)
 

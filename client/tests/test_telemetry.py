@@ -27,6 +27,7 @@ NAMES = ("mien.analyze", "mien.predict", "backend")
 def test_a_span_for_the_call_and_one_for_each_request(client, backend, failure, spans):
     from opentelemetry import trace
 
+    backend.adopt()
     backend.hiccups["emotion"] = [failure("UNAVAILABLE", "queue full")]
     with trace.get_tracer("test").start_as_current_span("backend"):
         client.analyze(backend.faces(3))

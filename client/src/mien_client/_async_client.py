@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -12,9 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis, Face
-from mien_client._base import BATCHES_IN_FLIGHT, POLL_SECONDS, BaseClient, checked_count, checked_timeout, states
+from mien_client._base import (
+    BATCHES_IN_FLIGHT,
+    POLL_SECONDS,
+    STABLE_LABEL,
+    BaseClient,
+    checked_count,
+    checked_timeout,
+    preferences,
+    states,
+)
 from mien_client._calls import Attempt, Call
-from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
+from mien_client._exceptions import (
+    DeadlineExceededError,
+    MienError,
+    NotServedError,
+    UnavailableError,
+    VersionNotFoundError,
+)
 from mien_client._images import in_batches_async
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
@@ -216,20 +232,28 @@ class AsyncClient(BaseClient[AsyncTransport]):
         deadline = Deadline(PROBE_TIMEOUT)
         try:
             for target in self._targets:
-                await replica.transport.resolve(Target(target.model), deadline)
+                await self._resolve(replica.transport, Target(target.model, label=STABLE_LABEL), deadline)
         except MienError as error:
             self._replicas.probed(replica, error)
         else:
             self._replicas.probed(replica, None)
 
+    async def _resolve(self, transport: AsyncTransport, target: Target, deadline: Deadline) -> int:
+        """Return the version that would answer ``target`` now."""
+        for preferred in preferences(target)[:-1]:
+            with suppress(VersionNotFoundError):
+                return await transport.resolve(preferred, deadline)
+        return await transport.resolve(preferences(target)[-1], deadline)
+
     async def _missing(self, transport: AsyncTransport, target: Target, deadline: Deadline) -> str:
         """Returns why ``target`` cannot be asked now, or an empty text if it can."""
         look = self._look(deadline)
         try:
-            await transport.resolve(target, look)
+            await self._resolve(transport, target, look)
         except NotServedError as error:
             try:
-                return states(target, await transport.status(target.model, look))
+                asked = Target(target.model, error.version, error.label)
+                return states(asked, await transport.status(target.model, look))
             except MienError:
                 return str(error)
         except (UnavailableError, DeadlineExceededError) as error:

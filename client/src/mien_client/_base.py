@@ -23,7 +23,7 @@ from mien_client._calls import Call
 from mien_client._exceptions import ConfigurationError, MienError, UnavailableError
 from mien_client._images import as_images
 from mien_client._latencies import Latencies
-from mien_client._merging import Half, merge, nothing
+from mien_client._merging import Half, MissingLabels, merge, nothing
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
 from mien_client._telemetry import Telemetry
@@ -42,7 +42,10 @@ BATCHES_IN_FLIGHT = 4
 
 _log = logging.getLogger("mien_client")
 
-CANARY_LABEL = "canary"
+STABLE_LABEL, CANARY_LABEL = "stable", "canary"
+
+LATEST = "latest"
+"""In the place of a label: the newest version that is loaded, whatever labels say."""
 
 POLL_SECONDS = 0.1
 """Between two looks at a server that is not ready."""
@@ -112,6 +115,7 @@ class BaseClient(Generic[T]):
         if emotion_model == keypoint_model:
             raise ConfigurationError(f"{emotion_model!r} is said to be both models: each has a name of its own")
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
+        self._missing_labels = MissingLabels()
         self._retries = Retries(checked_count("number of attempts", max_attempts))
         secured = security(tls, ca_file, cert_file, key_file, token, api_key)
         self._replicas = Replicas([self._open_transport(one, secured) for one in _addresses(address)])
@@ -141,13 +145,10 @@ class BaseClient(Generic[T]):
         outputs, versions = (PROBABILITIES_OUTPUT, KEYPOINTS_OUTPUT), (emotion_version, keypoint_version)
         halves = []
         for usual, version, output in zip(self._targets, versions, outputs, strict=True):
-            if version is not None:
-                half = Half(_target(usual.model, version), output, len(faces))
-            elif on_canary:
-                half = Half(Target(usual.model, label=CANARY_LABEL), output, len(faces), instead=usual)
-            else:
-                half = Half(usual, output, len(faces))
-            halves.append(half)
+            targets = preferences(usual if version is None else _target(usual.model, version))
+            if version is None and on_canary:
+                targets = [Target(usual.model, label=CANARY_LABEL), *targets]
+            halves.append(Half(targets, output, len(faces), self._missing_labels))
         telemetry = Telemetry(len(faces))
         call = Call(
             halves,
@@ -225,10 +226,17 @@ def _addresses(address: str | Sequence[str]) -> Sequence[str]:
     return [address]  # type: ignore[list-item]  # Whatever else it is, opening it says what is wrong.
 
 
+def preferences(target: Target) -> list[Target]:
+    """Return what to ask for, in order: a model without the label ``stable`` is asked for its newest version."""
+    return [target, Target(target.model)] if target.label == STABLE_LABEL else [target]
+
+
 def _target(model: str, version: int | str | None) -> Target:
     if not isinstance(model, str) or not model:
         raise ConfigurationError(f"{model!r} is no model's name")
     if version is None:
+        return Target(model, label=STABLE_LABEL)
+    if isinstance(version, str) and version == LATEST:
         return Target(model)
     if isinstance(version, str) and version:
         return Target(model, label=version)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis, Face
-from mien_client._base import BATCHES_IN_FLIGHT, POLL_SECONDS, BaseClient, checked_count, checked_timeout, states
+from mien_client._base import (
+    BATCHES_IN_FLIGHT,
+    POLL_SECONDS,
+    STABLE_LABEL,
+    BaseClient,
+    checked_count,
+    checked_timeout,
+    preferences,
+    states,
+)
 from mien_client._calls import Attempt, Call
-from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
+from mien_client._exceptions import (
+    DeadlineExceededError,
+    MienError,
+    NotServedError,
+    UnavailableError,
+    VersionNotFoundError,
+)
 from mien_client._images import in_batches
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
@@ -39,7 +55,9 @@ class Client(BaseClient[Transport]):
             reached, was too busy, or went away while it answered; 1 is for callers who would rather do that themselves.
         emotion_model: The served name of the emotion model.
         keypoint_model: The served name of the key point model.
-        emotion_version: Which version of it: a number, a label such as ``"stable"``, or None for the latest.
+        emotion_version: Which version of it: a number, a label, or ``"latest"`` for the newest loaded version, which
+            may be a canary. None means the label ``"stable"``. A model that has no label ``stable`` answers with its
+            newest version.
         keypoint_version: The same for the key point model.
         canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead of these; calls with
             the same ``key`` are all among them or none is. A model without that label is asked as usual.
@@ -79,7 +97,7 @@ class Client(BaseClient[Transport]):
 
         Args:
             images: uint8, (48, 48) for one face or (N, 48, 48) or (N, 48, 48, 1) for many; 0 is black, 255 white.
-            emotion_version: A version number or label for this call, instead of the client's.
+            emotion_version: A version number, a label or ``"latest"`` for this call, instead of the client's.
             keypoint_version: The same for the key point model.
             timeout: Seconds that this call may take, instead of the client's.
             key: Who the call is for, if the client has a ``canary``: a customer's number, say.
@@ -131,7 +149,7 @@ class Client(BaseClient[Transport]):
             images: Yields images, each uint8 (48, 48) or (48, 48, 1); read in the caller's thread, as needed.
             batch_size: Images in one call.
             max_in_flight: Calls at the same time.
-            emotion_version: A version number or label, instead of the client's. Batches may be answered by different
+            emotion_version: As for `analyze`, instead of the client's. Batches may be answered by different
                 versions while versions change; each `Face` tells its own.
             keypoint_version: The same for the key point model.
             timeout: Seconds that each batch may take, instead of the client's.
@@ -251,20 +269,28 @@ class Client(BaseClient[Transport]):
         deadline = Deadline(PROBE_TIMEOUT)
         try:
             for target in self._targets:
-                replica.transport.resolve(Target(target.model), deadline)
+                self._resolve(replica.transport, Target(target.model, label=STABLE_LABEL), deadline)
         except MienError as error:
             self._replicas.probed(replica, error)
         else:
             self._replicas.probed(replica, None)
 
+    def _resolve(self, transport: Transport, target: Target, deadline: Deadline) -> int:
+        """Return the version that would answer ``target`` now."""
+        for preferred in preferences(target)[:-1]:
+            with suppress(VersionNotFoundError):
+                return transport.resolve(preferred, deadline)
+        return transport.resolve(preferences(target)[-1], deadline)
+
     def _missing(self, transport: Transport, target: Target, deadline: Deadline) -> str:
         """Returns why ``target`` cannot be asked now, or an empty text if it can."""
         look = self._look(deadline)
         try:
-            transport.resolve(target, look)
+            self._resolve(transport, target, look)
         except NotServedError as error:
             try:
-                return states(target, transport.status(target.model, look))
+                asked = Target(target.model, error.version, error.label)
+                return states(asked, transport.status(target.model, look))
             except MienError:
                 return str(error)
         except (UnavailableError, DeadlineExceededError) as error:

@@ -5,6 +5,7 @@ Nothing here does any I/O. Whoever does asks each half for requests, sends them,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,27 @@ CHUNKS_IN_FLIGHT = 2
 """Requests a model has to answer at one time: one that it works on and one that waits. A server on two cores accepts
 eight in all by default."""
 
+_MISSING_SECONDS = 1.0
+"""For how long a label that a model lacks is not asked for again."""
+
 _MAX_RESTARTS = 5
 _SHAPES = {PROBABILITIES_OUTPUT: (len(EMOTIONS),), KEYPOINTS_OUTPUT: (len(KEYPOINTS), 2)}
+
+
+class MissingLabels:
+    """Remembers for a moment which labels models lack, so that not every call asks in vain. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._until: dict[Target, float] = {}
+
+    def note(self, target: Target) -> None:
+        """Note that a model lacks the label of ``target``."""
+        self._until[target] = time.monotonic() + _MISSING_SECONDS
+
+    def without(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return ``targets`` without those whose label was missing a moment ago; the last one always stays."""
+        now = time.monotonic()
+        return [*(target for target in targets[:-1] if self._until.get(target, now) <= now), targets[-1]]
 
 
 @dataclass(eq=False)
@@ -47,15 +67,15 @@ class Half:
     serves then.
 
     Args:
-        target: What the caller asks for.
+        targets: What to ask for, in order of preference: where a model lacks the label of one, the next one is asked.
         output: Which output.
         faces: How many faces there are.
-        instead: What to ask for if ``target`` is not served.
+        missing: Remembers the labels that were missing.
     """
 
-    def __init__(self, target: Target, output: str, faces: int, instead: Target | None = None) -> None:
-        self.target = target
-        self._instead = instead
+    def __init__(self, targets: Sequence[Target], output: str, faces: int, missing: MissingLabels) -> None:
+        self.target, *self._others = missing.without(targets)
+        self._missing = missing
         self.error: MienError | None = None
         self._output = output
         self._chunks = [slice(start, min(start + CHUNK_FACES, faces)) for start in range(0, faces, CHUNK_FACES)]
@@ -120,8 +140,9 @@ class Half:
         not_served = isinstance(error, VersionNotFoundError)
         if not_served and error.version is not None and self.target.version is None and self._restarts < _MAX_RESTARTS:
             self._restart()
-        elif not_served and error.version is None and self._instead is not None:
-            self.target, self._instead = self._instead, None
+        elif not_served and error.version is None and self._others:
+            self._missing.note(self.target)
+            self.target, *self._others = self._others
             self._restart()
         else:
             self.error = error
