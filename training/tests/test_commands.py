@@ -117,9 +117,31 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(tmp_path, emotion_
 
 
 def test_the_same_command_with_another_number_is_refused(emotion_csv, emotion_run, mien):
-    status, _, err = mien("train", "emotion", "--data", emotion_csv, "--out", emotion_run, "--epochs", 5)
+    status, _, err = mien(
+        "train", "emotion", "--data", emotion_csv, "--out", emotion_run, "--set", "augmentation.blur=1"
+    )
     assert status == 1
-    assert err.splitlines()[-1].startswith(f"mien train: {emotion_run} holds a run with another config")
+    assert err.splitlines()[-1].startswith(
+        f"mien train: {emotion_run} holds a run with other settings: augmentation.blur 2.0, not 1.0."
+    )
+
+
+def test_more_epochs_continue_a_finished_run_and_say_what_that_means(emotion_csv, emotion_run, mien):
+    command = ["train", "emotion", "--data", emotion_csv, "--out", emotion_run]
+    status, out, _ = mien(*command)
+    assert status == 0
+    assert f"{emotion_run} has had them all; more --epochs would continue it." in out
+    assert "minute" not in out
+    status, out, _ = mien(*command, "--epochs", 3)
+    assert status == 0
+    assert f"Continuing {emotion_run} after step 10 of 15." in out
+    assert re.search(
+        r"The learning rate goes on at \d\.\d\de-0\d and falls to zero by epoch 3, no longer by epoch 2: "
+        r"the result will not be that of 3 epochs in one go\.",
+        out,
+    )
+    assert "5 steps to go, about 1 minute.\n" in out
+    assert json.loads((emotion_run / "metrics.json").read_text())["epochs"] == 3
 
 
 class TestMistakesAreOneSentence:
@@ -127,9 +149,17 @@ class TestMistakesAreOneSentence:
         ("arguments", "sentence"),
         [
             (["train", "emotion", "--data", "nothing.csv", "--out", "x"], "nothing.csv: cannot be read: No such file"),
-            (["train", "emotion", "--data", "{data}", "--out", "x", "--epochs", "0"], "must be above zero"),
+            (
+                ["train", "emotion", "--data", "{data}", "--out", "x", "--epochs", "0"],
+                "with epochs=0 is not valid: epochs",
+            ),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--groups", "y"], "--groups is for key points"),
-            (["train", "emotion", "--data", "{data}", "--out", "x", "--learning-rate", "nan"], "must be above zero"),
+            (
+                ["train", "emotion", "--data", "{data}", "--out", "x", "--learning-rate", "nan"],
+                "finite number, got nan",
+            ),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--set", "epoch=3"], "unknown key epoch (did you"),
+            (["train", "emotion", "--data", "{data}", "--out", "x", "--set", "epochs"], "Expected key=value"),
             (["train", "emotion", "--data", "{data}", "--out", "{data}/x"], "cannot be written: Not a directory"),
             (
                 ["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--out", "{data}/x"],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -151,13 +152,89 @@ def test_a_finished_run_is_not_trained_again(tmp_path, tiny, finished_runs, emot
 
 def test_other_arguments_do_not_continue_a_run(tiny, finished_runs, emotion_split, keypoint_split):
     folder = finished_runs["emotion"]
-    longer = replace(tiny["emotion"], epochs=3)
-    with pytest.raises(RunError, match="holds a run with another config; repeat its arguments"):
-        Trainer("emotion", emotion_split, longer, folder, SOURCE, "float32")
-    with pytest.raises(RunError, match="another source"):
+    other = replace(tiny["emotion"], epochs=1, augmentation=replace(tiny["emotion"].augmentation, blur=0.5))
+    with pytest.raises(
+        RunError, match=r"holds a run with other settings: epochs 2, not 1; augmentation\.blur 2\.0, not 0\.5\. Repeat"
+    ):
+        Trainer("emotion", emotion_split, other, folder, SOURCE, "float32")
+    with pytest.raises(RunError, match=r'settings: source\.file "made up", not "other"\.'):
         Trainer("emotion", emotion_split, tiny["emotion"], folder, {"file": "other"}, "float32")
-    with pytest.raises(RunError, match="another model and config"):
+    with pytest.raises(RunError, match=r'settings: model "emotion", not "keypoints"\.'):
         Trainer("keypoints", keypoint_split, tiny["keypoints"], folder, SOURCE, "float32")
+    with pytest.raises(RunError, match=r'settings: precision "float32", not "mixed_bfloat16"\.'):
+        Trainer("emotion", emotion_split, tiny["emotion"], folder, SOURCE, "mixed_bfloat16")
+
+
+class TestMoreEpochs:
+    @pytest.fixture
+    def folder(self, tmp_path, finished_runs):
+        return shutil.copytree(finished_runs["emotion"], tmp_path / "run")
+
+    @pytest.fixture
+    def longer(self, tiny):
+        return replace(tiny["emotion"], epochs=4)
+
+    @pytest.fixture
+    def trainer(self, folder, longer, emotion_split):
+        return Trainer("emotion", emotion_split, longer, folder, SOURCE, "float32")
+
+    def test_continue_a_finished_run(self, trainer, folder):
+        assert trainer.earlier_epochs == 2
+        assert trainer.step == 2 * trainer.steps_per_epoch
+        assert trainer.learning_rate > 0  # on the longer cosine, although the shorter one had ended at zero
+        result = trainer.run()
+        log = list(csv.DictReader((folder / "log.csv").open()))
+        assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
+        assert float(log[1]["learning_rate"]) == pytest.approx(0, abs=1e-5)
+        assert float(log[2]["learning_rate"]) > 1e-4
+        assert float(log[3]["learning_rate"]) == pytest.approx(0, abs=1e-5)
+        run = open_run(folder)
+        assert (run.config.epochs, run.metrics) == (4, result)
+        assert result["epochs"] == 4
+        assert max(float(row["val_accuracy"]) for row in log) == result["validation"]["accuracy"]
+
+    def test_are_not_finished_before_their_end(self, trainer, folder, longer, emotion_split):
+        interrupt_after(trainer, trainer.step + 1)
+        with pytest.raises(Interrupted):
+            trainer.run()
+        with pytest.raises(RunError, match="has not ended; repeat its `mien train`"):
+            open_run(folder)
+        again = Trainer("emotion", emotion_split, longer, folder, SOURCE, "float32")
+        assert again.step == trainer.step
+        assert again.run()["epochs"] == 4
+
+    def test_that_do_not_improve_it_leave_its_calibrated_weights(self, trainer, folder, finished_runs, monkeypatch):
+        before = open_run(finished_runs["emotion"])
+        weights = (folder / "best.weights.h5").read_bytes()
+        worse = dict.fromkeys(before.metrics["validation"], 0.0)
+        monkeypatch.setattr(trainer, "task", replace(trainer.task, measure=lambda *_: worse))
+        result = trainer.run()
+        for name in ("best_epoch", "validation", "calibration"):
+            assert result[name] == before.metrics[name]
+        assert (folder / "best.weights.h5").read_bytes() == weights
+
+    def test_need_the_checkpoint(self, folder, longer, emotion_split):
+        (folder / "checkpoint.npz").unlink()
+        with pytest.raises(RunError, match=r"holds a finished run without its checkpoint\.npz"):
+            Trainer("emotion", emotion_split, longer, folder, SOURCE, "float32")
+
+
+def test_a_run_of_an_older_version_is_continued(tmp_path, tiny, finished_runs, emotion_split):
+    folder = shutil.copytree(finished_runs["emotion"], tmp_path / "run")
+    plain = replace(tiny["emotion"], augmentation=replace(tiny["emotion"].augmentation, blur=0.0, jpeg=0))
+    recorded = json.loads((folder / "run.json").read_text())
+    for key in ("blur", "jpeg"):
+        del recorded["config"]["augmentation"][key]
+    (folder / "run.json").write_text(json.dumps(recorded))
+    trainer = Trainer("emotion", emotion_split, plain, folder, SOURCE, "float32")
+    assert trainer.step == trainer.total_steps
+
+
+def test_the_learning_rate_is_shown_with_its_digits(tmp_path, tiny, emotion_split, capfd):
+    Trainer("emotion", emotion_split, replace(tiny["emotion"], epochs=1), tmp_path / "run", SOURCE, "float32").run()
+    assert re.search(
+        r"epoch 1/1: loss \d\.\d{4}, learning_rate \d\.\d\de[+-]\d\d, val_accuracy", capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoint.npz"])
@@ -166,6 +243,17 @@ def test_a_damaged_run_is_named(tmp_path, tiny, finished_runs, emotion_split, na
     (folder / name).write_bytes(b"PK nonsense")
     with pytest.raises(RunError, match=f"{name} is damaged"):
         Trainer("emotion", emotion_split, tiny["emotion"], folder, SOURCE, "float32")
+
+
+def test_damaged_metrics_are_named(tmp_path, tiny, finished_runs, emotion_split):
+    folder = shutil.copytree(finished_runs["emotion"], tmp_path / "run")
+    (folder / "metrics.json").write_text("{}")
+    for read in (
+        lambda: open_run(folder),
+        Trainer("emotion", emotion_split, tiny["emotion"], folder, SOURCE, "float32").run,
+    ):
+        with pytest.raises(RunError, match=r"metrics\.json is damaged"):
+            read()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny, emotion_split):

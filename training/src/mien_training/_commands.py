@@ -1,14 +1,12 @@
 """The verbs ``train``, ``evaluate`` and ``export``: their arguments, and what they print."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from mien_client.cli import INTERRUPTED, Command, CommandError
-from pydantic import ValidationError
 
-from mien_training.configs import CONFIGS, NAMES, Config, load
+from mien_training.configs import CONFIGS, NAMES, Config, change, load
 from mien_training.errors import ConfigError, DataError, ExportError, RunError
 
 MODELS = tuple(CONFIGS)
@@ -33,7 +31,11 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", choices=MODELS, help="what to train")
     _add_data_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="the run folder; one that was interrupted is continued"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="the run folder; one that was interrupted, or has had fewer epochs, is continued",
     )
     parser.add_argument(
         "--config", metavar="NAME", help=f"the recipe: {', '.join(NAMES)}, or a .toml file (default: the model's name)"
@@ -54,8 +56,16 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     kinds = get_type_hints(Config)
     for name in _FLAGS:
-        shipped = ", ".join(f"{model} {getattr(config, name)}" for model, config in CONFIGS.items())
+        shown = ".0e" if name == "learning_rate" else ""
+        shipped = ", ".join(f"{model} {getattr(config, name):{shown}}" for model, config in CONFIGS.items())
         parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[name], help=f"default: {shipped}")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change any value of the recipe, such as augmentation.blur=1.5; may be repeated",
+    )
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "mixed_bfloat16"),
@@ -73,12 +83,6 @@ def _train(arguments: argparse.Namespace) -> int:
     from mien_training.runs import open_run
 
     config = _config(arguments)
-    try:
-        config = replace(config, **{n: v for n in _FLAGS if (v := getattr(arguments, n)) is not None})
-    except ValidationError:
-        raise CommandError(
-            "--epochs, --batch-size and --learning-rate must be above zero, and --seed not below it."
-        ) from None
     if arguments.teacher and arguments.model != "emotion":
         raise CommandError("--teacher is for emotion; key points are learned from their labels alone.")
     try:
@@ -94,20 +98,31 @@ def _train(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise _unwritable(arguments.out, error) from None
-    if trainer.step:
-        print(f"Continuing {arguments.out} after step {trainer.step:,} of {trainer.total_steps:,}.")
     left = trainer.total_steps - trainer.step
+    if trainer.step and left:
+        print(f"Continuing {arguments.out} after step {trainer.step:,} of {trainer.total_steps:,}.")
+    if trainer.earlier_epochs and trainer.step:
+        print(
+            f"The learning rate goes on at {trainer.learning_rate:.2e} and falls to zero by epoch {config.epochs}, "
+            f"no longer by epoch {trainer.earlier_epochs}: the result will not be that of "
+            f"{_count(config.epochs, 'epoch')} in one go."
+        )
     print(
         f"{arguments.model}: {len(split.training):,} training and {len(split.validation):,} validation faces "
-        f"({split.how}); {config.epochs} epochs of {trainer.steps_per_epoch} steps in {precision}.\n"
-        f"{left:,} steps to go, about {max(trainer.estimate() / 60, 1):,.0f} minutes.",
-        flush=True,
+        f"({split.how}); {_count(config.epochs, 'epoch')} of {_count(trainer.steps_per_epoch, 'step')} in {precision}."
     )
+    if left:
+        minutes = max(round(trainer.estimate() / 60), 1)
+        print(f"{_count(left, 'step')} to go, about {_count(minutes, 'minute')}.", flush=True)
+    else:
+        print(f"{arguments.out} has had them all; more --epochs would continue it.")
     try:
         result = trainer.run()
     except Interrupted:
         print(f"Interrupted after step {trainer.step:,} of {trainer.total_steps:,}; the same command continues.")
         return INTERRUPTED
+    except RunError as error:
+        raise CommandError(str(error)) from None
     except OSError as error:
         raise _unwritable(arguments.out, error) from None
     measured = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
@@ -116,8 +131,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
+    flags = [f"{name}={value}" for name in _FLAGS if (value := getattr(arguments, name)) is not None]
     try:
-        return load(arguments.config) if arguments.config else CONFIGS[arguments.model]
+        return change(load(arguments.config) if arguments.config else CONFIGS[arguments.model], arguments.set + flags)
     except ConfigError as error:
         raise CommandError(str(error)) from None
 
@@ -159,6 +175,10 @@ def _read_keypoints(arguments: argparse.Namespace) -> tuple[Any, Any]:
     return data, kaggle.read_groups(arguments.groups, data.rows) if arguments.groups else None
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _unwritable(folder: Path, error: OSError) -> CommandError:
     return CommandError(f"{folder} cannot be written: {error.strerror or error}")
 
@@ -167,7 +187,7 @@ def _list_skipped(skipped: list[str]) -> None:
     for sentence in skipped:
         print(f"Skipped: {sentence}")
     if skipped:
-        print(f"Skipped {len(skipped):,} bad rows.")
+        print(f"Skipped {_count(len(skipped), 'bad row')}.")
 
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

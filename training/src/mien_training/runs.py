@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from mien_training.configs import Config, from_dict
+from mien_training.configs import Config, from_run
 from mien_training.errors import RunError
 from mien_training.tasks import TASKS
 
@@ -54,15 +54,34 @@ def open_run(folder: Path) -> Run:
         RunError: It is no run folder, or its training has not ended.
     """
     try:
-        facts = json.loads((folder / "run.json").read_text())
-        recipe = from_dict(facts["config"])
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        recipe = from_run(facts["config"])
     except FileNotFoundError:
         raise RunError(f"{folder} is no run: it holds no run.json. Name the --out folder of `mien train`.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'run.json'} is damaged, or from another version of Mien: {error}") from None
-    if not (folder / "metrics.json").exists() or not (folder / WEIGHTS).exists():
+    metrics = finished(folder, recipe)
+    if metrics is None:
         raise RunError(f"The training of {folder} has not ended; repeat its `mien train` to finish it.")
-    return Run(folder, facts["model"], recipe, facts, json.loads((folder / "metrics.json").read_text()))
+    return Run(folder, facts["model"], recipe, facts, metrics)
+
+
+def finished(folder: Path, config: Config) -> dict[str, Any] | None:
+    """Return what ``metrics.json`` holds if the training has ended, else `None`.
+
+    A run that is being continued for more epochs has not ended, although the metrics of its first end are there.
+
+    Raises:
+        RunError: ``metrics.json`` is damaged.
+    """
+    path = folder / "metrics.json"
+    if not path.exists() or not (folder / WEIGHTS).exists():
+        return None
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return metrics if metrics["epochs"] == config.epochs else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged, or from another version of Mien: {error}") from None
 
 
 def open_pretrained(model: str) -> Run:

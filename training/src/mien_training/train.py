@@ -2,7 +2,7 @@
 
 A run folder holds::
 
-    run.json          what is trained, on what, and how: a run is continued only with the same
+    run.json          what is trained, on what, and how: a run is continued with the same, or for more epochs
     checkpoint.npz    everything that the next step depends on
     best.weights.h5   the averaged weights with the best validation metric so far
     log.csv           a line an epoch          tensorboard/   the same for TensorBoard
@@ -15,7 +15,7 @@ import json
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mien_training.augmentation import augment, degrade
-from mien_training.configs import Config
+from mien_training.configs import Config, from_run
 from mien_training.errors import RunError
 from mien_training.files import sha256, write_atomically, write_json
 from mien_training.interruption import Interrupted, stop_signal
@@ -36,12 +36,13 @@ from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import transfer
 from mien_training.prediction import freeze, inference, predict
 from mien_training.report import draw_curves, png, write_picture
-from mien_training.runs import WEIGHTS, Run, open_pretrained
+from mien_training.runs import WEIGHTS, Run, finished, open_pretrained
 from mien_training.splits import Split, batches
 from mien_training.tasks import TASKS, class_weights
 
 CHECKPOINT_SECONDS = 30.0
 TRIAL_STEPS = 5
+SHOWN_CHARACTERS = 40
 
 History = list[dict[str, float]]
 
@@ -53,15 +54,18 @@ class Trainer:
         name: ``emotion`` or ``keypoints``.
         split: The faces.
         config: The recipe.
-        out: The run folder; one that holds an unfinished run of the same things is continued.
+        out: The run folder; one that holds a run of the same things, or of fewer epochs of them, is continued.
         source: What the faces were read from, as it shall stand in ``run.json``.
         precision: Keras's policy, ``float32`` or ``mixed_bfloat16``.
         teachers: Finished emotion runs whose answers, the mean of their probabilities, are learned besides the labels.
         strategy: How the work is shared; by default it is not. Every replica takes its part of each batch, and with
             several workers only the first writes to `out`, which all must be able to read.
 
+    Attributes:
+        earlier_epochs: How many epochs the run in `out` was to have, if that were fewer; else `None`.
+
     Raises:
-        RunError: `out` holds a run of something else, or something that is no run.
+        RunError: `out` holds a run of something else, or something that is not a run.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Trainer:
         self.seconds = 0.0
         self.losses: list[float] = []
         self.history: History = []
+        self.earlier_epochs: int | None = None
         self.strategy = strategy or tf.distribute.get_strategy()
         with self.strategy.scope():
             # What is validated is what will be exported, so it computes as that does.
@@ -121,6 +126,11 @@ class Trainer:
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.learning_rate)
 
     def estimate(self) -> float:
         """Seconds that the rest of the run will take about: a few steps are made, and undone."""
@@ -186,11 +196,15 @@ class Trainer:
         row = {
             "epoch": epoch + 1,
             "loss": float(np.mean(self.losses)),
-            "learning_rate": float(self.optimizer.learning_rate),
+            "learning_rate": self.learning_rate,
             **{f"val_{key}": value for key, value in measured.items()},
             "seconds": elapsed,
         }
-        shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in ("epoch", "seconds"))
+        shown = ", ".join(
+            f"{key} {value:{'.2e' if key == 'learning_rate' else '.4f'}}"
+            for key, value in row.items()
+            if key not in ("epoch", "seconds")
+        )
         progress.console.print(
             f"epoch {epoch + 1}/{self.config.epochs}: {shown}, {elapsed:.0f} s", highlight=False, soft_wrap=True
         )
@@ -258,14 +272,21 @@ class Trainer:
         path, checkpoint = self.out / "run.json", self.out / "checkpoint.npz"
         if path.exists():
             try:
-                before = json.loads(path.read_text())
-            except ValueError as error:
-                raise RunError(f"{path} is damaged ({error}); name another folder with --out.") from None
-            changed = [key for key in run if json.loads(json.dumps(run[key])) != before.get(key)]
+                before = json.loads(path.read_text(encoding="utf-8"))
+                config = from_run(before["config"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{path} is damaged, or from another version of Mien ({error}); name another folder with --out."
+                ) from None
+            if config.epochs < self.config.epochs:
+                self.earlier_epochs = config.epochs
+                config = replace(config, epochs=self.config.epochs)
+            before = {**{key: before.get(key) for key in run}, "config": asdict(config)}
+            changed = _differences(before, run)
             if changed:
                 raise RunError(
-                    f"{self.out} holds a run with another {' and '.join(changed)}; "
-                    "repeat its arguments to continue it, or name another folder with --out."
+                    f"{self.out} holds a run with other settings: {'; '.join(changed)}. "
+                    "Repeat its arguments to continue it, or name another folder with --out."
                 )
         elif self.is_chief and self.out.exists() and any(self.out.iterdir()):  # others may see it being filled
             raise RunError(f"{self.out} is not empty and holds no run; name another folder with --out.")
@@ -282,6 +303,11 @@ class Trainer:
                 ) from None
             self.step, self.seconds = state["step"], state["seconds"]
             self.losses, self.history = state["losses"], state["history"]
+        elif (self.out / "metrics.json").exists():
+            raise RunError(
+                f"{self.out} holds a finished run without its checkpoint.npz, from which it would continue; "
+                "name another folder with --out."
+            )
         if not self.is_chief:
             return
         self.out.mkdir(parents=True, exist_ok=True)
@@ -303,12 +329,12 @@ class Trainer:
         return max(self.history, key=lambda row: sign * row[f"val_{self.task.best}"])
 
     def _finish(self) -> dict[str, Any]:
+        if (result := finished(self.out, self.config)) is not None:
+            return result
         path = self.out / "metrics.json"
-        if path.exists():
-            finished: dict[str, Any] = json.loads(path.read_text())
-            return finished
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         best = self._best_row()
-        result: dict[str, Any] = {
+        result = {
             "best_epoch": int(best["epoch"]),
             "validation": {key.removeprefix("val_"): value for key, value in best.items() if key.startswith("val_")},
             "faces": {"training": len(self.split.training), "validation": len(self.split.validation)},
@@ -317,7 +343,9 @@ class Trainer:
             "seconds": round(self.seconds, 1),
         }
         if self.is_chief:
-            if self.task.calibrate:
+            if self.task.calibrate and earlier.get("best_epoch") == result["best_epoch"]:
+                result["calibration"] = earlier["calibration"]  # it is in these weights already
+            elif self.task.calibrate:
                 self.averaged.load_weights(self.out / WEIGHTS)
                 validation = self.split.validation
                 logits = predict(self._infer, validation.images)
@@ -345,6 +373,23 @@ class Trainer:
             console=self.console,
             speed_estimate_period=120,
         )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Say which of two runs' settings differ, each with both values; of different models, no more than that."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = ["model"] if before.get("model") != now.get("model") else [*dict.fromkeys([*before, *now])]
+        return [
+            sentence
+            for key in keys
+            for sentence in _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    old, new = (json.dumps(value) for value in (before, now))
+    return [] if old == new else [f"{name.removeprefix('config.')} {_short(old)}, not {_short(new)}"]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def write_log(path: Path, history: History) -> None:
