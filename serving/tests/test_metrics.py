@@ -56,6 +56,10 @@ def test_predictions_and_rest_requests_are_counted_by_model_and_status(measured)
     }
 
 
+def test_requests_that_name_neither_a_version_nor_a_label_are_counted(measured):
+    assert samples(measured)[":mien:serving:unlabelled_request_count", ("model_name", "tiny")] == 5
+
+
 def test_latencies_of_answered_requests_are_a_histogram_in_microseconds(measured):
     found = {key: value for key, value in samples(measured).items() if ":request_latency" in key[0]}
     labels = (("API", "predict"), ("entrypoint", "REST"), ("model_name", "tiny"))

@@ -16,7 +16,6 @@ from mien_client._analysis import Analysis, Face
 from mien_client._base import (
     BATCHES_IN_FLIGHT,
     POLL_SECONDS,
-    STABLE_LABEL,
     BaseClient,
     checked_count,
     checked_timeout,
@@ -34,6 +33,7 @@ from mien_client._exceptions import (
 from mien_client._images import in_batches_async
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
+from mien_client.contract import STABLE_LABEL
 from mien_client.transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
 
 

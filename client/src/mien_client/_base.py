@@ -27,7 +27,14 @@ from mien_client._merging import Half, MissingLabels, merge, nothing
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
 from mien_client._telemetry import Telemetry
-from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+from mien_client.contract import (
+    CANARY_LABEL,
+    EMOTION_MODEL,
+    KEYPOINT_MODEL,
+    KEYPOINTS_OUTPUT,
+    PROBABILITIES_OUTPUT,
+    STABLE_LABEL,
+)
 from mien_client.security import Security, security
 from mien_client.transports import Deadline, Target, VersionStatus
 
@@ -41,8 +48,6 @@ BATCHES_IN_FLIGHT = 4
 """Of `Client.analyze_iter`. With a request to each model they are eight, which a server on two cores accepts."""
 
 _log = logging.getLogger("mien_client")
-
-STABLE_LABEL, CANARY_LABEL = "stable", "canary"
 
 LATEST = "latest"
 """In the place of a label: the newest version that is loaded, whatever labels say."""

@@ -19,7 +19,6 @@ from mien_client._analysis import Analysis, Face
 from mien_client._base import (
     BATCHES_IN_FLIGHT,
     POLL_SECONDS,
-    STABLE_LABEL,
     BaseClient,
     checked_count,
     checked_timeout,
@@ -38,6 +37,7 @@ from mien_client._images import in_batches
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client._threads import in_thread
+from mien_client.contract import STABLE_LABEL
 from mien_client.transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
 
 

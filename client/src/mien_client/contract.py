@@ -32,6 +32,11 @@ KEYPOINTS: Final = (
 EMOTION_MODEL: Final = "emotion"
 KEYPOINT_MODEL: Final = "keypoints"
 
+STABLE_LABEL: Final = "stable"
+"""Names the version that callers get unless they ask for another."""
+CANARY_LABEL: Final = "canary"
+"""Names the version that is being tried."""
+
 SIGNATURE_DEFAULT: Final = "serving_default"
 """Takes ``images``, uint8 [N, 48, 48]."""
 SIGNATURE_RAW: Final = "serving_raw"

@@ -20,6 +20,7 @@ from mien_serving._options import GrpcOptions
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import Services
 from mien_serving._status import Code, StatusError
+from mien_serving._unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving._workers import Workers
 
 _MAX_MESSAGE: Final = 2**31 - 1
@@ -149,7 +150,10 @@ class GrpcFront:
             try:
                 if self._batching and name == "Predict":
                     return await self._workers.wait_for(compute_in_batch)
-                return await self._workers.run(compute)
+                answered = await self._workers.run(compute)
+                if name == "GetModelStatus" and (seen := self._services.core.unlabelled.seen(parsed().model_spec.name)):
+                    context.set_trailing_metadata(((COUNT_HEADER, str(seen[0])), (SECONDS_HEADER, f"{seen[1]:.0f}")))
+                return answered
             except StatusError as error:
                 await context.abort(grpc.StatusCode[error.code.name], error.message)
 

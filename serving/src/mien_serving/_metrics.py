@@ -25,7 +25,7 @@ _RUNTIME: Final = "TF1"
 """What TensorFlow Serving calls a runtime that runs graphs in sessions."""
 
 # The library ends the name of every counter in _total, TensorFlow Serving none.
-_COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z_:]+?)_total\b", re.MULTILINE)
+_COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:(?:tensorflow|mien):[a-z_:]+?)_total\b", re.MULTILINE)
 
 
 class Metrics:
@@ -45,6 +45,12 @@ class Metrics:
             "Distribution of wall time (in microseconds) for Tensorflow Serving request.",
             ["model_name", "API", "entrypoint"],
             buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._unlabelled = prometheus_client.Counter(
+            ":mien:serving:unlabelled_request_count",
+            "The total number of requests that name neither a version nor a label.",
+            ["model_name"],
             registry=self._registry,
         )
         self._runtime = prometheus_client.Histogram(
@@ -134,6 +140,10 @@ class Metrics:
             raise
         finally:
             self._requests.labels(model, code.name).inc()
+
+    def unlabelled(self, model: str) -> None:
+        """Counts one request that names neither a version nor a label."""
+        self._unlabelled.labels(model).inc()
 
     @contextmanager
     def load(self, path: str) -> Iterator[None]:

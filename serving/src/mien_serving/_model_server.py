@@ -48,7 +48,7 @@ class ModelServer:
         self._metrics = Metrics() if options.rest.metrics_path else None
         batching = options.batching
         self._scheduler = BatchScheduler(batching.num_batch_threads, self._metrics) if batching else None
-        self._core: ServerCore[Servable] = ServerCore(self._load, options.core)
+        self._core: ServerCore[Servable] = ServerCore(self._load, options.core, self._metrics)
         self._stopped = threading.Event()
 
     def run(self, announce: Callable[[int, int], None]) -> None:

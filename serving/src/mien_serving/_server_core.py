@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Generic
 
+from mien_client.contract import STABLE_LABEL
 from mien_client.protos import ModelServerConfig, ModelSpec
 
 from mien_serving._config import check_config, models_on_disk
 from mien_serving._manager import Manager, S, ServableId, ServableState, State
+from mien_serving._metrics import Metrics
 from mien_serving._options import CoreOptions
 from mien_serving._source import Source, check_loadable
 from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving._unlabelled import UnlabelledRequests
 
 
 class ServerCore(Generic[S]):
@@ -23,9 +26,17 @@ class ServerCore(Generic[S]):
     Args:
         load: Loads one version from a folder.
         options: How models are found and kept.
+        metrics: Counts requests that name neither a version nor a label.
+
+    Attributes:
+        unlabelled: The same count for `mien rollout`, whether or not there are metrics.
     """
 
-    def __init__(self, load: Callable[[ServableId, Path], S], options: CoreOptions) -> None:
+    def __init__(
+        self, load: Callable[[ServableId, Path], S], options: CoreOptions, metrics: Metrics | None = None
+    ) -> None:
+        self.unlabelled = UnlabelledRequests()
+        self._metrics = metrics
         self._options = options
         self._manager = Manager(load, options.manager)
         self._source = Source(self._manager.set_aspired_versions, options.file_system_poll_wait_seconds)
@@ -43,7 +54,7 @@ class ServerCore(Generic[S]):
         """
         with self._reload_lock:
             check_config(config)
-            self._labels = self._checked_labels(config)
+            self._set_labels(self._checked_labels(config))
             self._models = models_on_disk(config, self._options.model_repository)
             self._source.set_models(self._models)
             self._source.start()
@@ -72,7 +83,7 @@ class ServerCore(Generic[S]):
             for name in sorted(new):
                 check_loadable(models[name])
             since = self._manager.sequence()
-            self._labels = self._checked_labels(config)
+            self._set_labels(self._checked_labels(config))
             self._models = models
             self._source.set_models(models)
             self._manager.wait_until_available(new, "model(s)", since)
@@ -94,6 +105,9 @@ class ServerCore(Generic[S]):
                     raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
                 return self._manager.handle(spec.name, version)
             case _:
+                self.unlabelled.add(spec.name)
+                if self._metrics and spec.name in self._models:
+                    self._metrics.unlabelled(spec.name)
                 return self._manager.handle(spec.name)
 
     def states(self, name: str) -> Mapping[int, ServableState]:
@@ -104,6 +118,10 @@ class ServerCore(Generic[S]):
         """Unloads everything; requests that hold a version finish first."""
         self._source.stop()
         self._manager.stop()
+
+    def _set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        self._labels = labels
+        self.unlabelled.set_models([model for model, versions in labels.items() if STABLE_LABEL in versions])
 
     def _checked_labels(self, config: ModelServerConfig) -> Mapping[str, Mapping[str, int]]:
         """The labels of a configuration, each of which must name an available version.

@@ -181,6 +181,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(_changes, "Fleet", Fleet)
     monkeypatch.setattr(_transition, "_POLL_S", 0.005)
     monkeypatch.setattr(_transition, "_GRACE_S", 0.1)
+    monkeypatch.setattr(_transition, "NOTICED_S", 0.01)
 
     def make(**options):
         folder = tmp_path / str(len(worlds))
@@ -346,7 +347,7 @@ class TestAServerThatDoesNotAnswer:
         assert "done, but not on a:8500: cannot be reached" in capsys.readouterr().err
         assert world.desired() == Desired(frozenset({1}), {"stable": 1})
         assert world.servers[1].view("emotion", ("stable",), 1).labels == {"stable": 1}
-        assert Journal(world.repository).entries()[-1]["without"] == {"a:8500": "cannot be reached"}
+        assert [*Journal(world.repository).entries()][-1]["without"] == {"a:8500": "cannot be reached"}
         world.servers[0].silent = False
         assert world.mien("apply", "emotion") == 0
         world.is_so({1}, stable=1)

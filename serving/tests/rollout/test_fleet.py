@@ -11,6 +11,7 @@ import pytest
 from mien_client import protos
 from mien_client.protos import ModelServerConfig
 from mien_client.transports import Target
+from mien_serving._unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving.rollout import _fleet
 from mien_serving.rollout._fleet import Fleet, ServerError, VersionState, View
 
@@ -23,6 +24,7 @@ class StandIn(grpc.GenericRpcHandler):
     def __init__(self):
         self.reloaded = []
         self.failing = {}
+        self.trailing = ()
         self.held = threading.Event()
 
     def service(self, details):
@@ -43,6 +45,7 @@ class StandIn(grpc.GenericRpcHandler):
         response.model_version_status.add(version=3, state=30)
         failed = response.model_version_status.add(version=4, state=50)
         failed.status.error_message = "Perhaps this.\nPerhaps that.\nOriginal error: the file\nis damaged"
+        context.set_trailing_metadata(self.trailing)
         return response
 
     def GetModelMetadata(self, request, context):  # noqa: N802
@@ -106,6 +109,19 @@ def test_a_view_is_states_labels_and_why_a_version_failed(fleet):
     assert view.versions == {3: VersionState("AVAILABLE"), 4: VersionState("END", "the file is damaged")}
     assert view.labels == {"stable": 3}
     assert view.available() == view.held() == {3}
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ((), None),
+        (((COUNT_HEADER, "12"), (SECONDS_HEADER, "345")), (12, 345.0)),
+        (((COUNT_HEADER, "many"), (SECONDS_HEADER, "345")), None),
+    ],
+)
+def test_a_server_may_count_requests_without_a_label(fleet, told, counted):
+    fleet.stand_in.trailing = told
+    assert fleet.view("emotion")[fleet.address].unlabelled == counted
 
 
 def test_a_model_that_a_server_does_not_know_has_no_versions(fleet):

@@ -1,5 +1,7 @@
 """What each verb wants to be so, and when it refuses: without a server, from states that servers have."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +12,13 @@ from mien_serving.rollout._models_config import Desired
 from mien_serving.rollout._transition import Plan
 
 
-def views(*servers):
-    """Servers with these versions AVAILABLE."""
+def views(*servers, unlabelled=()):
+    """Servers with these versions AVAILABLE, and what they count of requests without a label."""
     return {
-        f"server{number}:8500": View(versions={version: VersionState("AVAILABLE") for version in versions})
-        for number, versions in enumerate(servers)
+        f"server{number}:8500": View(
+            versions={version: VersionState("AVAILABLE") for version in versions}, unlabelled=counted
+        )
+        for number, (versions, counted) in enumerate(itertools.zip_longest(servers, unlabelled))
     }
 
 
@@ -74,7 +78,7 @@ class TestCanary:
     def test_of_a_model_that_was_never_rolled_out_adopts_it_and_says_so(self, folder):
         plan = _plan.canary("emotion", 2, desired(None), views({1}), folder)
         assert plan.after == desired({1, 2}, stable=1, canary=2)
-        assert "Until now the servers chose" in plan.notes[0]
+        assert "Until now the servers chose" in plan.notes[-1]
         steps = "\n".join(plan.steps(3))
         assert "keep versions 1 and 2 loaded, instead of whichever is the latest" in steps
         assert "label stable names 1" in steps
@@ -109,6 +113,42 @@ class TestCanary:
         (folder / "2" / "saved_model.pb").unlink()
         with pytest.raises(CommandError, match="is no SavedModel"):
             _plan.canary("emotion", 2, desired({1}, stable=1), views({1}), folder)
+
+
+class TestACanaryAndCallersWithoutALabel:
+    """TensorFlow Serving gives them the highest loaded version."""
+
+    STABLE = desired({1}, stable=1)
+    ALL = "ALL callers that name neither a version nor a label move to version 2 as soon as it is loaded"
+
+    def test_are_said_to_move_where_servers_do_not_count_them(self, folder):
+        seen = views({1}, {1}, unlabelled=[(0, 9000.0), None])
+        [note] = _plan.canary("emotion", 2, self.STABLE, seen, folder).notes
+        assert note == (
+            f"{self.ALL}. TensorFlow Serving does not count such requests, so server1:8500 cannot say if there are any."
+        )
+
+    def test_stop_it_unless_the_operator_moves_them(self, folder):
+        seen = views({1}, {1}, {1}, unlabelled=[(1200, 7300.0), (0, 9000.0), None])
+        told = f"{self.ALL}: 1,200 such requests in the last 2 h on server0:8500."
+        with pytest.raises(CommandError) as caught:
+            _plan.canary("emotion", 2, self.STABLE, seen, folder)
+        assert str(caught.value).startswith(f"nothing was changed: {told} Have them ask for the label stable")
+        assert "--move-unlabelled" in str(caught.value)
+        plan = _plan.canary("emotion", 2, self.STABLE, seen, folder, move_unlabelled=True)
+        assert plan.notes == (told,)
+        assert plan.after == desired({1, 2}, stable=1, canary=2)
+
+    def test_are_said_to_be_none_only_after_a_while(self, folder):
+        [note] = _plan.canary("emotion", 2, self.STABLE, views({1}, unlabelled=[(0, 5.0)]), folder).notes
+        assert note == f"{self.ALL}. There were none in the 5 s for which the servers have counted them."
+        [note] = _plan.canary("emotion", 2, self.STABLE, views({1}, unlabelled=[(0, 300.0)]), folder).notes
+        assert note == "In the last 5 min all callers named a label or a version, so none moves by itself."
+
+    @pytest.mark.parametrize("loaded", [{1, 2}, {1, 3}])
+    def test_do_not_matter_where_the_version_is_not_a_new_highest_one(self, folder, loaded):
+        seen = views(loaded, unlabelled=[(7, 60.0)])
+        assert _plan.canary("emotion", 2, desired(loaded, stable=1), seen, folder).notes == ()
 
 
 class TestPromote:

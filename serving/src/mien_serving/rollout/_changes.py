@@ -37,12 +37,21 @@ def canary(arguments: argparse.Namespace) -> int:
     model, version = arguments.model, arguments.version
 
     def plan(config: ModelsConfig, views: Views, _: Journal) -> Plan:
-        return _plan.canary(model, version, config.desired(model), views, config.folder(model, arguments.repository))
+        folder, move = config.folder(model, arguments.repository), arguments.move_unlabelled
+        return _plan.canary(model, version, config.desired(model), views, folder, move_unlabelled=move)
 
-    change(arguments, "canary", f"canary {model} {version}", plan)
+    def adopted(config: ModelsConfig, views: Views, journal: Journal) -> Plan:
+        plan(config, views, journal)  # What it refuses is refused before anything is changed.
+        return _plan.adopt(model, config.desired(model), views, without=version)
+
+    desired = ModelsConfig.read(arguments.config).desired(model)
+    if not arguments.dry_run and (desired.versions is None or STABLE not in desired.labels):
+        # Clients must know what is stable before there is anything else.
+        change(arguments, "adopt", f"adopt {model}", adopted)
+    change(arguments, "canary", f"canary {model} {version}", plan, move_unlabelled=arguments.move_unlabelled)
     if not arguments.dry_run:
         say(
-            f"Clients with canary=0.1 send a tenth of their calls to version {version}.\n"
+            f"Version {version} answers who asks for it: by the label {CANARY}, or with Client(…, canary=SHARE).\n"
             f"Next: mien rollout compare {model} --data FILE, then mien rollout promote {model}; "
             f"or mien rollout abort {model}."
         )
@@ -153,6 +162,7 @@ def change(
     *,
     onwards: bool = False,
     last: Callable[[ModelsConfig], None] | None = None,
+    move_unlabelled: bool = False,
 ) -> Plan:
     """Plans under the lock, and carries the plan out, or prints it.
 
@@ -163,6 +173,7 @@ def change(
         plan_of: Makes the plan.
         onwards: Whether to go on without servers that cannot, and never back.
         last: What is done at the end, before the journal says that all is done.
+        move_unlabelled: Noted in the journal, for whoever has to run the verb again.
 
     Returns:
         The plan.
@@ -191,6 +202,7 @@ def change(
         facts = {"before": plan.before.document(), "after": plan.after.document(), "why": arguments.why}
         facts |= {"gone": sorted(plan.gone)} if plan.gone else {}
         facts |= {"delete": True} if last else {}
+        facts |= {"move_unlabelled": True} if move_unlabelled else {}
         action = journal.begin(verb, plan.model, **facts)
         transition = Transition(
             config, fleet, survey, patience_s=arguments.wait, say=lambda text: say(f"  {text}"), onwards=onwards

@@ -122,6 +122,11 @@ def _publish(parser: argparse.ArgumentParser) -> None:
 def _canary(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("version", type=_version, metavar="VERSION", help="a version in the repository")
+    parser.add_argument(
+        "--move-unlabelled",
+        action="store_true",
+        help="go on although callers were seen that name neither a version nor a label, and ALL move to this version",
+    )
     _add_change(parser)
 
 

@@ -14,6 +14,8 @@ from mien_client import protos
 from mien_client.cli import CommandError
 from mien_client.security import Security, channel_credentials, security
 
+from mien_serving._unlabelled import COUNT_HEADER, SECONDS_HEADER
+
 if TYPE_CHECKING:
     import numpy as np
     from mien_client.transports import Answer, Target
@@ -59,11 +61,14 @@ class View:
         error: Why nothing is known; empty if it answered.
         versions: The state of each version it knows.
         labels: The version that each label leads to, of those that were asked about.
+        unlabelled: How many requests named neither a version nor a label since the model has the label ``stable``, and
+            for how many seconds they were counted; None if the server does not count them.
     """
 
     error: str = ""
     versions: Mapping[int, VersionState] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
+    unlabelled: tuple[int, float] | None = None
 
     def available(self) -> set[int]:
         """The versions that can be asked."""
@@ -105,9 +110,8 @@ class Server:
         spec = protos.ModelSpec(name=model)
         try:
             try:
-                answer = self._ask(
-                    "ModelService", "GetModelStatus", protos.GetModelStatusRequest(model_spec=spec), timeout
-                )
+                request = protos.GetModelStatusRequest(model_spec=spec)
+                answer, told = self._call("ModelService", "GetModelStatus", request.SerializeToString(), timeout)
             except _NotFound:
                 return View()
             names = protos.ModelVersionStatus.State.Name
@@ -124,7 +128,7 @@ class Server:
                 except _NotFound:
                     continue
                 found[label] = metadata.model_spec.version.value
-            return View("", versions, found)
+            return View("", versions, found, _unlabelled(told))
         except ServerError as error:
             return View(str(error))
 
@@ -150,25 +154,36 @@ class Server:
         from mien_client.transports.grpc_messages import predict_request, read_answer  # With all of NumPy.
 
         request = predict_request(target, images, output)
-        return read_answer(self._call("PredictionService", "Predict", request, timeout), output, self.address, target)
+        response, _ = self._call("PredictionService", "Predict", request, timeout)
+        return read_answer(response, output, self.address, target)
 
     def close(self) -> None:
         """Gives the connection back."""
         self._channel.close()
 
     def _ask(self, service: str, name: str, request: Any, timeout: float) -> Any:
-        return self._call(service, name, request.SerializeToString(), timeout)
+        return self._call(service, name, request.SerializeToString(), timeout)[0]
 
-    def _call(self, service: str, name: str, request: bytes, timeout: float) -> Any:
+    def _call(self, service: str, name: str, request: bytes, timeout: float) -> tuple[Any, Mapping[str, Any]]:
+        """Return the response, and the metadata that came after it."""
         method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").methods_by_name[name]
-        call: Callable[..., Any] = self._channel.unary_unary(
+        method_call: Any = self._channel.unary_unary(
             f"/tensorflow.serving.{service}/{name}",
             response_deserializer=getattr(protos, method.output_type.name).FromString,
         )
         try:
-            return call(request, timeout=timeout, metadata=self._metadata)
+            response, call = method_call.with_call(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _failure(error.code(), error.details() or "", timeout) from None
+        return response, dict(call.trailing_metadata() or ())
+
+
+def _unlabelled(metadata: Mapping[str, Any]) -> tuple[int, float] | None:
+    """What a server says of requests that name neither a version nor a label, if it counts them."""
+    try:
+        return int(metadata[COUNT_HEADER]), float(metadata[SECONDS_HEADER])
+    except (KeyError, ValueError):
+        return None
 
 
 def _reason(message: str) -> str:

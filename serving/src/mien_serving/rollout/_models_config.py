@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from google.protobuf import text_format
 from mien_client.cli import CommandError
+from mien_client.contract import CANARY_LABEL, STABLE_LABEL
 from mien_client.protos import POOL, ModelServerConfig
 
 from mien_serving._config import check_config, models_on_disk
@@ -16,8 +17,8 @@ from mien_serving._status import StatusError
 from mien_serving.rollout import _config_text
 from mien_serving.rollout._files import write_atomically
 
-STABLE = "stable"
-CANARY = "canary"
+STABLE = STABLE_LABEL
+CANARY = CANARY_LABEL
 
 
 @dataclass(frozen=True)

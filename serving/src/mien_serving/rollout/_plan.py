@@ -16,6 +16,9 @@ from mien_serving.rollout._transition import Plan, Survey
 
 Views = Mapping[str, View]
 
+_ENOUGH_S: Final = 60.0
+"""For how long a server must have seen no request without a label before that says anything."""
+
 _FINISHES: Final = "This finishes what was begun and not finished."
 
 
@@ -97,14 +100,25 @@ def adopt(model: str, desired: Desired, views: Views, without: int = -1) -> Plan
         Desired(versions | {stable}, {**desired.labels, STABLE: stable}),
         (
             f"Until now the servers chose what {model} is; from now on version {stable} is stable until you promote "
-            "another. Clients must ask for the label stable: requests without a label go to the highest version that "
-            "is loaded, a canary too.",
+            "another. The Python client asks for the label stable by itself; other callers must name it, as requests "
+            "without a label go to the highest version that is loaded, a canary too.",
         ),
     )
 
 
-def canary(model: str, version: int, desired: Desired, views: Views, folder: Path) -> Plan:
-    """Loads a version beside the stable one and names it ``canary``."""
+def canary(
+    model: str, version: int, desired: Desired, views: Views, folder: Path, *, move_unlabelled: bool = False
+) -> Plan:
+    """Loads a version beside the stable one and names it ``canary``.
+
+    Args:
+        model: The model.
+        version: The version to try.
+        desired: What is desired of the model.
+        views: What the servers have of it.
+        folder: Its folder in the repository.
+        move_unlabelled: Whether callers that name neither a version nor a label may move to the canary.
+    """
     _repository.check_version(folder, version)
     other = desired.labels.get(CANARY, version)
     if other != version:
@@ -117,7 +131,39 @@ def canary(model: str, version: int, desired: Desired, views: Views, folder: Pat
     adopted = adopt(model, desired, views, without=version)
     assert adopted.after.versions is not None
     after = Desired(adopted.after.versions | {version}, {**adopted.after.labels, CANARY: version})
-    return Plan(model, desired, after, adopted.notes)
+    notes = _unlabelled_callers(version, views, move=move_unlabelled)
+    return Plan(model, desired, after, (*notes, *adopted.notes))
+
+
+def _unlabelled_callers(version: int, views: Views, *, move: bool) -> tuple[str, ...]:
+    """Say who gets a version without asking for it: whoever names neither a version nor a label, if it is the highest.
+
+    Raises:
+        CommandError: There are such callers, and they must not move.
+    """
+    below = {address: view for address, view in views.items() if version > max(view.available(), default=-1)}
+    if not below:
+        return ()
+    told = f"ALL callers that name neither a version nor a label move to version {version} as soon as it is loaded"
+    counted = {address: view.unlabelled for address, view in below.items() if view.unlabelled}
+    shortest = min((seconds for _, seconds in counted.values()), default=0.0)
+    if seen := {address: requests for address, (requests, _) in counted.items() if requests}:
+        span = _repository.age(max(counted[address][1] for address in seen))
+        told += f": {sum(seen.values()):,} such requests in the last {span} on {', '.join(seen)}"
+        if not move:
+            raise CommandError(
+                f"nothing was changed: {told}. Have them ask for the label {STABLE}, as the Python client does by "
+                "itself, or move them with --move-unlabelled"
+            )
+        return (f"{told}.",)
+    if uncounted := below.keys() - counted.keys():
+        servers = ", ".join(sorted(uncounted))
+        return (f"{told}. TensorFlow Serving does not count such requests, so {servers} cannot say if there are any.",)
+    if shortest < _ENOUGH_S:
+        return (f"{told}. There were none in the {shortest:.0f} s for which the servers have counted them.",)
+    return (
+        f"In the last {_repository.age(shortest)} all callers named a label or a version, so none moves by itself.",
+    )
 
 
 def promote(model: str, desired: Desired, entries: Iterable[Entry], *, force: bool) -> Plan:

@@ -72,6 +72,14 @@ def facts(path: Path) -> dict[str, Any]:
     return found
 
 
+def age(seconds: float) -> str:
+    """Return a time as people say it, in whole days, hours, minutes or seconds."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def remove_version(folder: Path, version: int) -> bool:
     """Deletes a version: out of sight in one step, then from the disk; also what is left of it by a deletion that died.
 

@@ -131,7 +131,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
                 states = [", ".join(f"{count} {state}" for state, count in Counter(states).most_common())]
             here = "yes" if facts["in_repository"] else "NO"
             metrics = " ".join(f"{metric} {value:.3g}" for metric, value in facts.get("metrics", {}).items())
-            age = _age(facts.get("age_s"))
+            age = "" if facts.get("age_s") is None else _repository.age(facts["age_s"])
             rows.append((version, " ".join(facts["labels"]), here, *states, age, metrics, facts.get("data", "")))
         yield from table(rows)
         for disagreement in model["disagreements"]:
@@ -172,15 +172,6 @@ def _short(state: str) -> str:
     if state.startswith(END):
         return "FAILED" if "(" in state else "-"
     return state or "-"
-
-
-def _age(seconds: int | None) -> str:
-    if seconds is None:
-        return ""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
 
 
 def history(arguments: argparse.Namespace) -> int:
@@ -232,6 +223,7 @@ def _command(entry: Entry) -> str:
     words = [f"mien rollout {entry['verb']} {entry['model']}"]
     if entry["verb"] == "canary":
         words.append(str(entry["after"]["labels"][CANARY]))
+        words += ["--move-unlabelled"] if entry.get("move_unlabelled") else []
     if entry["verb"] == "retire":
         words += map(str, entry.get("gone", ()))
         words += ["--delete"] if entry.get("delete") else []

@@ -18,8 +18,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mien_serving._unlabelled import NOTICED_S
 from mien_serving.rollout._fleet import END, Fleet, ServerError, View
-from mien_serving.rollout._models_config import Desired, ModelsConfig
+from mien_serving.rollout._models_config import STABLE, Desired, ModelsConfig
 
 _POLL_S: Final = 0.25
 
@@ -166,6 +167,9 @@ class Transition:
         self._wait("label", plan.model, lambda view: _mislabelled(view, labels, plan.after.labels), labels)
         named = ", ".join(f"{label} {version}" for label, version in sorted(plan.after.labels.items(), reverse=True))
         self._say(f"{self._servers()} the labels {named or 'taken away'}")
+        if STABLE in plan.after.labels and STABLE not in plan.before.labels:
+            self._say(f"waiting {NOTICED_S:g} s, until clients have noticed that there is a label {STABLE}")
+            time.sleep(NOTICED_S)
         if plan.unloaded:
             if both != plan.kept:
                 self._write(plan.model, plan.kept, plan.after.labels)

@@ -1,0 +1,66 @@
+"""Who is given a version that is only being tried, on real servers: whoever asks for it, and nobody else."""
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+from mien_client import Client
+
+
+@pytest.fixture
+def site(start_site, tiny_model):
+    """Two servers with version 1 of both models, and a version 2 of emotion that none of them has loaded."""
+    site = start_site(2)
+    site.done("adopt", "emotion")
+    shutil.copytree(tiny_model("emotion", 2), site.repository / "emotion" / "2")
+    return site
+
+
+FACE = np.zeros((1, 48, 48), np.uint8)
+
+
+def test_a_canary_moves_callers_without_a_label_only_if_the_operator_says_so(site):
+    before = site.config.read_text()
+    with Client(site.addresses) as usual, Client(site.addresses, emotion_version="latest") as unlabelled:
+        assert unlabelled.analyze(FACE).versions["emotion"] == 1
+        give_up = time.monotonic() + 60
+        while (result := site.mien("canary", "emotion", 2, "--dry-run")).returncode == 0:
+            assert "ALL callers that name neither a version nor a label move to version 2" in result.stdout
+            assert time.monotonic() < give_up, "the servers never counted a request without a label"
+            unlabelled.analyze(FACE)
+            usual.analyze(FACE)
+
+        sentence = site.refused("canary", "emotion", 2)
+        assert "nothing was changed: ALL callers that name neither a version nor a label move to version 2" in sentence
+        assert "--move-unlabelled" in sentence
+        assert site.config.read_text() == before
+
+        told = site.done("canary", "emotion", 2, "--move-unlabelled")
+        assert told.index("ALL callers that name neither") < told.index("AVAILABLE")
+        assert "a tenth" not in told
+        assert unlabelled.analyze(FACE).versions["emotion"] == 2
+        assert usual.analyze(FACE).versions["emotion"] == 1
+        assert [entry.get("move_unlabelled") for entry in site.journal() if entry["verb"] == "canary"] == [True, True]
+
+
+def test_a_canary_reaches_no_client_that_names_nothing(site):
+    with Client(site.addresses) as usual, Client(site.addresses, canary=1) as trying:
+        assert usual.analyze(FACE).versions["emotion"] == 1
+        site.done("canary", "emotion", 2)
+        assert {usual.analyze(FACE).versions["emotion"] for _ in range(20)} == {1}
+        assert trying.analyze(FACE).versions["emotion"] == 2
+        site.done("abort", "emotion")
+        assert trying.analyze(FACE).versions["emotion"] == 1
+
+
+def test_nor_does_the_first_canary_of_a_model_that_was_never_rolled_out(start_site, tiny_model):
+    """The servers choose what they load; callers learn what is stable before there is anything else."""
+    site = start_site(1)
+    shutil.copytree(tiny_model("keypoints", 2), site.repository / "keypoints" / "aside")
+    with Client(site.addresses) as usual:
+        assert usual.analyze(FACE).versions["keypoints"] == 1
+        site.done("adopt", "keypoints")
+        (site.repository / "keypoints" / "aside").rename(site.repository / "keypoints" / "2")
+        site.done("canary", "keypoints", 2)
+        assert {usual.analyze(FACE).versions["keypoints"] for _ in range(20)} == {1}
