@@ -18,7 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from matplotlib.figure import Figure
-from mien_training import kaggle, splits
+from mien_client import kaggle
+from mien_training import splits
 from mien_training.configs import load
 from mien_training.distribution import native_precision
 from mien_training.files import sha256

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mien_client.kaggle import KEYPOINT_HEADER
 from mien_training.configs import CONFIGS, Network
-from mien_training.kaggle import KEYPOINT_HEADER
 from mien_training.splits import Faces, Split
 
 

@@ -148,7 +148,7 @@ class TestMistakesAreOneSentence:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (["train", "emotion", "--data", "nothing.csv", "--out", "x"], "nothing.csv: cannot be read: No such file"),
+            (["train", "emotion", "--data", "nothing.csv", "--out", "x"], "nothing.csv cannot be read: No such file"),
             (
                 ["train", "emotion", "--data", "{data}", "--out", "x", "--epochs", "0"],
                 "with epochs=0 is not valid: epochs",
@@ -160,6 +160,11 @@ class TestMistakesAreOneSentence:
             ),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--set", "epoch=3"], "unknown key epoch (did you"),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--set", "epochs"], "Expected key=value"),
+            (
+                ["train", "keypoints", "--data", "{data}", "--out", "x", "--seven-labels"],
+                "--seven-labels is for emotion",
+            ),
+            (["train", "keypoints", "--data", "{data}", "--out", "x"], "holds faces with emotions, not key points"),
             (["train", "emotion", "--data", "{data}", "--out", "{data}/x"], "cannot be written: Not a directory"),
             (
                 ["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--out", "{data}/x"],

@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
-from mien_training.errors import DataError
-from mien_training.kaggle import EmotionData, KeypointData
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mien_client import DataError
+from mien_client.kaggle import EmotionData, KeypointData
+from mien_client.splits import split_by_person
 from mien_training.splits import add_others, split_emotion, split_keypoints
+from sklearn.model_selection import GroupShuffleSplit
 
 
 def emotion_data(labels, usage=None):
     images = np.zeros((len(labels), 48, 48), np.uint8)
     images[:, 0, 0] = np.arange(len(labels))
-    return EmotionData(images, np.array(labels, np.int32), None if usage is None else np.array(usage))
+    rows = np.arange(len(labels))
+    return EmotionData(images, np.array(labels, np.int32), None if usage is None else np.array(usage), rows)
 
 
 def keypoint_data(count):
@@ -64,8 +69,27 @@ def test_nobody_is_on_both_sides_of_a_key_point_split():
     assert sides[0] | sides[1] == set(people)
 
 
+@settings(deadline=None)
+@given(
+    people=st.lists(st.integers(0, 20), min_size=2, max_size=60).filter(lambda people: len(set(people)) > 1),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_people_held_out_are_those_that_scikit_learn_would_hold_out(people, share, seed):
+    """The shipped metrics are of these people."""
+    splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    try:
+        expected = next(splitter.split(people, groups=people))
+    except ValueError:
+        with pytest.raises(DataError):
+            split_by_person(np.array(people), share, seed)
+    else:
+        for found, wanted in zip(split_by_person(np.array(people), share, seed), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
 def test_what_cannot_be_parted_is_refused_in_a_sentence():
-    with pytest.raises(DataError, match="cannot be parted"):
+    with pytest.raises(DataError, match="cannot be split"):
         split_keypoints(keypoint_data(10), np.zeros(10), 0.3, 0)
     with pytest.raises(DataError, match="cannot be parted"):
         split_emotion(emotion_data([0, 0, 0, 1]), 0.5, 0)

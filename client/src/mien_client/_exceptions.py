@@ -6,6 +6,7 @@
     ├── InvalidImageError            (also a ValueError)  refused before anything was sent
     ├── ConfigurationError           (also a ValueError)  an address, a timeout or a version that cannot be meant
     ├── PictureError                                      a file in which no face can be looked for
+    ├── DataError                    (also a ValueError)  a file of labelled faces that cannot be used
     ├── UnavailableError             retryable            not reachable, too busy, or gone in mid-call
     ├── DeadlineExceededError        retryable            no answer in time
     ├── NotServedError
@@ -72,6 +73,16 @@ class ConfigurationError(MienError, ValueError):
 
 class PictureError(MienError):
     """A file is no picture, or is damaged."""
+
+
+class DataError(MienError, ValueError):
+    """A file of labelled faces, or what goes with it, cannot be used; the text says where, and what was expected.
+
+    Files come from strangers: what cannot be printed of them is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 class UnavailableError(MienError):

@@ -4,19 +4,20 @@ import argparse
 import base64
 import gzip
 import io
+import os
 import struct
 import zipfile
 
 import numpy as np
 import pytest
-from mien_client import contract, protos
-from mien_client.cli import CommandError
+from mien_client import DataError, contract, protos
 from mien_client.transports import Answer
 from mien_serving.rollout import _compare, _report
 from mien_serving.rollout._compare import Side, judge, measure
-from mien_serving.rollout._faces import Faces, read_data, read_recorded
+from mien_serving.rollout._faces import Faces, Reading, read_data, read_recorded
 from mien_serving.rollout._fleet import ServerError
 from PIL import Image
+from sklearn.model_selection import GroupShuffleSplit
 
 RANDOM = np.random.default_rng(4)
 IMAGES = RANDOM.integers(0, 256, (6, 48, 48), np.uint8)
@@ -28,96 +29,158 @@ def pixels(image):
 
 
 class TestKaggleFiles:
-    def test_five_labels_without_usage(self, tmp_path):
-        file = tmp_path / "five.csv"
-        rows = "".join(f"{index % 5}, {pixels(image)}\n" for index, image in enumerate(IMAGES))
-        file.write_text(f"emotion, pixels\n{rows}")
-        faces = read_data(file, "emotion")
-        np.testing.assert_array_equal(faces.images, IMAGES)
-        assert faces.truth.tolist() == [0, 1, 2, 3, 4, 0]
-        assert read_data(file, "keypoints").truth is None
+    """How they are read is tested where the reader is; here, which faces are taken and what is said of them."""
 
-    def test_seven_labels_of_which_two_are_dropped_and_what_was_held_out_is_taken(self, tmp_path):
-        file = tmp_path / "fer2013.csv.gz"
-        labels, usages = [4, 2, 3, 6, 4, 5], ["Training", *["PublicTest"] * 4, "PrivateTest"]
+    def fer(self, folder, usages=(), header="emotion,pixels,Usage"):
+        labels = [4, 2, 3, 6, 4, 5]
         rows = "".join(
-            f"{label},{pixels(image)},{usage}\n" for label, image, usage in zip(labels, IMAGES, usages, strict=True)
+            f"{label},{pixels(image)}{f',{usage}' if usage else ''}\n"
+            for label, image, usage in zip(labels, IMAGES, usages or [""] * 6, strict=True)
         )
-        file.write_bytes(gzip.compress(f"emotion,pixels,Usage\n{rows}".encode()))
-        faces = read_data(file, "emotion")
-        assert [contract.EMOTIONS[index] for index in faces.truth] == ["Happy", "Sad", "Surprise"]
-        np.testing.assert_array_equal(faces.images, IMAGES[[2, 4, 5]])
-        assert faces.source == "fer2013.csv.gz, held out"
+        (folder / "fer2013.csv.gz").write_bytes(gzip.compress(f"{header}\n{rows}".encode()))
+        return folder / "fer2013.csv.gz"
 
-    def test_key_points_of_large_images_are_halved_and_missing_ones_stay_missing(self, tmp_path):
-        file = tmp_path / "training.csv"
+    def keypoints(self, folder, count=20):
         names = [f"{point}_{axis}" for point in contract.KEYPOINTS for axis in "xy"]
         large = np.kron(IMAGES[0], np.ones((2, 2), np.uint8))
-        values = [str(number) for number in range(29)] + [""]
-        file.write_text(f"{','.join([*names, 'Image'])}\n{','.join([*values, pixels(large)])}\n")
-        faces = read_data(file, "keypoints")
-        np.testing.assert_array_equal(faces.images, IMAGES[:1])
-        np.testing.assert_allclose(faces.truth[0, 1], [(2 - 0.5) / 2, (3 - 0.5) / 2])
-        assert np.isnan(faces.truth[0, 14]).any()
+        rows = (",".join([str(number), *["10.5"] * 29, pixels(large)]) + "\n" for number in range(count))
+        (folder / "training.csv").write_text(f"{','.join([*names, 'Image'])}\n{''.join(rows)}", encoding="utf-8")
+        people = "".join(f"{number},{number // 2}\n" for number in range(count))
+        (folder / "people.csv").write_text(f"row,person\n{people}", encoding="utf-8")
+        return folder / "training.csv", folder / "people.csv"
+
+    def test_of_faces_with_a_usage_those_are_taken_that_training_validates_on(self, tmp_path):
+        usages = ["Training", *["PublicTest"] * 4, "PrivateTest"]
+        faces = read_data(self.fer(tmp_path, usages), "emotion", Reading())
+        assert [contract.EMOTIONS[index] for index in faces.truth] == ["Happy", "Sad"]
+        np.testing.assert_array_equal(faces.images, IMAGES[[2, 4]])
+        assert faces.source == "fer2013.csv.gz (2 faces of the Usage PublicTest)"
+        assert faces.split == "Usage Training trains, PublicTest validates"
+        assert faces.notes == []
+
+    def test_or_else_those_that_are_not_for_training(self, tmp_path):
+        faces = read_data(self.fer(tmp_path, ["Training"] * 5 + ["PrivateTest"]), "emotion", Reading())
+        np.testing.assert_array_equal(faces.images, IMAGES[[5]])
+        assert faces.source == "fer2013.csv.gz (1 faces of the Usage PrivateTest)"
+
+    def test_of_faces_without_a_usage_all_are_taken_and_it_is_said_that_training_has_seen_them(self, tmp_path):
+        path = self.fer(tmp_path, header="emotion,pixels")
+        faces = read_data(path, "emotion", Reading(seven_labels=True))
+        np.testing.assert_array_equal(faces.images, IMAGES[[0, 2, 4, 5]])
+        assert faces.source == "fer2013.csv.gz (all 4 faces)"
+        assert "a version that was trained on this file has seen most of them" in faces.notes[0]
+        with pytest.raises(DataError, match=r"emotion is '6', expected 0 to 4; .*--seven-labels"):
+            read_data(path, "emotion", Reading())
+
+    def test_of_key_points_those_people_are_taken_that_training_holds_out(self, tmp_path):
+        path, people = self.keypoints(tmp_path)
+        faces = read_data(path, "keypoints", Reading(groups=people, share=0.3, seed=5))
+        _, held_out = next(
+            GroupShuffleSplit(1, test_size=0.3, random_state=5).split(range(20), groups=np.arange(20) // 2)
+        )
+        np.testing.assert_allclose(faces.truth[:, 0, 0], (held_out - 0.5) / 2)
+        assert faces.source == "training.csv (6 faces of 3 people: 30% of the people validate, seed 5)"
+        assert faces.notes == []
+
+    def test_without_groups_the_split_is_by_row_and_that_is_said(self, tmp_path):
+        faces = read_data(self.keypoints(tmp_path)[0], "keypoints", Reading())
+        assert len(faces.images) == 3
+        assert faces.split == "15% of the rows validate, seed 0"
+        assert "Without --groups the split of training.csv is by row" in faces.notes[0]
+
+    def test_bad_rows_can_be_left_out_and_are_listed(self, tmp_path):
+        path = self.fer(tmp_path, ["Training"] * 5 + ["Sometimes"])
+        with pytest.raises(DataError, match="Usage is 'Sometimes'"):
+            read_data(path, "emotion", Reading())
+        assert "Usage is 'Sometimes'" in read_data(path, "emotion", Reading(skip_bad_rows=True)).notes[0]
+
+    def test_faces_of_the_other_kind_are_refused(self, tmp_path):
+        path, people = self.keypoints(tmp_path)
+        with pytest.raises(DataError, match="holds faces with key points, not emotions"):
+            read_data(path, "emotion", Reading())
+        with pytest.raises(DataError, match="holds faces with emotions, not key points"):
+            read_data(self.fer(tmp_path, ["Training"] * 6), "keypoints", Reading())
+        with pytest.raises(DataError, match="--groups is for key points"):
+            read_data(path, "emotion", Reading(groups=people))
+        with pytest.raises(DataError, match="--seven-labels is for emotion"):
+            read_data(path, "keypoints", Reading(seven_labels=True))
+
+
+class TestTheSplitOfTheVersions:
+    """Their manifests say how they were trained."""
+
+    def read(self, folder, **manifests):
+        path, people = TestKaggleFiles().keypoints(folder)
+        arguments = argparse.Namespace(
+            data=path, recorded=None, model="keypoints", groups=people, seven_labels=None, skip_bad_rows=False
+        )
+        return _compare._read(arguments, {int(name[1:]): manifest for name, manifest in manifests.items()})
+
+    def test_that_of_the_canary_is_repeated(self, tmp_path):
+        told = {"config": {"validation": 0.5, "seed": 9}, "split": "50% of the people validate, seed 9"}
+        faces = self.read(tmp_path, v1=told, v2=told)
+        assert faces.split == "50% of the people validate, seed 9"
+        assert faces.notes == []
+
+    def test_a_version_with_another_split_is_named(self, tmp_path):
+        told = {"config": {"validation": 0.5, "seed": 9}, "split": "50% of the people validate, seed 9"}
+        faces = self.read(tmp_path, v1={"split": "15% of the rows validate, seed 0"}, v2=told)
+        assert faces.notes == [
+            "Version 1 was trained with another split (15% of the rows validate, seed 0): "
+            "it may have seen some of these faces."
+        ]
 
     @pytest.mark.parametrize(
-        ("content", "sentence"),
-        [
-            ("a,b\n1,2\n", "is no file of faces: its header should be"),
-            ("emotion,pixels\n0,1 2 3\n", "is damaged, or not what its header says: an image has 3 pixels, not 2304"),
-            ("emotion,pixels\nx,1\n", "is damaged"),
-            ("emotion,pixels\n", "it holds no face"),
-            ("emotion,pixels\n7,1 2\n", "is damaged, or not what its header says: it has the label 7"),
-            ("emotion,pixels\n-1,1 2\n", "it has the label -1"),
-            ("emotion,pixels\n3\n", "an image has 0 pixels, not 2304"),
-        ],
+        "told", [{}, {"config": 5}, {"config": {}}, {"config": {"validation": "x", "seed": -1}}, {"split": 5}]
     )
-    def test_what_is_wrong_is_said(self, tmp_path, content, sentence):
-        (tmp_path / "file.csv").write_text(content)
-        with pytest.raises(CommandError, match=sentence):
-            read_data(tmp_path / "file.csv", "emotion")
-
-    def test_packed_in_a_zip(self, tmp_path):
-        with zipfile.ZipFile(tmp_path / "fer.zip", "w") as archive:
-            archive.writestr("fer/fer.csv", f"emotion,pixels\n3,{pixels(IMAGES[0])}\n")
-            archive.writestr("fer/README", "Faces.")
-        assert read_data(tmp_path / "fer.zip", "emotion").truth.tolist() == [3]
-        with zipfile.ZipFile(tmp_path / "fer.zip", "a") as archive:
-            archive.writestr("more.csv", "emotion,pixels\n")
-        with pytest.raises(CommandError, match=r"it holds 2 \.csv files, not one"):
-            read_data(tmp_path / "fer.zip", "emotion")
-
-    @pytest.mark.parametrize("name", ["file.csv.gz", "file.zip", "file.npz"])
-    def test_a_damaged_one_is_named(self, tmp_path, name):
-        (tmp_path / name).write_bytes(gzip.compress(bytes(1000))[:20])
-        with pytest.raises(CommandError, match=f"{name} (is damaged|cannot be read)"):
-            read_data(tmp_path / name, "emotion")
-
-    def test_a_missing_file_is_named(self, tmp_path):
-        with pytest.raises(CommandError, match=r"none\.csv cannot be read: No such file"):
-            read_data(tmp_path / "none.csv", "emotion")
+    def test_without_a_manifest_it_is_that_of_the_shipped_recipes(self, tmp_path, told):
+        assert self.read(tmp_path, v1=told, v2=told).split == "15% of the people validate, seed 0"
 
 
 @pytest.mark.parametrize(
-    ("model", "truth", "sentence"),
+    ("model", "arrays", "sentence"),
     [
         ("emotion", {"labels": np.array([0, 1, 2, 3, 4, 5])}, "labels are not all numbers from 0 to 4"),
-        ("emotion", {"labels": np.zeros(5, int)}, r"labels have the shape \(5,\), not \(6,\)"),
-        ("keypoints", {"keypoints": np.zeros((6, 30))}, r"keypoints have the shape \(6, 30\), not \(6, 15, 2\)"),
+        ("emotion", {"labels": np.zeros(5, int)}, r"labels are int64 \(5,\), expected numbers \(6,\)"),
+        ("emotion", {"labels": np.array(["a"] * 6)}, r"labels are <U1 \(6,\), expected numbers \(6,\)"),
+        ("emotion", {"keypoints": np.zeros((6, 15, 2))}, "holds keypoints, not labels, which emotion is judged by"),
+        ("keypoints", {"keypoints": np.zeros((6, 30))}, r"\(6, 30\), expected numbers \(6, 15, 2\)"),
+        ("emotion", {"images": IMAGES.astype(float)}, r"images are float64 \(6, 48, 48\), expected uint8"),
+        ("emotion", {"images": np.array([None])}, "not a valid .npz file: Object arrays cannot be loaded"),
     ],
 )
-def test_arrays_whose_truth_is_something_else_are_refused(tmp_path, model, truth, sentence):
-    np.savez(tmp_path / "faces.npz", images=IMAGES, **truth)
-    with pytest.raises(CommandError, match=sentence):
-        read_data(tmp_path / "faces.npz", model)
+def test_arrays_of_something_else_are_refused(tmp_path, model, arrays, sentence):
+    np.savez(tmp_path / "faces.npz", **{"images": IMAGES, **arrays})
+    with pytest.raises(DataError, match=sentence):
+        read_data(tmp_path / "faces.npz", model, Reading())
 
 
 def test_arrays(tmp_path):
     np.savez(tmp_path / "faces.npz", images=IMAGES, labels=np.arange(6) % 5)
-    assert read_data(tmp_path / "faces.npz", "emotion").truth.tolist() == [0, 1, 2, 3, 4, 0]
-    np.savez(tmp_path / "faces.npz", images=IMAGES.astype(float))
-    with pytest.raises(CommandError, match=r"images are float64 \(6, 48, 48\), not uint8"):
-        read_data(tmp_path / "faces.npz", "emotion")
+    assert read_data(tmp_path / "faces.npz", "emotion", Reading()).truth.tolist() == [0, 1, 2, 3, 4, 0]
+    np.savez(tmp_path / "faces.npz", images=IMAGES)
+    assert read_data(tmp_path / "faces.npz", "emotion", Reading()).truth is None
+    np.savez(tmp_path / "faces.npz", labels=IMAGES)
+    with pytest.raises(DataError, match="holds labels; expected images and, where they are known, labels"):
+        read_data(tmp_path / "faces.npz", "emotion", Reading())
+
+
+@pytest.mark.parametrize("header", [b"(900000000, 48, 48)", b"(6, 48, 48)"])
+def test_arrays_that_are_larger_than_their_file_are_refused(tmp_path, header):
+    stream = io.BytesIO()
+    np.save(stream, IMAGES)
+    with zipfile.ZipFile(tmp_path / "faces.npz", "w") as archive:
+        archive.writestr("images.npy", stream.getvalue().replace(b"(6, 48, 48)", header)[:500])
+    with pytest.raises(DataError, match=r"faces\.npz is not a valid \.npz file"):
+        read_data(tmp_path / "faces.npz", "emotion", Reading())
+
+
+@pytest.mark.parametrize("read", [lambda path: read_data(path, "emotion", Reading()), lambda p: read_recorded(p, "x")])
+@pytest.mark.parametrize("name", ["pipe.npz", "pipe.csv"])
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path, read, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is a pipe, not a regular file"):
+        read(tmp_path / name)
 
 
 def test_a_few_of_many_come_from_all_over_the_file():
@@ -164,7 +227,9 @@ class TestRecordedRequests:
     @pytest.mark.parametrize("content", [b"", b"short", bytes(12), struct.pack("<Q", 3) + b"1234abc5678"])
     def test_what_is_no_such_file_is_refused(self, tmp_path, content):
         (tmp_path / "requests").write_bytes(content)
-        with pytest.raises(CommandError, match=r"requests (is no TFRecord file|holds no predict request)"):
+        with pytest.raises(
+            DataError, match=r"requests (is not a valid TFRecord file|holds no predict request|is empty)"
+        ):
             read_recorded(tmp_path / "requests", "emotion")
 
 
@@ -285,15 +350,23 @@ class TestAsking:
 def report(model, faces, stable, canary):
     figures = measure(stable, canary, faces.truth)
     gates = [vars(gate) for gate in judge(figures, GATES)]
-    document = {"model": model, "stable": 1, "canary": 2, "faces": len(faces.images), "source": faces.source}
+    document = {
+        "model": model,
+        "stable": 1,
+        "canary": 2,
+        "faces": len(faces.images),
+        "source": faces.source,
+        "notes": faces.notes,
+    }
     document |= {"figures": figures, "gates": gates, "passed": False, "errors": []}
     return _report.page(document, faces, stable, canary)
 
 
 def test_the_report_shows_gates_figures_and_the_faces_that_differ_most():
-    faces = Faces(IMAGES[:3], np.array([0, 1, 4]), "<faces>.csv")
+    faces = Faces(IMAGES[:3], np.array([0, 1, 4]), "<faces>.csv", notes=["Seen < before."])
     page = report("emotion", faces, side("stable", one_hot(0, 1, 2)), side("canary", one_hot(0, 1, 4)))
     assert "Failed on 3 faces of &lt;faces&gt;.csv." in page
+    assert "<p>Seen &lt; before.</p>" in page
     assert "<td>agreement</td><td>0.6667</td><td>0.9</td><td class=failed>failed</td>" in page
     assert "<td>Surprise</td><td>1</td><td>0.000</td><td>1.000</td>" in page
     assert page.count("<figure>") == 1

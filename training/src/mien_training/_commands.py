@@ -1,13 +1,16 @@
 """The verbs ``train``, ``evaluate`` and ``export``: their arguments, and what they print."""
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mien_client import DataError
 from mien_client.cli import INTERRUPTED, Command, CommandError
 
 from mien_training.configs import CONFIGS, NAMES, Config, change, load
-from mien_training.errors import ConfigError, DataError, ExportError, RunError
+from mien_training.errors import ConfigError, ExportError, RunError
 
 MODELS = tuple(CONFIGS)
 _FLAGS = ("epochs", "batch_size", "learning_rate", "seed")
@@ -15,7 +18,7 @@ _FLAGS = ("epochs", "batch_size", "learning_rate", "seed")
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="the Kaggle CSV file, plain, .gz or .zip"
+        "--data", type=Path, required=True, metavar="FILE", help="the Kaggle CSV file, also packed as gzip, tar or zip"
     )
     parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
     parser.add_argument(
@@ -152,13 +155,17 @@ def _read_split(arguments: argparse.Namespace, config: Any, *, others: bool = Fa
 
 
 def _read_emotion(arguments: argparse.Namespace, *, others: bool = False) -> Any:
-    from mien_training import kaggle
+    from mien_client import kaggle
 
     if arguments.groups:
         raise CommandError("--groups is for key points; emotion faces are parted by Usage or at random.")
-    data = kaggle.read_emotion(
-        arguments.data, seven_labels=arguments.seven_labels, skip_bad_rows=arguments.skip_bad_rows
-    )
+    with _reading(arguments.data) as progress:
+        data = kaggle.read_emotion(
+            arguments.data,
+            seven_labels=arguments.seven_labels,
+            skip_bad_rows=arguments.skip_bad_rows,
+            progress=progress,
+        )
     if data.dropped:
         listed = ", ".join(f"{count:,} {name}" for name, count in sorted(data.dropped.items()))
         what = "Learning besides" if others else "Dropped"
@@ -168,15 +175,38 @@ def _read_emotion(arguments: argparse.Namespace, *, others: bool = False) -> Any
 
 
 def _read_keypoints(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    from mien_training import kaggle
+    from mien_client import kaggle
 
-    data = kaggle.read_keypoints(arguments.data, skip_bad_rows=arguments.skip_bad_rows)
+    if arguments.seven_labels:
+        raise CommandError("--seven-labels is for emotion; key-point files have no labels.")
+    with _reading(arguments.data) as progress:
+        data = kaggle.read_keypoints(arguments.data, skip_bad_rows=arguments.skip_bad_rows, progress=progress)
     _list_skipped(data.skipped)
     return data, kaggle.read_groups(arguments.groups, data.rows) if arguments.groups else None
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Callable[[int, int], None]]:
+    """Draw a progress bar, which is there from the first call of what this yields."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task(f"Reading {escape(path.name)}")
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def _unwritable(folder: Path, error: OSError) -> CommandError:
@@ -260,7 +290,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _select_faces(arguments: argparse.Namespace, config: Any) -> tuple[Any, str]:
-    from mien_training import kaggle, splits
+    from mien_client import kaggle
+
+    from mien_training import splits
 
     usage = arguments.usage
     if usage in ("validation", "training"):

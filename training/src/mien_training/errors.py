@@ -1,10 +1,6 @@
 """What can go wrong, each told in one sentence that says what to do."""
 
 
-class DataError(ValueError):
-    """A file that cannot be used as data; the message names the file, the row and what was expected."""
-
-
 class ConfigError(ValueError):
     """A recipe that cannot be used; the message says which and why."""
 

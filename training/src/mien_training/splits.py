@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from mien_client import DataError
+from mien_client.kaggle import EmotionData, KeypointData
+from mien_client.splits import BY_USAGE, TRAINING_USAGE, VALIDATION_USAGE, by_share, split_by_person
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupShuffleSplit, train_test_split
-
-from mien_training.errors import DataError
-from mien_training.kaggle import EmotionData, KeypointData
+from sklearn.model_selection import train_test_split
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def split_emotion(data: EmotionData, share: float, seed: int) -> Split:
     """
     faces = Faces(data.images, data.labels)
     if data.usage is not None:
-        training, validation = data.usage == "Training", data.usage == "PublicTest"
+        training, validation = data.usage == TRAINING_USAGE, data.usage == VALIDATION_USAGE
         if not training.any():
             raise DataError("No face has the Usage Training; there is nothing to train on.")
         if validation.any():
-            return Split(faces[training], faces[validation], "Usage Training trains, PublicTest validates")
+            return Split(faces[training], faces[validation], BY_USAGE)
         faces = faces[training]
     try:
         first, second = train_test_split(
@@ -59,7 +59,7 @@ def split_emotion(data: EmotionData, share: float, seed: int) -> Split:
         )
     except ValueError as error:
         raise DataError(f"The faces cannot be parted with every emotion on both sides: {error}") from None
-    return Split(faces[first], faces[second], f"{share:.0%} of the faces of every emotion validate, seed {seed}")
+    return Split(faces[first], faces[second], by_share(share, "faces of every emotion", seed))
 
 
 def add_others(split: Split, others: EmotionData | None) -> Split:
@@ -68,7 +68,7 @@ def add_others(split: Split, others: EmotionData | None) -> Split:
         return split
     more = Faces(others.images, others.labels)
     if others.usage is not None:
-        more = more[others.usage == "Training"]
+        more = more[others.usage == TRAINING_USAGE]
     images = np.concatenate([split.training.images, more.images])
     targets = np.concatenate([split.training.targets, more.targets])
     return replace(split, training=Faces(images, targets))
@@ -81,14 +81,9 @@ def split_keypoints(data: KeypointData, people: NDArray[np.int64] | None, share:
         DataError: There are fewer than two people, or rows.
     """
     faces = Faces(data.images, data.keypoints)
-    groups = np.arange(len(faces)) if people is None else people
-    try:
-        splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
-        first, second = next(splitter.split(faces.images, groups=groups))
-    except ValueError as error:
-        raise DataError(f"The faces cannot be parted: {error}") from None
-    what = "rows" if people is None else "people"
-    return Split(faces[first], faces[second], f"{share:.0%} of the {what} validate, seed {seed}")
+    first, second = split_by_person(np.arange(len(faces)) if people is None else people, share, seed)
+    how = by_share(share, "rows" if people is None else "people", seed)
+    return Split(faces[first], faces[second], how)
 
 
 def batches(faces: Faces, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Faces]:

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from mien_client.contract import EMOTIONS
+from mien_client.kaggle import OTHER_EMOTIONS
 from numpy.typing import NDArray
 
 from mien_training import metrics
 from mien_training.calibration import calibrate
 from mien_training.configs import Config
-from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import emotion_network, keypoint_network
 
 HUBER = 0.25

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from mien_client import contract
+from mien_client.kaggle import OTHER_EMOTIONS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -32,7 +33,6 @@ from mien_training.configs import Config, from_run
 from mien_training.errors import RunError
 from mien_training.files import sha256, write_atomically, write_json
 from mien_training.interruption import Interrupted, stop_signal
-from mien_training.kaggle import OTHER_EMOTIONS
 from mien_training.models import transfer
 from mien_training.prediction import freeze, inference, predict
 from mien_training.report import draw_curves, png, write_picture

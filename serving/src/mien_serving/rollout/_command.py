@@ -137,11 +137,19 @@ def _compare(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="FILE",
-        help="a Kaggle file (.csv, .csv.gz), or .npz with images and labels or keypoints",
+        help="a Kaggle file, as `mien train` reads it, or .npz with images and labels or keypoints",
     )
     faces.add_argument(
         "--recorded", type=Path, metavar="FILE", help="recorded requests: a TFRecord file of PredictionLog"
     )
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
+    parser.add_argument(
+        "--seven-labels",
+        action="store_true",
+        default=None,
+        help="emotion: the labels are the challenge's seven although there is no Usage column",
+    )
+    parser.add_argument("--groups", type=Path, metavar="FILE", help="keypoints: CSV file with the columns row,person")
     parser.add_argument("--limit", type=_version, default=1000, metavar="N", help="faces to ask about (%(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,10 +20,11 @@ from mien_client.contract import EMOTION_MODEL, EMOTIONS, KEYPOINTS, KEYPOINTS_O
 from mien_client.transports import Target
 from numpy.typing import NDArray
 
-from mien_serving.rollout._faces import Faces, read_data, read_recorded
+from mien_serving.rollout._faces import Faces, Reading, read_data, read_recorded
 from mien_serving.rollout._fleet import Fleet, Server, ServerError
 from mien_serving.rollout._journal import DONE, Journal
 from mien_serving.rollout._models_config import CANARY, STABLE, ModelsConfig
+from mien_serving.rollout._repository import manifest
 from mien_serving.rollout._status import table
 
 NEAR: Final = 0.1
@@ -77,11 +78,12 @@ def compare(arguments: argparse.Namespace) -> int:
     config = ModelsConfig.read(arguments.config)
     model = arguments.model
     labels = config.desired(model).labels
+    folder = config.folder(model, arguments.repository)
     if STABLE not in labels or CANARY not in labels:
         raise CommandError(
             f"{model} has no canary to compare ({config.desired(model)}): mien rollout canary {model} VERSION"
         )
-    faces = read_data(arguments.data, model) if arguments.data else read_recorded(arguments.recorded, model)
+    faces = _read(arguments, {labels[name]: manifest(folder / str(labels[name])) for name in (STABLE, CANARY)})
     faces = faces.spread(arguments.limit)
     with Fleet(arguments.servers, arguments.timeout) as fleet:
         _check_fit(fleet, model, labels)
@@ -97,6 +99,7 @@ def compare(arguments: argparse.Namespace) -> int:
         "canary": canary.version,
         "faces": len(faces.images),
         "source": faces.source,
+        "notes": faces.notes,
         "figures": figures,
         "gates": [vars(gate) for gate in gates],
         "passed": passed,
@@ -124,6 +127,25 @@ def compare(arguments: argparse.Namespace) -> int:
         if failed == [_P99]:
             sys.stdout.write("p99 is the slowest face in a hundred: on busy servers, ask about more (--limit).\n")
     return 0 if passed else 1
+
+
+def _read(arguments: argparse.Namespace, manifests: Mapping[int, Mapping[str, Any]]) -> Faces:
+    """Reads the faces; of a key-point file, those that the last of the versions was not trained on."""
+    if arguments.recorded:
+        return read_recorded(arguments.recorded, arguments.model)
+    reading = Reading(arguments.seven_labels, arguments.groups, arguments.skip_bad_rows)
+    for told in manifests.values():
+        recipe = told.get("config")
+        share, seed = (recipe.get(key) for key in ("validation", "seed")) if isinstance(recipe, dict) else (None, None)
+        if isinstance(share, float) and 0 < share < 1 and isinstance(seed, int) and 0 <= seed < 1 << 32:
+            reading = replace(reading, share=share, seed=seed)
+    faces = read_data(arguments.data, arguments.model, reading)
+    for version, told in manifests.items():
+        if faces.split and isinstance(split := told.get("split"), str) and split != faces.split:
+            faces.notes.append(
+                f"Version {version} was trained with another split ({split}): it may have seen some of these faces."
+            )
+    return faces
 
 
 def _check_fit(fleet: Fleet, model: str, labels: Mapping[str, int]) -> None:
@@ -307,6 +329,7 @@ def _render(document: Mapping[str, Any], gates: Sequence[Gate]) -> list[str]:
     if "drift" in figures:
         lines.append(f"  drift {figures['drift']:.3g}{unit} on average, {figures['largest_drift']:.3g}{unit} at most\n")
     lines += [f"  ! {error}\n" for error in document["errors"][:5]]
+    lines += [f"Note: {note}\n" for note in document["notes"][:5]]
     lines += table(
         [("GATE", "FIGURE", "LIMIT", "")]
         + [

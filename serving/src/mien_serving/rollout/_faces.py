@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Final, TextIO, cast
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from mien_client import protos
-from mien_client.cli import CommandError
+from mien_client import DataError, protos
 from mien_client.contract import (
     EMOTION_MODEL,
     EMOTIONS,
@@ -26,11 +21,13 @@ from mien_client.contract import (
     IMAGES_INPUT,
     KEYPOINTS,
 )
+from mien_client.kaggle import read_emotion, read_groups, read_keypoints
+from mien_client.splits import BY_USAGE, VALIDATION_USAGE, by_share, split_by_person
+from mien_client.tables import MAX_BYTES, check_file
 from numpy.typing import NDArray
 
 _PIXELS: Final = IMAGE_SIZE**2
-_SEVEN: Final = {0: "Angry", 1: "Disgust", 3: "Happy", 4: "Sad", 5: "Surprise"}
-"""The challenge's labels; 2 and 6, fear and neutral, are none of ours."""
+_UNTRAINED_USAGE: Final = "PrivateTest"
 
 
 @dataclass(frozen=True)
@@ -42,123 +39,138 @@ class Faces:
         truth: int [N], indices into ``EMOTIONS``; or float32 [N, 15, 2], pixels, NaN where a point is not known; or
             None.
         source: Where they come from, for people.
+        split: How the file was split into training faces and these, as a version's manifest would say it; or "".
+        notes: Sentences that people should read before they believe the figures.
     """
 
     images: NDArray[np.uint8]
     truth: NDArray[Any] | None
     source: str
+    split: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def spread(self, limit: int) -> Faces:
         """Returns at most ``limit`` of them, from all over the file."""
         if len(self.images) <= limit:
             return self
         chosen = np.linspace(0, len(self.images) - 1, limit).round().astype(int)
-        return Faces(self.images[chosen], None if self.truth is None else self.truth[chosen], self.source)
+        return replace(self, images=self.images[chosen], truth=None if self.truth is None else self.truth[chosen])
 
 
-def read_data(path: Path, model: str) -> Faces:
+@dataclass(frozen=True)
+class Reading:
+    """How a file of faces is to be read.
+
+    Attributes:
+        seven_labels: Whether emotions are the challenge's seven although there is no ``Usage``; None leaves it to that.
+        groups: A file that says who is in each row of a key-point file.
+        skip_bad_rows: Whether bad rows are left out.
+        share: The share of the people of a key-point file that training holds out.
+        seed: Decides who.
+    """
+
+    seven_labels: bool | None = None
+    groups: Path | None = None
+    skip_bad_rows: bool = False
+    share: float = 0.15
+    seed: int = 0
+
+
+def read_data(path: Path, model: str, reading: Reading) -> Faces:
     """Reads a Kaggle file, or ``.npz`` with ``images`` and, where known, ``labels`` or ``keypoints``.
 
-    Of a file with a ``Usage`` column, the faces that are not for training are taken if there are any.
+    Of a Kaggle file, the faces that `mien train` holds out are taken, as `mien evaluate` takes them. Only the random
+    split of emotion files that hold none out themselves is not known here: of those, all faces are taken.
 
     Args:
-        path: The file; ``.gz`` and ``.zip`` are unpacked.
+        path: The file.
         model: Whose truth is wanted.
+        reading: How to read it.
 
     Raises:
-        CommandError: It cannot be read, or holds something else.
+        DataError: It cannot be read, or holds something else.
     """
-    try:
-        if path.suffix == ".npz":
-            return _read_arrays(path, model)
-        with _opened(path) as stream:
-            rows = csv.DictReader(stream, skipinitialspace=True)
-            header = set(rows.fieldnames or ())
-            if {"emotion", "pixels"} <= header:
-                return _read_emotions(rows, path, model)
-            if "Image" in header and {f"{point}_{axis}" for point in KEYPOINTS for axis in "xy"} <= header:
-                return _read_keypoints(rows, path, model)
-    except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile) as error:
-        raise CommandError(f"{path} is damaged, or not what its header says: {error}") from None
-    raise CommandError(
-        f"{path} is no file of faces: its header should be `emotion,pixels[,Usage]`, or the thirty columns of key "
-        "points and Image"
+    if path.suffix.lower() == ".npz":
+        return _read_arrays(path, model)
+    return _read_emotions(path, reading) if model == EMOTION_MODEL else _read_keypoints(path, reading)
+
+
+def _read_emotions(path: Path, reading: Reading) -> Faces:
+    if reading.groups:
+        raise DataError("--groups is for key points; emotion faces are split by Usage or at random")
+    data = read_emotion(path, seven_labels=reading.seven_labels, skip_bad_rows=reading.skip_bad_rows)
+    notes = [f"Skipped: {sentence}" for sentence in data.skipped]
+    for usage in (VALIDATION_USAGE, _UNTRAINED_USAGE):
+        if data.usage is not None and (chosen := data.usage == usage).any():
+            return Faces(
+                data.images[chosen],
+                data.labels[chosen],
+                f"{_name(path, data.source)} ({chosen.sum():,} faces of the Usage {usage})",
+                BY_USAGE if usage == VALIDATION_USAGE else "",
+                notes,
+            )
+    notes.append(
+        f"{path.name} holds no faces out, so all of them were used: a version that was trained on this file has seen "
+        "most of them."
     )
+    return Faces(data.images, data.labels, f"{_name(path, data.source)} (all {len(data.images):,} faces)", "", notes)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """A Kaggle file as text; of a ``.zip``, the one ``.csv`` in it."""
-    with path.open("rb") as packed, ExitStack() as stack:
-        binary: IO[bytes] = packed
-        if path.suffix == ".gz":
-            binary = cast("IO[bytes]", stack.enter_context(gzip.open(packed)))
-        elif path.suffix == ".zip":
-            archive = stack.enter_context(zipfile.ZipFile(packed))
-            names = [name for name in archive.namelist() if name.endswith(".csv")]
-            if len(names) != 1:
-                raise ValueError(f"it holds {len(names)} .csv files, not one")
-            binary = stack.enter_context(archive.open(names[0]))
-        yield stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8", newline=""))
+def _read_keypoints(path: Path, reading: Reading) -> Faces:
+    if reading.seven_labels:
+        raise DataError("--seven-labels is for emotion; key-point files have no labels")
+    data = read_keypoints(path, skip_bad_rows=reading.skip_bad_rows)
+    people = read_groups(reading.groups, data.rows) if reading.groups else np.arange(len(data.rows))
+    what = "people" if reading.groups else "rows"
+    _, chosen = split_by_person(people, reading.share, reading.seed)
+    split = by_share(reading.share, what, reading.seed)
+    notes = [f"Skipped: {sentence}" for sentence in data.skipped]
+    if not reading.groups:
+        notes.append(
+            f"Without --groups the split of {path.name} is by row: a version that was trained with another split, or "
+            "on other faces of the same people, looks better than it is."
+        )
+    used = f"{len(chosen):,} faces of {len(np.unique(people[chosen])):,} {what}: {split}"
+    return Faces(data.images[chosen], data.keypoints[chosen], f"{_name(path, data.source)} ({used})", split, notes)
+
+
+def _name(path: Path, source: str) -> str:
+    """The file's name, and that in the archive, without the folders above."""
+    return f"{path.name}{source.removeprefix(str(path))}"
 
 
 def _read_arrays(path: Path, model: str) -> Faces:
-    with np.load(path) as arrays:
-        images = arrays["images"]
-        if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or not len(images):
-            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (N, 48, 48)")
-        name = "labels" if model == EMOTION_MODEL else "keypoints"
-        truth = arrays.get(name)
+    check_file(path)
+    name, other = ("labels", "keypoints") if model == EMOTION_MODEL else ("keypoints", "labels")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_BYTES:
+            raise DataError(f"{path} unpacks to more than {MAX_BYTES / 1e9:.1f} GB, which is the most that is read")
+        with np.load(path) as arrays:
+            there = arrays.files
+            images = arrays["images"] if "images" in there else None
+            truth = arrays[name] if name in there else None
+    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not a valid .npz file: {error}") from None
+    if images is None:
+        listed = ", ".join(there) or "no array"
+        raise DataError(f"{path} holds {listed[:80]}; expected images and, where they are known, {name}")
+    if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or not len(images):
+        raise DataError(f"{path}: images are {images.dtype} {images.shape}, expected uint8 (N, 48, 48)")
+    source = f"{path.name} (all {len(images):,} faces)"
     if truth is None:
-        return Faces(images, None, path.name)
+        if other in there:
+            raise DataError(f"{path} holds {other}, not {name}, which {model} is judged by")
+        return Faces(images, None, source)
     shape = (len(images),) if model == EMOTION_MODEL else (len(images), len(KEYPOINTS), 2)
-    if truth.shape != shape:
-        raise ValueError(f"{name} have the shape {truth.shape}, not {shape}")
+    if truth.shape != shape or truth.dtype.kind not in "iuf":
+        raise DataError(f"{path}: {name} are {truth.dtype} {truth.shape}, expected numbers {shape}")
     if model == EMOTION_MODEL and not np.isin(truth, range(len(EMOTIONS))).all():
-        raise ValueError(f"{name} are not all numbers from 0 to {len(EMOTIONS) - 1}")
-    return Faces(images, truth.astype(int if model == EMOTION_MODEL else np.float32), path.name)
-
-
-def _read_emotions(rows: csv.DictReader[str], path: Path, model: str) -> Faces:
-    images, labels, held_out = [], [], []
-    has_usage = "Usage" in (rows.fieldnames or ())
-    for row in rows:
-        number = int(row["emotion"] or "")
-        if number not in range(7 if has_usage else len(EMOTIONS)):
-            raise ValueError(f"it has the label {number}")
-        name = _SEVEN.get(number) if has_usage else EMOTIONS[number]
-        if name:
-            images.append(_image(row["pixels"], _PIXELS))
-            labels.append(EMOTIONS.index(name))
-            held_out.append(has_usage and row["Usage"] != "Training")
-    if not images:
-        raise ValueError("it holds no face with one of the five emotions")
-    some = np.array(held_out) if any(held_out) else np.full(len(images), True)
-    pixels = np.stack(images).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
-    truth = np.array(labels)[some] if model == EMOTION_MODEL else None
-    return Faces(pixels[some], truth, f"{path.name}{', held out' if any(held_out) else ''}")
-
-
-def _read_keypoints(rows: csv.DictReader[str], path: Path, model: str) -> Faces:
-    images, points = [], []
-    for row in rows:
-        large = _image(row["Image"], 4 * _PIXELS).reshape(IMAGE_SIZE, 2, IMAGE_SIZE, 2).astype(np.uint16)
-        images.append(((large.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8))
-        points.append([[float(row[f"{point}_{axis}"] or "nan") for axis in "xy"] for point in KEYPOINTS])
-    if not images:
-        raise ValueError("it holds no face")
-    # Pixel i of the small image is the mean of pixels 2i and 2i + 1 of the large one.
-    truth = ((np.array(points, np.float32) - 0.5) / 2) if model != EMOTION_MODEL else None
-    return Faces(np.stack(images), truth, path.name)
-
-
-def _image(text: str | None, size: int) -> NDArray[np.uint8]:
-    values = np.array((text or "").split(), int)  # A line that is cut short has none.
-    if values.size != size or values.min() < 0 or values.max() > 255:
-        raise ValueError(f"an image has {values.size} pixels, not {size} from 0 to 255")
-    return values.astype(np.uint8)
+        raise DataError(f"{path}: {name} are not all numbers from 0 to {len(EMOTIONS) - 1}")
+    return Faces(images, truth.astype(int if model == EMOTION_MODEL else np.float32), source)
 
 
 def read_recorded(path: Path, model: str) -> Faces:
@@ -172,8 +184,9 @@ def read_recorded(path: Path, model: str) -> Faces:
         model: Whose requests are wanted, if there are any; else those of the other model, as faces are faces.
 
     Raises:
-        CommandError: It cannot be read, or holds no such request.
+        DataError: It cannot be read, or holds no such request.
     """
+    check_file(path)
     found: dict[str, list[NDArray[np.uint8]]] = {}
     left_out = 0
     try:
@@ -184,13 +197,13 @@ def read_recorded(path: Path, model: str) -> Faces:
             if images is not None:
                 found.setdefault(request.model_spec.name, []).append(images)
     except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, DecodeError) as error:
-        raise CommandError(f"{path} is no TFRecord file of PredictionLog records: {error}") from None
+        raise DataError(f"{path} is not a valid TFRecord file of PredictionLog records: {error}") from None
     chosen = found.get(model) or [images for of_one in found.values() for images in of_one]
     images = np.concatenate([*chosen, np.zeros((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)])
     if not len(images):
-        raise CommandError(f"{path} holds no predict request with 48x48 images; {left_out} others were left out")
+        raise DataError(f"{path} holds no predict request with 48x48 images; {left_out} others were left out")
     return Faces(images, None, f"{path.name}{f', {left_out} requests left out' if left_out else ''}")
 
 

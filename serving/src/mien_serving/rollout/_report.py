@@ -50,6 +50,7 @@ def page(document: Mapping[str, Any], faces: Faces, stable: Side, canary: Side) 
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>',
         f'<h1>{escape(title)}</h1><p class="{verdict}">{verdict.capitalize()} on {document["faces"]} faces of '
         f"{escape(document['source'])}.</p>",
+        *(f"<p>{escape(note)}</p>" for note in document["notes"]),
         "<h2>Gates</h2>",
         _table(("gate", "figure", "limit", ""), gates),
         "<h2>Figures</h2>",

@@ -1,0 +1,414 @@
+"""Opening a file of comma-separated values in whatever it was packed: gzip, tar, zip, or several of these.
+
+What a file holds is recognised by its content, never by its name. Reading is bounded: see `MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import io
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final, TypeAlias, TypeVar, cast
+
+from mien_client._exceptions import DataError
+
+MAX_BYTES: Final = 2 << 30
+"""Bytes that are read of one file, counted again wherever they are unpacked. All 35,887 rows of FER2013 are 0.3 GB."""
+MAX_LINES: Final = 1_000_000
+"""Lines that are read of one file."""
+MAX_ROW: Final = 1 << 20
+"""Characters of one row. The pixels of a key-point image are 37,000 at most."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes of the file that have been read, and with their total."""
+
+_DEPTH: Final = 4
+_BUFFER: Final = 1 << 18
+_SPOOLED: Final = 64 << 20
+_SHOWN: Final = 4
+_TABLE_SUFFIXES: Final = ("", ".csv", ".txt", ".tsv", ".gz", ".tgz", ".tar", ".zip")
+_PADDING: Final = "\ufeff \t\xa0"
+"""What may stand around the name of a column: byte order marks and spaces."""
+_SEPARATORS: Final = {
+    ";": "semicolons, not commas, as spreadsheets do where the comma is the decimal sign",
+    "\t": "tabs, not commas",
+    "|": "vertical bars, not commas",
+}
+_OTHER_KINDS: Final = {
+    b"BZh": "a bzip2 file; unpack it first",
+    b"\xfd7zXZ": "an xz file; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it first",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF document",
+    b"PAR1": "a Parquet file; convert it to CSV",
+    b"\x89HDF": "an HDF5 file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
+    b"\x93NUMPY": "a NumPy array file",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+}
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+
+Row = TypeVar("Row")
+
+
+class RowError(ValueError):
+    """A row that cannot be used; its text says what was expected in it and what was found."""
+
+
+class Table:
+    """The rows below the header of one open CSV file.
+
+    Attributes:
+        where: The file and, where it was packed, its name in the archive.
+        header: The names of the columns, in lower case and without spaces around them.
+        skipped: One sentence for each bad row that was left out.
+    """
+
+    def __init__(self, where: str, header: list[str], lines: _Lines, reader: Iterator[list[str]]) -> None:
+        self.where = where
+        self.header = header
+        self.skipped: list[str] = []
+        self._lines = lines
+        self._reader = reader
+
+    def rows(self, parse: Callable[[list[str]], Row], *, skip_bad_rows: bool) -> Iterator[tuple[int, Row]]:
+        """Yield each row's number and what `parse` makes of its cells.
+
+        Rows are counted from 0, the first below the header. Blank lines do not count; a row whose cells are all empty
+        does, and is passed over.
+
+        Args:
+            parse: Takes as many cells as the header has; raises `RowError` if they are wrong.
+            skip_bad_rows: Leave bad rows out and list them in `skipped`, instead of stopping at the first.
+
+        Raises:
+            DataError: A row is bad, or the file is.
+        """
+        index, width = -1, len(self.header)
+        while True:
+            self._lines.row_length = 0
+            try:
+                cells = next(self._reader)
+                if len(cells) < 2 and not "".join(cells).strip():
+                    continue
+                index += 1
+                if not any(map(str.strip, cells)):
+                    continue
+                if len(cells) < width or any(map(str.strip, cells[width:])):
+                    raise RowError(f"expected {width} columns, found {len(cells)}")
+                row = parse(cells[:width])
+            except StopIteration:
+                return
+            except (RowError, csv.Error) as error:
+                sentence = f"{self.where}, row {index + 2} (the header is row 1): {error}"
+                if not skip_bad_rows:
+                    raise DataError(f"{sentence}. Correct it, or leave such rows out with --skip-bad-rows") from None
+                self.skipped.append(sentence)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self.where}: the text after row {index + 2} is not UTF-8, as of the byte "
+                    f"0x{error.object[error.start]:02x}; save the file as CSV UTF-8"
+                ) from None
+            else:
+                yield index, row
+
+
+@contextmanager
+def open_table(
+    path: Path, judge: Callable[[list[str]], str], expected: str, progress: Progress | None = None
+) -> Iterator[Table]:
+    """Open the first CSV file in `path` that has the right header.
+
+    Args:
+        path: A CSV file, or a gzip, tar or zip file that holds one, also inside another.
+        judge: Given the names of a header's columns: says what is wrong with them, or "".
+        expected: The header that `judge` accepts, for messages.
+        progress: Told how far the reading has come.
+
+    Raises:
+        DataError: There is no such table, or the file cannot be read.
+    """
+    check_file(path)
+    seen: list[tuple[str, str]] = []
+    hint = ""
+    try:
+        with _WatchedFile(path, progress) as raw, closing(_leaves(_buffered(raw), "", _Budget(path), seen)) as leaves:
+            for name, stream in leaves:
+                where = f"{path}: {name}" if name else str(path)
+                reason = _strange(stream.peek(_BUFFER))
+                if not reason:
+                    lines = _Lines(where, io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+                    reader = csv.reader(lines, skipinitialspace=True)
+                    header = _header(reader)
+                    reason = _strange_header(header) or judge(header)
+                    if reason:
+                        hint = f"; expected the header {expected}"
+                    else:
+                        with warnings.catch_warnings():
+                            # Older versions of NumPy only warn where a text stops being numbers.
+                            warnings.simplefilter("error", DeprecationWarning)
+                            yield Table(where, [column.lower() for column in header], lines, reader)
+                        return
+                seen.append((name, reason))
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DataError(
+            f"{path} is truncated or damaged{f' ({error})' if str(error) else ''}; download it again"
+        ) from None
+    except NotImplementedError as error:  # a way of compressing that zipfile does not know
+        raise DataError(f"{path} cannot be unpacked here ({error}); unpack it first") from None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # an archive that refers to a place outside itself
+            raise DataError(f"{path} is truncated or damaged; download it again") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    raise DataError(f"{_nothing_found(path, seen)}{hint}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is not a file with something in it, before it is opened: reading a pipe may take for ever.
+
+    Raises:
+        DataError: It is missing, empty, too large, or is something else.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:  # a null character in the name
+        raise DataError(f"{path} is not the name of a file") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError(f"{path} is a directory; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a pipe" if stat.S_ISFIFO(status.st_mode) else "a device or socket"
+        raise DataError(f"{path} is {kind}, not a regular file; save what it gives to a file first")
+    if not status.st_size:
+        raise DataError(f"{path} is empty")
+    if status.st_size > MAX_BYTES:
+        raise DataError(f"{path} has {status.st_size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} GB are read")
+
+
+class _WatchedFile(io.FileIO):
+    """A file that tells how far its reading has come."""
+
+    def __init__(self, path: Path, progress: Progress | None) -> None:
+        super().__init__(path)
+        self._size = path.stat().st_size
+        self._progress = progress
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        if self._progress:
+            self._progress(self.tell(), self._size)
+        return count
+
+
+class _Budget:
+    """How much more is unpacked of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._left = MAX_BYTES
+
+    def spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise DataError(
+                f"{self._path} unpacks to more than {MAX_BYTES / 1e9:.1f} GB, which is the most that is read"
+            )
+
+
+class _Unpacked(io.RawIOBase):
+    """What comes out of a gzip, tar or zip file, up to the budget."""
+
+    def __init__(self, source: IO[bytes], budget: _Budget) -> None:
+        self._source = source
+        self._budget = budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._source.read(len(buffer))
+        self._budget.spend(len(content))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class _SmallHeaders(tarfile.TarInfo):
+    """Members of a tar file whose headers, which are read into memory, are of a usual size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _SmallHeaders:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_ROW:
+            raise tarfile.ReadError("one of its headers is too large")
+        return member
+
+
+class _Lines:
+    """The lines of a text, of which neither one row nor all together may be too long."""
+
+    def __init__(self, where: str, text: io.TextIOWrapper) -> None:
+        self.row_length = 0
+        self._where = where
+        self._readline = text.readline
+        self._count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._readline(MAX_ROW)
+        if not line:
+            raise StopIteration
+        self.row_length += len(line)
+        self._count += 1
+        if self.row_length >= MAX_ROW:
+            raise DataError(f"{self._where}: line {self._count:,} belongs to a row of more than {MAX_ROW:,} characters")
+        if self._count > MAX_LINES:
+            raise DataError(f"{self._where} has more than {MAX_LINES:,} lines, which is the most that is read")
+        return line
+
+
+def _buffered(raw: io.RawIOBase) -> io.BufferedReader:
+    return io.BufferedReader(raw, _BUFFER)
+
+
+def _leaves(
+    stream: io.BufferedReader, name: str, budget: _Budget, seen: list[tuple[str, str]], depth: int = 0
+) -> Generator[tuple[str, io.BufferedReader]]:
+    """Yield every file that may be a table, with its name in the archives that it comes from.
+
+    Files that are left out are added to `seen`, each with the reason.
+    """
+    head = stream.peek(_BUFFER)
+    if depth > _DEPTH:
+        seen.append((name, f"is packed more than {_DEPTH} times"))
+    elif head[:2] == b"\x1f\x8b":
+        inner = _buffered(_Unpacked(cast("IO[bytes]", gzip.GzipFile(fileobj=stream)), budget))
+        yield from _leaves(inner, name, budget, seen, depth + 1)
+    elif _is_tar(head):
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_SmallHeaders) as archive:
+            for member in archive:
+                source = archive.extractfile(member) if member.isfile() and _may_be_table(member.name) else None
+                if source:
+                    inner = _buffered(_Unpacked(source, budget))
+                    yield from _leaves(inner, _joined(name, member.name), budget, seen, depth + 1)
+                elif member.isfile():
+                    seen.append((_joined(name, member.name), ""))
+    elif head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        yield from _zip_leaves(stream, name, budget, seen, depth)
+    else:
+        yield name, stream
+
+
+def _zip_leaves(
+    stream: io.BufferedReader, name: str, budget: _Budget, seen: list[tuple[str, str]], depth: int
+) -> Generator[tuple[str, io.BufferedReader]]:
+    with tempfile.SpooledTemporaryFile(_SPOOLED) as spooled:
+        if depth:  # A zip file is read from its end, which only the outermost can be without unpacking it again.
+            shutil.copyfileobj(stream, spooled)
+        with zipfile.ZipFile(cast("IO[bytes]", spooled if depth else stream)) as archive:
+            for member in archive.infolist():
+                place = _joined(name, member.filename)
+                if member.is_dir():
+                    continue
+                if member.flag_bits & 1:
+                    seen.append((place, "is encrypted"))
+                elif _may_be_table(member.filename):
+                    with archive.open(member) as source:
+                        yield from _leaves(_buffered(_Unpacked(source, budget)), place, budget, seen, depth + 1)
+                else:
+                    seen.append((place, ""))
+
+
+def _joined(archive: str, member: str) -> str:
+    return f"{archive}/{member}" if archive else member
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def _may_be_table(name: str) -> bool:
+    """Whether a member of an archive may be a table; what macOS adds to archives is not."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return "__MACOSX" not in path.parts and not path.name.startswith(".") and path.suffix.lower() in _TABLE_SUFFIXES
+
+
+def _strange(head: bytes) -> str:
+    """Say why a file that begins like this is not a CSV file in UTF-8, or ""."""
+    if not head:
+        return "is empty"
+    if wide := _wide(head[:64]):
+        return f"is {wide} text, such as a spreadsheet's 'Unicode text'; save it as CSV UTF-8"
+    for magic, kind in _OTHER_KINDS.items():
+        if head.startswith(magic):
+            return f"is {kind}"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        return "is an HTML or XML page, as a download without signing in gives; download the file itself"
+    if _CONTROL.search(head[:4096]):
+        return "is not a text file"
+    return ""
+
+
+def _wide(head: bytes) -> str:
+    """The encoding of text that has two or four bytes for each character, or ""."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    halves = head[::2], head[1::2]
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (any(head) and any(half and not any(half) for half in halves)):
+        return "UTF-16"
+    return ""
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    rows = (cells for cells in reader if any(cells))
+    cells = next(rows, [])
+    if cells and re.fullmatch("sep=.?", cells[0].strip(_PADDING)):  # a spreadsheet's own line
+        cells = next(rows, [])
+    return [name.strip(_PADDING) for name in cells]
+
+
+def _strange_header(header: list[str]) -> str:
+    text = ",".join(header)
+    if any(len(name.split()) > 100 for name in header):
+        return "has no header; its first row holds pixels"
+    for separator, words in _SEPARATORS.items():
+        if len(text.split(separator)) > max(len(header), 1):
+            return f"separates its columns by {words}; save it as CSV UTF-8 (comma delimited)"
+    names = [name.lower() for name in header]
+    twice = next((name for index, name in enumerate(names) if name and name in names[:index]), "")
+    return f"has two columns named '{twice[:40]}'" if twice else ""
+
+
+def _nothing_found(path: Path, seen: list[tuple[str, str]]) -> str:
+    told = [(name, reason) for name, reason in seen if reason]
+    if [name for name, _ in seen] == [""]:
+        return f"{path} {told[0][1]}"
+    if not told:
+        such = f" ({len(seen):,} other files, such as {seen[0][0][:80]})" if seen else ""
+        return f"{path} is an archive without a CSV file{such}"
+    parts = [f"{name[-80:]} {reason}" for name, reason in told[:_SHOWN]]
+    more = f"; and {len(told) - _SHOWN:,} more files" if len(told) > _SHOWN else ""
+    return f"{path} holds no table that can be used here: {'; '.join(parts)}{more}"
