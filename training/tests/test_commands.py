@@ -55,12 +55,13 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
     assert status == 0
     assert re.search(r"faces +7\b", out)
 
-    status, out, _ = mien(
+    status, out, err = mien(
         "evaluate", "emotion", "--run", emotion_run, "--run", emotion_run, "--data", emotion_csv, "--robustness"
     )
     assert status == 0
     assert re.search(r"accuracy A +accuracy B", out)
     assert "turned by 15°" in out
+    assert f"{emotion_run}: turned by 15°, both ways (3 of 10)" in err
 
     status, out, _ = mien("export", emotion_run, "--repository", tmp_path / "models")
     assert status == 0

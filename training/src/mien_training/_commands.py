@@ -264,23 +264,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 raise CommandError(f"{run.folder} is a run of {run.model}, not of {arguments.model}.")
         faces, which = _select_faces(arguments, asked[0].config if asked else CONFIGS[arguments.model])
         faces = faces[slice(arguments.limit)]
-        answers: list[Any] = [evaluate.OfRun(run) for run in asked]
-        answers += [evaluate.OfServer(address, arguments.model) for address in arguments.server]
-        evaluations = [evaluate.EVALUATE[arguments.model](faces, answer(faces.images)) for answer in answers]
-        if arguments.robustness:
-            for evaluation, answer in zip(evaluations, answers, strict=True):
-                evaluate.add_robustness(evaluation, arguments.model, faces, answer)
+        networks: list[Any] = [evaluate.OfRun(run) for run in asked]
+        networks += [evaluate.OfServer(address, arguments.model) for address in arguments.server]
+        evaluations = []
+        for network in networks:
+            with evaluate.progress(f"Asking {network}", len(faces)) as advance:
+                answers = network(faces.images, advance)
+            evaluations.append(evaluate.EVALUATE[arguments.model](faces, answers, str(network)))
+            if arguments.robustness:
+                evaluate.add_robustness(evaluations[-1], arguments.model, faces, network)
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
-    names = [str(answer) for answer in answers]
-    networks = {"network": names[0]} if len(names) == 1 else dict(zip("AB", names, strict=True))
+    names = [str(network) for network in networks]
+    marks = {"network": names[0]} if len(names) == 1 else dict(zip("AB", names, strict=True))
     evaluation = evaluations[0] if len(evaluations) == 1 else compare(*evaluations)
-    for mark, name in networks.items():
+    for mark, name in marks.items():
         print(f"{mark}: {name}")
     for table in evaluation.tables:
         _print_table(table)
     if arguments.out:
-        facts = {**networks, "data": arguments.data.name, "faces": which}
+        facts = {**marks, "data": arguments.data.name, "faces": which}
         try:
             evaluation.write(arguments.out, f"Mien {arguments.model}: {' and '.join(names)}", facts)
         except OSError as error:
@@ -321,7 +324,7 @@ def _print_table(table: Any) -> None:
 
     shown = Table(title=table.title, title_justify="left", box=box.SIMPLE, show_header=any(table.header))
     for index, name in enumerate(table.header):
-        shown.add_column(name, justify="right" if index else "left")
+        shown.add_column(name, justify="right" if index else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
     Console().print(shown)

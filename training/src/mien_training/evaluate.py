@@ -1,9 +1,11 @@
 """How good a network's answers are, with pictures: of a run, of the shipped weights, or of a running server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -11,18 +13,19 @@ from matplotlib.figure import Figure
 from mien_client.contract import EMOTION_MODEL, EMOTIONS, KEYPOINTS
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.metrics import classification_report, confusion_matrix
 
 from mien_training import calibration, metrics, report, robustness
 from mien_training.files import write_json
-from mien_training.prediction import inference, predict
+from mien_training.prediction import PREDICTION_BATCH, inference, predict
 from mien_training.runs import PRETRAINED, Run
 from mien_training.splits import Faces
 
-SERVER_BATCH = 256
 SHOWN = 24
 CONDITION_GROUPS = 5
+MISTAKES = "Least probability for the true emotion (true → predicted)"
+WORST = "Largest errors"
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,31 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture that is drawn only when asked for, of one network or of two to compare them.
+
+    Attributes:
+        draw: Draws everything in one figure, given what to draw by the network's name.
+        of: What to draw, by the network's name.
+    """
+
+    draw: Callable[[dict[str, Any]], Figure]
+    of: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was found.
 
     Attributes:
         metrics: Named numbers, ready for JSON.
         tables: For people, the summary first.
-        figures: Pictures by name; drawn only when asked for.
+        pictures: By their name.
     """
 
     metrics: dict[str, Any]
     tables: list[Table]
-    figures: dict[str, Callable[[], Figure]]
+    pictures: dict[str, Picture]
 
     def write(self, folder: Path, title: str, facts: dict[str, str]) -> None:
         """Write ``metrics.json``, a PNG file for each picture, and ``report.html``, which needs no other file.
@@ -64,18 +80,19 @@ class Evaluation:
         """
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "metrics.json", {"evaluated": facts, **self.metrics})
-        pictures = {name: report.png(draw()) for name, draw in self.figures.items()}
+        pictures = {name: report.png(picture.draw(picture.of)) for name, picture in self.pictures.items()}
         for name, picture in pictures.items():
             report.write_picture(folder / f"{name}.png", picture)
         report.write_html(folder / "report.html", title, facts, self.tables, pictures)
 
 
-def evaluate_emotion(faces: Faces, probabilities: NDArray[np.float32]) -> Evaluation:
+def evaluate_emotion(faces: Faces, probabilities: NDArray[np.float32], name: str) -> Evaluation:
     """Judge emotions.
 
     Args:
         faces: N of them.
         probabilities: float32 [N, 5].
+        name: The network's, for the pictures.
     """
     labels, predicted = faces.targets.astype(np.int32), probabilities.argmax(axis=1)
     every = range(len(EMOTIONS))
@@ -87,10 +104,10 @@ def evaluate_emotion(faces: Faces, probabilities: NDArray[np.float32]) -> Evalua
     )
     conditions = _by_condition(faces.images, predicted == labels)
     matrix = confusion_matrix(labels, predicted, labels=every)
-    per_class = {name: classes[name] for name in EMOTIONS}
+    per_class = {emotion: classes[emotion] for emotion in EMOTIONS}
     rows = [
-        [name, *(f"{values[key]:.3f}" for key in ("precision", "recall", "f1-score")), f"{values['support']:,.0f}"]
-        for name, values in per_class.items()
+        [emotion, *(f"{values[key]:.3f}" for key in ("precision", "recall", "f1-score")), f"{values['support']:,.0f}"]
+        for emotion, values in per_class.items()
     ]
     return Evaluation(
         {"faces": len(labels), **found, "ece": error, "classes": per_class, "confusion": matrix.tolist()},
@@ -107,25 +124,26 @@ def evaluate_emotion(faces: Faces, probabilities: NDArray[np.float32]) -> Evalua
             Table(
                 "Confusion (rows: true, columns: predicted)",
                 ["", *EMOTIONS],
-                [[name, *(f"{count:,}" for count in row)] for name, row in zip(EMOTIONS, matrix, strict=True)],
+                [[emotion, *(f"{count:,}" for count in row)] for emotion, row in zip(EMOTIONS, matrix, strict=True)],
             ),
         ],
         {
-            "confusion": lambda: report.draw_confusion(matrix),
-            "classes": lambda: report.draw_classes(per_class),
-            "calibration": lambda: report.draw_reliability(bins),
-            "conditions": lambda: report.draw_by_condition(conditions, "accuracy"),
-            "mistakes": lambda: _draw_mistakes(faces, probabilities),
+            "confusion": Picture(report.draw_confusion, {name: matrix}),
+            "classes": Picture(report.draw_classes, {name: per_class}),
+            "calibration": Picture(report.draw_reliability, {name: bins}),
+            "conditions": Picture(partial(report.draw_by_condition, ylabel="accuracy"), {name: conditions}),
+            "mistakes": Picture(partial(report.draw_faces, MISTAKES), {name: _mistakes(faces, probabilities)}),
         },
     )
 
 
-def evaluate_keypoints(faces: Faces, predicted: NDArray[np.float32]) -> Evaluation:
+def evaluate_keypoints(faces: Faces, predicted: NDArray[np.float32], name: str) -> Evaluation:
     """Judge key points.
 
     Args:
         faces: N of them.
         predicted: float32 [N, 15, 2].
+        name: The network's, for the pictures.
     """
     points = faces.targets.astype(np.float32)
     found = metrics.keypoint_metrics(points, predicted)
@@ -133,7 +151,7 @@ def evaluate_keypoints(faces: Faces, predicted: NDArray[np.float32]) -> Evaluati
     known = ~np.isnan(errors)
     count = known.sum(axis=0)
     mean = np.where(known, errors, 0).sum(axis=0) / np.maximum(count, 1)
-    by_point = {name: float(value) for name, value, n in zip(KEYPOINTS, mean, count, strict=True) if n}
+    by_point = {point: float(value) for point, value, n in zip(KEYPOINTS, mean, count, strict=True) if n}
     of_all = metrics.normalized_errors(points, predicted)
     normalized = of_all[~np.isnan(of_all)]
     return Evaluation(
@@ -149,29 +167,55 @@ def evaluate_keypoints(faces: Faces, predicted: NDArray[np.float32]) -> Evaluati
                 },
             ),
             Table(
-                "By point",
-                ["point", "mean error, pixels of 48×48", "faces"],
-                [[name, f"{by_point[name]:.3f}", f"{n:,}"] for name, n in zip(KEYPOINTS, count, strict=True) if n],
+                "By point (mean error in pixels of 48×48)",
+                ["point", "mean error", "faces"],
+                [[point, f"{by_point[point]:.3f}", f"{n:,}"] for point, n in zip(KEYPOINTS, count, strict=True) if n],
             ),
         ],
         {
-            "cumulative": lambda: report.draw_cumulative(normalized),
-            "points": lambda: report.draw_points(by_point),
-            "worst": lambda: _draw_worst(faces, predicted, of_all),
+            "cumulative": Picture(report.draw_cumulative, {name: normalized}),
+            "points": Picture(report.draw_points, {name: by_point}),
+            "worst": Picture(partial(report.draw_faces, WORST), {name: _worst(faces, predicted, of_all)}),
         },
     )
 
 
+class Network(Protocol):
+    """What can be asked: uint8 [N, 48, 48] to probabilities float32 [N, 5] or key points float32 [N, 15, 2].
+
+    Its `str` is its name, for people.
+    """
+
+    def __call__(self, images: NDArray[np.uint8], advance: Callable[[int], None]) -> Any:
+        """Answer, and call `advance` with the number of faces of each batch."""
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how many of `total` faces are done: a bar on a terminal, elsewhere one line.
+
+    Yields:
+        A function to call with the number of faces of each batch that is done.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield partial(bar.advance, task)
+
+
 class OfRun:
-    """A run's network, asked: uint8 [N, 48, 48] to probabilities float32 [N, 5] or key points float32 [N, 15, 2]."""
+    """A run's network; see `Network`."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._infer = inference(run.load())
 
-    def __call__(self, images: NDArray[np.uint8]) -> Any:
+    def __call__(self, images: NDArray[np.uint8], advance: Callable[[int], None]) -> Any:
         """Answer."""
-        outputs = predict(self._infer, images)
+        outputs = predict(self._infer, images, advance)
         return tf.nn.softmax(outputs).numpy() if self._run.model == EMOTION_MODEL else outputs
 
     def __str__(self) -> str:
@@ -180,7 +224,7 @@ class OfRun:
 
 
 class OfServer:
-    """A running server, asked through the client; as `OfRun`.
+    """A running server, asked through the client; see `Network`.
 
     Args:
         address: As `mien_client.Client` takes it.
@@ -191,7 +235,7 @@ class OfServer:
         self._address, self._model = address, model
         self._versions: set[int] = set()
 
-    def __call__(self, images: NDArray[np.uint8]) -> Any:
+    def __call__(self, images: NDArray[np.uint8], advance: Callable[[int], None]) -> Any:
         """Answer.
 
         Raises:
@@ -200,22 +244,28 @@ class OfServer:
         from mien_client import Client
 
         parts = []
-        starts = range(0, len(images), SERVER_BATCH)
         with Client(self._address) as client:
-            for start in track(starts, "Asking the server", console=Console(stderr=True)):
-                analysis = client.analyze(images[start : start + SERVER_BATCH])
+            for start in range(0, len(images), PREDICTION_BATCH):
+                analysis = client.analyze(images[start : start + PREDICTION_BATCH])
+                advance(len(analysis.probabilities))
                 parts.append(analysis.probabilities if self._model == EMOTION_MODEL else analysis.keypoints)
                 self._versions.add(analysis.versions[self._model])
         return np.concatenate(parts)
 
     def __str__(self) -> str:
+        if not self._versions:
+            return self._address
         return f"{self._address}, version {', '.join(map(str, sorted(self._versions)))}"
 
 
-def add_robustness(evaluation: Evaluation, model: str, faces: Faces, answer: Callable[[Any], Any]) -> None:
+def add_robustness(evaluation: Evaluation, model: str, faces: Faces, network: Network) -> None:
     """Measure the answers to changed faces too, and add them to an evaluation's numbers and tables."""
     name, shown = ("accuracy", ".4f") if model == EMOTION_MODEL else ("NME", ".2%")
-    found = robustness.measure(faces, answer, SCORE[model])
+    every = robustness.changes(faces)
+    found = {}
+    for number, (what, sets) in enumerate(every.items(), start=1):
+        with progress(f"{network}: {what} ({number} of {len(every)})", len(sets) * len(faces)) as advance:
+            found[what] = robustness.measure(sets, partial(network, advance=advance), SCORE[model])
     evaluation.metrics["robustness"] = found
     rows = [[what, format(value, shown)] for what, value in found.items()]
     evaluation.tables.append(Table("Changed faces", ["", name], rows))
@@ -240,25 +290,34 @@ def _by_condition(images: NDArray[np.uint8], score: NDArray[Any]) -> dict[str, l
     return found
 
 
-def _draw_mistakes(faces: Faces, probabilities: NDArray[np.float32]) -> Figure:
-    """The faces whose true emotion the network gave the least chance."""
+def _mistakes(faces: Faces, probabilities: NDArray[np.float32]) -> list[tuple[Any, str, dict[str, Any]]]:
+    """The faces whose true emotion the network gave the least probability."""
     chance = probabilities[np.arange(len(faces)), faces.targets]
-    worst = np.argsort(chance)[:SHOWN]
-    titles = [
-        f"{EMOTIONS[int(faces.targets[i])]} → {EMOTIONS[int(probabilities[i].argmax())]} {probabilities[i].max():.0%}"
-        for i in worst
+    return [
+        (
+            faces.images[i],
+            f"{EMOTIONS[int(faces.targets[i])]} → {EMOTIONS[int(probabilities[i].argmax())]} "
+            f"{probabilities[i].max():.0%}",
+            {},
+        )
+        for i in np.argsort(chance)[:SHOWN]
     ]
-    return report.draw_faces(faces.images[worst], titles, [{} for _ in worst])
 
 
-def _draw_worst(faces: Faces, predicted: NDArray[np.float32], errors: NDArray[np.float64]) -> Figure:
-    """The faces with the largest errors: truth in green, prediction in red."""
-    worst = np.argsort(np.nan_to_num(errors, nan=-1.0))[::-1][:SHOWN]
-    marks = [{"lime": faces.targets[i], "red": predicted[i]} for i in worst]
-    return report.draw_faces(faces.images[worst], [f"NME {errors[i]:.1%}" for i in worst], marks)
+def _worst(
+    faces: Faces, predicted: NDArray[np.float32], errors: NDArray[np.float64]
+) -> list[tuple[Any, str, dict[str, Any]]]:
+    """The faces with the largest errors, with the true and the predicted points."""
+    return [
+        (faces.images[i], f"NME {errors[i]:.1%}", {"true": faces.targets[i], "predicted": predicted[i]})
+        for i in np.argsort(np.nan_to_num(errors, nan=-1.0))[::-1][:SHOWN]
+    ]
 
 
-EVALUATE: dict[str, Callable[[Faces, Any], Evaluation]] = {"emotion": evaluate_emotion, "keypoints": evaluate_keypoints}
+EVALUATE: dict[str, Callable[[Faces, Any, str], Evaluation]] = {
+    "emotion": evaluate_emotion,
+    "keypoints": evaluate_keypoints,
+}
 SCORE: dict[str, Callable[[Any, Any], float]] = {
     "emotion": lambda labels, probabilities: float(np.mean(probabilities.argmax(axis=1) == labels)),
     "keypoints": lambda points, predicted: metrics.keypoint_metrics(points, predicted)["nme"],

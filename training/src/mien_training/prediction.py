@@ -34,10 +34,21 @@ def freeze(network: keras.Model) -> Any:
         return convert_variables_to_constants_v2(function)
 
 
-def predict(infer: Callable[[Any], Any], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run a compiled forward pass over any number of images, a batch at a time: uint8 [N, 48, 48] to float32 [N, …]."""
-    starts = range(0, len(images), PREDICTION_BATCH)
-    return np.concatenate([infer(images[start : start + PREDICTION_BATCH]).numpy() for start in starts])
+def predict(
+    infer: Callable[[Any], Any], images: NDArray[np.uint8], advance: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float32]:
+    """Run a compiled forward pass over any number of images, a batch at a time: uint8 [N, 48, 48] to float32 [N, …].
+
+    Args:
+        infer: The forward pass.
+        images: uint8 [N, 48, 48].
+        advance: Called with the number of images of each batch that is done.
+    """
+    parts = []
+    for start in range(0, len(images), PREDICTION_BATCH):
+        parts.append(infer(images[start : start + PREDICTION_BATCH]).numpy())
+        advance(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 @contextmanager

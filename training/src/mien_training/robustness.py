@@ -48,21 +48,18 @@ def changes(faces: Faces) -> dict[str, list[Faces]]:
     }
 
 
-def measure(faces: Faces, answer: Callable[[Images], Any], score: Callable[[Any, Any], float]) -> dict[str, float]:
-    """Measure a network's answers to changed faces.
+def measure(sets: list[Faces], answer: Callable[[Images], Any], score: Callable[[Any, Any], float]) -> float:
+    """Measure a network's answers to faces that were changed in one way.
 
     Args:
-        faces: N of them.
+        sets: One or more sets of N faces.
         answer: From uint8 [N, 48, 48] to the network's answers.
         score: From targets and answers to one number.
 
     Returns:
-        The score by what was done; of several sets of faces, the mean.
+        The mean score of the sets.
     """
-    return {
-        what: float(np.mean([score(changed.targets, answer(changed.images)) for changed in sets]))
-        for what, sets in changes(faces).items()
-    }
+    return float(np.mean([score(changed.targets, answer(changed.images)) for changed in sets]))
 
 
 def _moved(faces: Faces, angle: float = 0.0, shift: tuple[int, int] = (0, 0)) -> Faces:

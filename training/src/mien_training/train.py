@@ -352,7 +352,7 @@ class Trainer:
                 result["calibration"] = self.task.calibrate(self.averaged, validation.targets, logits)
                 self._write_weights()
             write_json(path, result)
-            curves = draw_curves(self.history, self.task.best, result["best_epoch"])
+            curves = draw_curves(self.history, self.task.best, result["best_epoch"], f"Training of {self.out}")
             write_picture(self.out / "curves.png", png(curves))
         return result
 
