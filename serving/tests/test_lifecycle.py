@@ -93,17 +93,14 @@ def test_a_new_version_takes_over_while_requests_run_and_none_of_them_fails(serv
     assert server.states("swap") == {2: ("AVAILABLE", "OK"), 1: ("END", "OK")}
 
 
-def test_a_broken_version_leaves_the_old_one_serving_and_tells_why_it_ended(server, repository, publish, tmp_path):
-    broken = tmp_path / "model"
-    broken.mkdir()
-    (broken / "saved_model.pb").write_bytes(b"this is no SavedModel")
+def test_a_broken_version_leaves_the_old_one_serving_and_tells_why_it_ended(server, repository, publish, broken):
     publish(repository / "broken", 2, source=broken)
     server.until(lambda: server.states("broken").get(2, ("",))[0] == "END")
     assert server.predict("broken") == 1
-    assert server.states("broken") == {2: ("END", "DATA_LOSS"), 1: ("AVAILABLE", "OK")}
+    assert server.states("broken") == {2: ("END", "OUT_OF_RANGE"), 1: ("AVAILABLE", "OK")}
     answer = requests.get(f"{server.url}/v1/models/broken/versions/2", timeout=10).json()
     message = answer["model_version_status"][0]["status"]["error_message"]
-    assert message == f"Can't parse {repository}/broken/2/saved_model.pb as binary proto"
+    assert message == "Read less bytes than requested"
     publish(repository / "broken", 3)
     server.until(lambda: server.predict("broken") == 3)
 
@@ -214,3 +211,40 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_status_0(start_server, 
     assert server.process.wait(timeout=10) == 0
     with pytest.raises(requests.ConnectionError):
         requests.get(server.url, timeout=10)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A SavedModel that is cut off."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"\x12\x7f")
+    return folder
+
+
+RETRIES = ("--max_num_load_retries=2", "--load_retry_interval_micros=300000")
+
+
+def load_failures(server):
+    return server.log.read_text().count("load failure: OUT_OF_RANGE: Read less bytes than requested")
+
+
+def test_a_start_beside_a_broken_version_waits_for_all_of_its_attempts(start_server, tmp_path, publish, broken):
+    publish(tmp_path / "m", 1)
+    publish(tmp_path / "m", 2, source=broken)
+    file = tmp_path / "models.config"
+    file.write_text(str(server_config({"m": tmp_path / "m"}, m={"model_version_policy": {"all": {}}})))
+    server = start_server(f"--model_config_file={file}", *RETRIES)
+    assert server.states("m") == {2: ("END", "OUT_OF_RANGE"), 1: ("AVAILABLE", "OK")}
+    assert load_failures(server) == 3
+
+
+def test_a_start_with_only_a_broken_version_ends_after_all_of_its_attempts(start_server, tmp_path, publish, broken):
+    publish(tmp_path / "m", 2, source=broken)
+    server = start_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}", *RETRIES, wait=False)
+    assert server.process.wait(timeout=60) == 255
+    assert load_failures(server) == 3
+    assert server.log.read_text().splitlines()[-1] == (
+        "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: m version: 2} due to "
+        "error: OUT_OF_RANGE: Read less bytes than requested}, }"
+    )

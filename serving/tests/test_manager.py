@@ -178,15 +178,124 @@ def test_a_loader_that_fails_in_an_unforeseen_way_ends_the_version_too():
     assert str(manager.states("m")[1].error) == "INTERNAL: ZeroDivisionError: oops"
 
 
-def test_nobody_waits_for_the_retries_of_a_version_that_is_no_longer_wanted():
-    def load(servable_id, path):
-        raise StatusError(Code.DATA_LOSS, "torn")
+class TestLoadThreads:
+    """A broken version, of the model `broken`, beside a good one, of `good`; as measured on TensorFlow Serving."""
 
-    manager = manager_of(load, max_num_load_retries=1, load_retry_interval_s=3600)
-    aspire(manager, 1)
-    until(lambda: states(manager) == {1: LOADING})
-    aspire(manager)
-    until(lambda: states(manager) == {1: END})
+    def manager_of(self, attempts, **options):
+        def load(servable_id, path):
+            attempts.append(servable_id.name)
+            if servable_id.name == "broken":
+                raise StatusError(Code.DATA_LOSS, "torn")
+            return Loaded(servable_id.version)
+
+        return manager_of(load, **{"max_num_load_retries": 3, "load_retry_interval_s": 0.2, **options})
+
+    def test_without_load_threads_nothing_else_happens_until_a_broken_version_has_used_up_its_attempts(self):
+        attempts = []
+        manager = self.manager_of(attempts)
+        manager.set_aspired_versions("old", {1: None})
+        manager.wait_until_available(["old"], "servable(s)")
+        manager.set_aspired_versions("broken", {2: None})
+        until(lambda: "broken" in attempts)
+        manager.set_aspired_versions("good", {1: None})
+        manager.set_aspired_versions("old", {})
+        while states(manager, "broken") != {2: END}:
+            # Such a server does not even know that there is a version to load: its status has no such model.
+            assert states(manager, "good") == {} or states(manager, "broken") == {2: END}
+            assert states(manager, "old") == {1: AVAILABLE} or states(manager, "broken") == {2: END}
+            time.sleep(0.01)
+        until(lambda: states(manager, "good") == {1: AVAILABLE} and states(manager, "old") == {1: END})
+        assert attempts == ["old", "broken", "broken", "broken", "broken", "good"]
+
+    def test_without_load_threads_a_broken_version_is_tried_to_the_end_also_when_it_is_taken_back(self):
+        attempts = []
+        manager = self.manager_of(attempts)
+        manager.set_aspired_versions("broken", {2: None})
+        until(lambda: attempts)
+        manager.set_aspired_versions("broken", {})
+        until(lambda: states(manager, "broken") == {2: END})
+        assert len(attempts) == 4
+
+    def test_a_broken_version_occupies_its_load_thread_also_between_attempts(self):
+        attempts = []
+        manager = self.manager_of(attempts, num_load_threads=1)
+        manager.set_aspired_versions("broken", {2: None})
+        until(lambda: attempts)
+        manager.set_aspired_versions("good", {1: None})
+        until(lambda: states(manager, "good") == {1: START})
+        until(lambda: states(manager, "good") == {1: AVAILABLE})
+        assert attempts == ["broken", "broken", "broken", "broken", "good"]
+
+    def test_with_another_load_thread_good_versions_load_meanwhile(self):
+        attempts = []
+        manager = self.manager_of(attempts, num_load_threads=2, load_retry_interval_s=3600)
+        manager.set_aspired_versions("broken", {2: None})
+        until(lambda: attempts)
+        manager.set_aspired_versions("good", {1: None})
+        manager.wait_until_available(["good"], "servable(s)")
+        assert states(manager, "broken") == {2: LOADING}
+
+    def test_with_load_threads_a_version_that_is_taken_back_ends_after_its_next_attempt(self):
+        attempts = []
+        manager = self.manager_of(attempts, num_load_threads=1, load_retry_interval_s=2)
+        manager.set_aspired_versions("broken", {2: None})
+        until(lambda: attempts)
+        manager.set_aspired_versions("broken", {})
+        until(lambda: states(manager, "broken") == {2: END})
+        assert len(attempts) == 2
+
+    def test_at_start_up_versions_load_at_the_same_time_and_all_attempts_of_broken_ones_are_waited_for(self):
+        attempts = []
+        manager = self.manager_of(attempts)
+        with manager.initial_load():
+            manager.set_aspired_versions("broken", {2: None})
+            until(lambda: attempts)
+            manager.set_aspired_versions("good", {1: None})
+            manager.wait_until_available(["good"], "servable(s)")
+            assert states(manager, "broken") == {2: LOADING}
+        assert states(manager, "broken") == {2: END}
+        assert attempts.count("broken") == 4
+
+    def test_a_start_that_fails_waits_for_all_attempts_too(self):
+        attempts = []
+        manager = self.manager_of(attempts)
+
+        def start():
+            with manager.initial_load():
+                manager.set_aspired_versions("broken", {2: None})
+                until(lambda: attempts)
+                raise StatusError(Code.UNKNOWN, "1 servable(s) did not become available")
+
+        with pytest.raises(StatusError):
+            start()
+        assert len(attempts) == 4
+
+    @pytest.mark.parametrize("threads", [0, 1])
+    def test_stopping_does_not_wait_for_the_next_attempt(self, threads):
+        attempts = []
+        manager = self.manager_of(attempts, num_load_threads=threads, load_retry_interval_s=3600)
+        manager.set_aspired_versions("broken", {2: None})
+        until(lambda: attempts)
+        manager.stop()
+        assert states(manager, "broken") == {2: END}
+
+
+def test_a_version_that_is_taken_back_before_its_turn_is_never_loaded():
+    go, loaded = threading.Event(), []
+
+    def load(servable_id, path):
+        loaded.append(servable_id.version)
+        go.wait(20)
+        return Loaded(servable_id.version)
+
+    manager = manager_of(load)
+    aspire(manager, 1, 2)
+    until(lambda: loaded == [2])
+    aspire(manager, 2)
+    go.set()
+    until(lambda: states(manager) == {2: AVAILABLE, 1: END})
+    assert loaded == [2]
+    manager.stop()
 
 
 def test_waiting_for_models_tells_which_of_them_failed_and_why():

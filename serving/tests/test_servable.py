@@ -81,13 +81,30 @@ def test_a_folder_without_a_saved_model_is_told_as_tensorflow_tells_it(tmp_path)
     )
 
 
-def test_a_torn_saved_model_is_told_as_tensorflow_tells_it(saved_model, tmp_path):
-    shutil.copytree(saved_model, tmp_path / "m")
-    (tmp_path / "m" / "saved_model.pb").write_bytes((saved_model / "saved_model.pb").read_bytes()[:-100])
-    error = load_error(tmp_path / "m")
-    assert (error.code, error.message) == (
-        Code.DATA_LOSS,
-        f"Can't parse {tmp_path / 'm' / 'saved_model.pb'} as binary proto",
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("saved_model.pb", b"garbage", "OUT_OF_RANGE: Read less bytes than requested"),
+        ("saved_model.pb", b"garbage" * 10, "DATA_LOSS: Can't parse {file} as binary proto"),
+        ("saved_model.pb", bytes(5000), "DATA_LOSS: Can't parse {file} as binary proto"),
+        ("saved_model.pbtxt", b"garbage {", "OUT_OF_RANGE: Read less bytes than requested"),
+    ],
+)
+def test_a_file_that_is_not_a_saved_model_is_told_as_tensorflow_tells_it(tmp_path, file, content, expected):
+    (tmp_path / file).write_bytes(content)
+    assert str(load_error(tmp_path)) == expected.format(file=tmp_path / file)
+
+
+@pytest.mark.parametrize("missing", [1, 100])
+def test_a_truncated_saved_model_is_told_as_tensorflow_tells_it(saved_model, tmp_path, missing):
+    (tmp_path / "saved_model.pb").write_bytes((saved_model / "saved_model.pb").read_bytes()[:-missing])
+    assert str(load_error(tmp_path)) == "OUT_OF_RANGE: Read less bytes than requested"
+
+
+def test_a_folder_in_place_of_the_file_is_told_as_tensorflow_tells_it(tmp_path):
+    (tmp_path / "saved_model.pb").mkdir()
+    assert str(load_error(tmp_path)).startswith(
+        "NOT_FOUND: Could not find meta graph def matching supplied tags: { serve }. "
     )
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from mien_client.protos import ModelServerConfig, ModelSpec
+from mien_serving._manager import State
 from mien_serving._options import CoreOptions, ManagerOptions
 from mien_serving._server_core import ServerCore
 from mien_serving._status import Code, StatusError
@@ -38,6 +39,13 @@ def config_of(base_path, labels=None, name="m"):
     return config
 
 
+def until(condition):
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.001)
+
+
 def version_for(core, **choice):
     with core.handle(ModelSpec(name="m", **choice)) as (servable_id, _):
         return servable_id.version
@@ -65,6 +73,23 @@ def test_start_waits_for_a_base_path_that_does_not_exist_yet(tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     starting.join(timeout=20)
     assert version_for(core) == 1
+    core.stop()
+
+
+def test_start_waits_for_the_attempts_of_a_broken_version_beside_a_good_one(base_path):
+    (base_path / "2").mkdir()
+    (base_path / "2" / "broken").touch()
+    attempts = []
+
+    def load_and_count(servable_id, path):
+        attempts.append(servable_id.version)
+        return load(servable_id, path)
+
+    core = core_of(load_and_count, manager=ManagerOptions(max_num_load_retries=3, load_retry_interval_s=0.3))
+    core.start(config_of(base_path))
+    assert version_for(core) == 1
+    assert core.states("m")[2].state is State.END
+    assert sorted(attempts) == [1, 2, 2, 2, 2]
     core.stop()
 
 
@@ -131,6 +156,7 @@ def test_an_empty_configuration_unloads_nothing_and_a_list_without_models_everyt
         core.reload_config(ModelServerConfig())
     assert version_for(core) == 1
     core.reload_config(ModelServerConfig(model_config_list={}))
+    until(lambda: core.states("m")[1].state is State.END)
     with pytest.raises(StatusError, match="NOT_FOUND"):
         version_for(core)
     core.stop()

@@ -9,10 +9,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from mien_serving._options import ManagerOptions
 from mien_serving._status import Code, StatusError
@@ -20,6 +20,9 @@ from mien_serving._status import Code, StatusError
 logger = logging.getLogger(__name__)
 
 _NICENESS: Final = 10
+
+_INITIAL_LOAD_THREADS: Final = 4 * (os.cpu_count() or 1)
+"""Versions that load at the same time while the server starts, as in TensorFlow Serving."""
 
 
 class Loadable(Protocol):
@@ -101,24 +104,33 @@ def next_action(versions: Sequence[Snapshot]) -> tuple[Action, int] | None:
 
 @dataclass
 class _Harness(Generic[S]):
-    """One version under management."""
+    """One version under management.
+
+    Attributes:
+        load_requested: Whether the version is loading, or waits for a load thread.
+    """
 
     id: ServableId
     path: Path
     state: State = State.START
     aspired: bool = True
+    load_requested: bool = False
     servable: S | None = None
     in_flight: int = 0
-    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class Manager(Generic[S]):
     """Loads and unloads versions until what is available is what is aspired.
 
-    Nothing polls: every change (new aspirations, a load that ended, a version unloaded) asks the policy what to do
-    next. Loads and unloads run in threads of their own, which give way to those that answer requests. A version is
-    unloaded in two steps: from the moment it stops being available no new request gets it, and it is closed when the
-    last request that holds it has let go.
+    One thread, the manager's, takes over new aspirations, asks the policy what to do next, and starts it. As in
+    TensorFlow Serving, a load that failed is tried again in the thread that it has, also while that one waits for the
+    next attempt. With load threads (`num_load_threads`) a broken version occupies one of them. Without, the manager's
+    own thread loads: until a broken version has used up its attempts no version of any model is loaded or unloaded, and
+    new aspirations are not even looked at.
+
+    A version is unloaded in two steps, in a thread of its own: from the moment it stops being available no new request
+    gets it, and it is closed when the last request that holds it has let go. Loads and unloads give way to the threads
+    that answer requests.
 
     Args:
         load: Loads the version in a folder; raises `StatusError`. Called from several threads.
@@ -128,18 +140,44 @@ class Manager(Generic[S]):
     def __init__(self, load: Callable[[ServableId, Path], S], options: ManagerOptions) -> None:
         self._load = load
         self._options = options
-        self._load_slots = threading.Semaphore(max(options.num_load_threads, 1))
+        self._load_slots = _slots(options.num_load_threads)
         self._changed = threading.Condition()
+        self._requests: dict[str, Mapping[int, Path]] = {}
         self._harnesses: dict[str, dict[int, _Harness[S]]] = {}
-        self._aspired: dict[str, Mapping[int, Path]] = {}
         self._states: dict[str, dict[int, ServableState]] = {}
         self._sequence = itertools.count(1)
+        self._stopping = threading.Event()
+        threading.Thread(target=self._manage, name="manager", daemon=True).start()
 
     def set_aspired_versions(self, name: str, versions: Mapping[int, Path]) -> None:
-        """States every version of a model that ought to be loaded; all others are thereby to be unloaded."""
+        """States every version of a model that ought to be loaded; all others are thereby to be unloaded.
+
+        The manager's thread takes this over when it gets to it; until then, a later statement replaces it.
+        """
         with self._changed:
-            self._aspired[name] = versions
-            self._advance(name)
+            self._requests[name] = versions
+            self._changed.notify_all()
+
+    @contextmanager
+    def initial_load(self) -> Iterator[None]:
+        """Loads many versions at the same time during the block, whatever the options say.
+
+        As in TensorFlow Serving, the block ends only when every load that it began has ended, also those of broken
+        versions, with all their attempts.
+        """
+        with self._changed:
+            self._load_slots = _slots(_INITIAL_LOAD_THREADS)
+        try:
+            yield
+        except StatusError:
+            self._end_initial_load()
+            raise
+        self._end_initial_load()
+
+    def _end_initial_load(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not any(harness.load_requested for harness in self._all()))
+            self._load_slots = _slots(self._options.num_load_threads)
 
     @contextmanager
     def handle(self, name: str, version: int | None = None) -> Iterator[tuple[ServableId, S]]:
@@ -205,76 +243,121 @@ class Manager(Generic[S]):
     def stop(self) -> None:
         """Unloads everything and waits until it is unloaded."""
         with self._changed:
-            for name in self._harnesses:
-                self._aspired[name] = {}
-                self._advance(name)
-            self._changed.wait_for(lambda: not any(self._harnesses.values()))
+            self._stopping.set()
+            self._requests = {name: {} for name in self._harnesses}
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._all())
 
     def _settled(self, name: str, since: int) -> tuple[ServableId, ServableState] | None:
         """The highest version of a model that is available or has ended, if any."""
+        if name in self._requests:
+            return None
+        harnesses = self._harnesses.get(name, {})
         for version, state in sorted(self._states.get(name, {}).items(), reverse=True):
-            if state.sequence > since and state.state in (State.AVAILABLE, State.END):
+            stays = state.state is State.AVAILABLE and harnesses[version].aspired
+            if stays or (state.state is State.END and state.sequence > since):
                 return ServableId(name, version), state
         return None
 
-    def _advance(self, name: str) -> None:
-        """Brings one model's versions in line with the aspired ones and starts what the policy asks for."""
-        aspired, harnesses = self._aspired[name], self._harnesses.setdefault(name, {})
+    def _all(self) -> list[_Harness[S]]:
+        return [harness for harnesses in self._harnesses.values() for harness in harnesses.values()]
+
+    def _manage(self) -> None:
+        """Does one thing after the other: takes over what is aspired, or starts a load or an unload."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._requests or self._next())
+                for name in list(self._requests):
+                    self._take_over(name, self._requests.pop(name))
+                if not (found := self._next()):
+                    continue
+                action, harness = found
+                if action is Action.UNLOAD:
+                    self._publish(harness, State.UNLOADING)
+                else:
+                    harness.load_requested = True
+                slots = self._load_slots
+            if action is Action.UNLOAD:
+                self._start(self._unload_version, harness)
+            elif slots is None:
+                self._load_version(harness)
+            else:
+                self._start(self._load_version, harness, slots)
+
+    def _start(self, work: Callable[..., None], harness: _Harness[S], *arguments: Any) -> None:
+        threading.Thread(target=work, args=(harness, *arguments), name=f"{harness.id}", daemon=True).start()
+
+    def _take_over(self, name: str, aspired: Mapping[int, Path]) -> None:
+        """Brings the versions of one model that are managed in line with the aspired ones."""
+        harnesses = self._harnesses.setdefault(name, {})
         for version, harness in list(harnesses.items()):
             harness.aspired = version in aspired
-            if harness.aspired:
-                harness.cancelled.clear()
-            else:
-                harness.cancelled.set()
-            if harness.state is State.END and not harness.aspired:
+            if not harness.aspired and harness.state is State.START and not harness.load_requested:
+                self._publish(harness, State.END)
+            if not harness.aspired and harness.state is State.END:
                 del harnesses[version]
         for version, path in aspired.items():
             if version not in harnesses:
                 harnesses[version] = _Harness(ServableId(name, version), path)
                 self._publish(harnesses[version], State.START)
-        while action := next_action([Snapshot(h.id.version, h.aspired, h.state) for h in harnesses.values()]):
-            what, version = action
-            harness = harnesses[version]
-            self._publish(harness, State.LOADING if what is Action.LOAD else State.UNLOADING)
-            work = self._load_version if what is Action.LOAD else self._unload_version
-            threading.Thread(target=work, args=(harness,), name=f"{what.name} {harness.id}", daemon=True).start()
         self._changed.notify_all()
+
+    def _next(self) -> tuple[Action, _Harness[S]] | None:
+        """What the policy asks for next; memory is freed before it is filled."""
+        found: tuple[Action, _Harness[S]] | None = None
+        for harnesses in self._harnesses.values():
+            snapshots = [
+                Snapshot(one.id.version, one.aspired, State.LOADING if one.load_requested else one.state)
+                for one in harnesses.values()
+            ]
+            if action := next_action(snapshots):
+                what, version = action
+                if what is Action.UNLOAD:
+                    return what, harnesses[version]
+                found = found or (what, harnesses[version])
+        return found
 
     def _publish(self, harness: _Harness[S], state: State, error: StatusError | None = None) -> None:
         harness.state = state
         self._states.setdefault(harness.id.name, {})[harness.id.version] = ServableState(
             state, error, next(self._sequence)
         )
+        self._changed.notify_all()
         logger.info("Servable version %s: %s%s", harness.id, state.name, f", {error}" if error else "")
 
-    def _load_version(self, harness: _Harness[S]) -> None:
-        # The first load makes TensorFlow's own threads, which keep the priority they are made with.
-        with self._changed:
-            states = {other.state for harnesses in self._harnesses.values() for other in harnesses.values()}
-        if State.AVAILABLE in states:
-            _give_way()
-        servable, error = self._try_to_load(harness)
-        with self._changed:
-            harness.servable = servable
-            self._publish(harness, State.END if error else State.AVAILABLE, error)
-            self._advance(harness.id.name)
+    def _load_version(self, harness: _Harness[S], slots: threading.Semaphore | None = None) -> None:
+        with slots or nullcontext():
+            with self._changed:
+                states = {other.state for other in self._all()}
+                self._publish(harness, State.LOADING)
+            # The first load makes TensorFlow's own threads, which keep the priority they are made with.
+            if State.AVAILABLE in states:
+                _give_way()
+            servable, error = self._try_to_load(harness)
+            with self._changed:
+                harness.servable = servable
+                harness.load_requested = False
+                self._publish(harness, State.END if error else State.AVAILABLE, error)
+                if error and not harness.aspired:
+                    del self._harnesses[harness.id.name][harness.id.version]
 
     def _try_to_load(self, harness: _Harness[S]) -> tuple[S | None, StatusError | None]:
+        """Tries until it succeeds, the attempts are used up, or the version is no longer aspired."""
         error = StatusError(Code.CANCELLED, "Load cancelled before we could try to load.")
         for attempt in range(self._options.max_num_load_retries + 1):
-            if attempt and harness.cancelled.wait(max(self._options.load_retry_interval_s, 0)):
+            # The pause is not cut short when the version is no longer aspired: TensorFlow Serving's is not either.
+            if attempt and self._stopping.wait(max(self._options.load_retry_interval_s, 0)):
                 break
-            with self._load_slots:
-                if harness.cancelled.is_set():
-                    break
-                try:
-                    return self._load(harness.id, harness.path), None
-                except StatusError as caught:
-                    error = caught
-                    logger.warning("Servable version %s: load failure: %s", harness.id, error)
-                except Exception as caught:
-                    error = StatusError(Code.INTERNAL, f"{type(caught).__name__}: {caught}")
-                    logger.exception("Servable version %s: load failure", harness.id)
+            try:
+                return self._load(harness.id, harness.path), None
+            except StatusError as caught:
+                error = caught
+                logger.warning("Servable version %s: load failure: %s", harness.id, error)
+            except Exception as caught:
+                error = StatusError(Code.INTERNAL, f"{type(caught).__name__}: {caught}")
+                logger.exception("Servable version %s: load failure", harness.id)
+            if not harness.aspired:
+                break
         return None, error
 
     def _unload_version(self, harness: _Harness[S]) -> None:
@@ -288,7 +371,11 @@ class Manager(Generic[S]):
         with self._changed:
             del self._harnesses[harness.id.name][harness.id.version]
             self._publish(harness, State.END)
-            self._advance(harness.id.name)
+
+
+def _slots(threads: int) -> threading.Semaphore | None:
+    """As many places as there are load threads; None if the manager's own thread loads."""
+    return threading.Semaphore(threads) if threads > 0 else None
 
 
 def _give_way() -> None:

@@ -31,8 +31,9 @@ class ManagerOptions:
 
     Attributes:
         max_num_load_retries: How often a failed load is tried again before the version ends.
-        load_retry_interval_s: Pause before each of them; none if negative.
-        num_load_threads: How many versions load at the same time; 0 means one after the other.
+        load_retry_interval_s: Pause before each retry, in seconds; the load thread is occupied meanwhile.
+        num_load_threads: How many versions load at the same time; 0 has the manager's own thread load, so that nothing
+            else is loaded or unloaded meanwhile. At start-up many versions load at the same time anyway.
     """
 
     max_num_load_retries: int = 5

@@ -7,7 +7,9 @@ TensorFlow's C API.
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +60,7 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
     Raises:
         StatusError: It cannot be loaded.
     """
-    meta_graph = _find_meta_graph(_read(path), options.saved_model_tags)
+    meta_graph = _find_meta_graph(_read(path, options.saved_model_tags), options.saved_model_tags)
     config = tf.compat.v1.ConfigProto.FromString(options.config)
     config.intra_op_parallelism_threads = options.intra_op_parallelism or config.intra_op_parallelism_threads
     config.inter_op_parallelism_threads = options.inter_op_parallelism or config.inter_op_parallelism_threads
@@ -78,21 +80,47 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
     return LoadedModel(session, meta_graph.signature_def, tensors)
 
 
-def _read(path: Path) -> SavedModel:
+def _read(path: Path, tags: Sequence[str]) -> SavedModel:
     for name, parse in (("saved_model.pb", SavedModel.FromString), ("saved_model.pbtxt", _parse_text)):
         if (path / name).exists():
             try:
                 return parse((path / name).read_bytes())
-            except (DecodeError, text_format.ParseError) as error:
-                kind = "binary" if name.endswith(".pb") else "text"
-                raise StatusError(Code.DATA_LOSS, f"Can't parse {path / name} as {kind} proto") from error
-            except OSError as error:
-                raise StatusError(Code.PERMISSION_DENIED, f"{path / name}; {error.strerror}") from error
+            except (DecodeError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not a SavedModel"
+                message = f"Can't parse {path / name}: {reason}"
+                raise _complaint_of_tensorflow(path, tags) or StatusError(Code.DATA_LOSS, message) from error
     raise StatusError(
         Code.NOT_FOUND,
         f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. Check that "
         "the directory exists and that you have the right permissions for accessing it.",
     )
+
+
+def _complaint_of_tensorflow(path: Path, tags: Sequence[str]) -> StatusError | None:
+    """What TensorFlow's C++ loader, which is TensorFlow Serving's, says of a SavedModel that cannot be read.
+
+    The code and the text depend on how far its parser gets (OUT_OF_RANGE where it reaches the end of the file,
+    DATA_LOSS where it does not), so that it has to be asked. None where its library does not let itself be asked.
+    """
+    try:
+        [library] = Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*")
+        tensorflow = ctypes.CDLL(str(library))
+        new_status, load = tensorflow.TF_NewStatus, tensorflow.TF_LoadSessionFromSavedModel
+    except (ValueError, OSError, AttributeError):
+        return None
+    for function in (new_status, load, tensorflow.TF_NewSessionOptions, tensorflow.TF_NewGraph):
+        function.restype = ctypes.c_void_p
+    tensorflow.TF_Message.restype = ctypes.c_char_p
+    status, options, graph = map(
+        ctypes.c_void_p, (new_status(), tensorflow.TF_NewSessionOptions(), tensorflow.TF_NewGraph())
+    )
+    names = (ctypes.c_char_p * len(tags))(*(tag.encode() for tag in tags))
+    load(options, None, os.fsencode(path), names, len(tags), graph, None, status)
+    code, message = Code(tensorflow.TF_GetCode(status)), tensorflow.TF_Message(status).decode(errors="replace")
+    tensorflow.TF_DeleteStatus(status)
+    tensorflow.TF_DeleteSessionOptions(options)
+    tensorflow.TF_DeleteGraph(graph)
+    return StatusError(code, message) if code is not Code.OK else None
 
 
 def _parse_text(text: bytes) -> SavedModel:

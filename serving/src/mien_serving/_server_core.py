@@ -47,7 +47,8 @@ class ServerCore(Generic[S]):
     def start(self, config: ModelServerConfig) -> None:
         """Loads the first configuration and returns when every model in it has a version available.
 
-        A base path that does not exist yet is waited for.
+        As in TensorFlow Serving, it returns, or raises, only when no load is in progress any more: a broken version
+        beside a good one delays the start by all of its attempts. A base path that does not exist yet is waited for.
 
         Raises:
             StatusError: The configuration is wrong, or a model's version could not be loaded.
@@ -56,9 +57,10 @@ class ServerCore(Generic[S]):
             check_config(config)
             self._set_labels(self._checked_labels(config))
             self._models = models_on_disk(config, self._options.model_repository)
-            self._source.set_models(self._models)
-            self._source.start()
-            self._manager.wait_until_available(self._models, "servable(s)")
+            with self._manager.initial_load():
+                self._source.set_models(self._models)
+                self._source.start()
+                self._manager.wait_until_available(self._models, "servable(s)")
 
     def reload_config(self, config: ModelServerConfig) -> None:
         """Replaces the configuration and returns when every model that is new in it has a version available.

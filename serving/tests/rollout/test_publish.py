@@ -145,7 +145,7 @@ def test_a_warm_up_request_that_fails_is_refused(site, copy, describe, warm_up_w
 def test_what_cannot_be_loaded_is_refused(site, copy, describe, publish):
     (copy / "saved_model.pb").write_bytes(b"nonsense")
     describe(copy, "emotion")
-    assert "it cannot be loaded and asked: DATA_LOSS" in publish(site, copy)[1]
+    assert "it cannot be loaded and asked: OUT_OF_RANGE" in publish(site, copy)[1]
     assert names(site) == ["1"]
 
 
