@@ -1,6 +1,7 @@
 """What the front ends can be told beyond their ports: a UNIX socket, channel arguments, the health service, CORS…"""
 
 import json
+import socket
 
 import grpc
 import numpy as np
@@ -20,18 +21,21 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 @pytest.fixture(scope="module")
 def optioned(start_server, conformance_models, tmp_path_factory):
-    socket = tmp_path_factory.mktemp("s") / "grpc.sock"
+    path = tmp_path_factory.mktemp("s") / "grpc.sock"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     server = start_server(
         "--model_name=tiny",
         f"--model_base_path={conformance_models / 'tiny'}",
-        f"--grpc_socket_path={socket}",
+        f"--port={port}",
+        f"--grpc_socket_path={path}",
         "--grpc_channel_arguments=grpc.max_receive_message_length=1000",
         "--enable_grpc_healthcheck_service",
         "--rest_api_enable_cors_support",
         "--enable_serialization_as_tensor_content",
         "--enable_signature_method_name_check",
     )
-    server.socket = socket
+    server.socket = path
     return server
 
 

@@ -2,11 +2,15 @@
 
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import grpc
 import pytest
 import requests
 from mien_client.cli import main
+from mien_serving import LocalModelServer, LocalModelServerError
+from mien_serving._listening import check_socket
 
 ANY_VERSION = "--model_base_path=/models"
 
@@ -33,6 +37,18 @@ def answers(server, address):
         over_rest = False
     assert over_grpc is over_rest
     return over_grpc
+
+
+def listening_ports(pid):
+    """The TCP ports on which a process listens, as Linux tells them."""
+    sockets = {file.readlink().name for file in Path(f"/proc/{pid}/fd").iterdir()}
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = fields = line.split()
+            if state == "0A" and f"socket:[{fields[9]}]" in sockets:
+                ports.add(int(local.rpartition(":")[2], 16))
+    return ports
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +115,64 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(capsys, flag, taken_at
             f"UNAVAILABLE: port {port} cannot be used (address already in use); choose another with {flag}, or 0 for "
             "any free one"
         )
+
+
+class TestSocket:
+    @pytest.fixture
+    def folder(self):
+        # The folders that pytest makes have longer names than the path of a socket may have on some systems.
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+    @pytest.fixture
+    def refusal(self, capsys):
+        def start(path):
+            line = complaint(capsys, f"--grpc_socket_path={path}")
+            return line.removeprefix(f"INVALID_ARGUMENT: --grpc_socket_path={path}: ")
+
+        return start
+
+    def test_with_port_0_the_socket_is_the_only_way_to_call_grpc(self, base_path, folder):
+        with LocalModelServer({"m": base_path}, flags=[f"--grpc_socket_path={folder}/s"]) as server:
+            assert server.grpc_address == f"unix:{folder}/s"
+            with grpc.insecure_channel(server.grpc_address) as channel:
+                grpc.channel_ready_future(channel).result(timeout=20)
+            with pytest.raises(LocalModelServerError, match="the server has no gRPC port; it listens on unix:"):
+                server.grpc_port  # noqa: B018
+            if sys.platform == "linux":
+                assert listening_ports(server.pid) == {server.rest_port}
+
+    def test_a_path_that_is_too_long_is_named(self, refusal, folder):
+        path = f"{folder}/{'s' * 200}"
+        assert refusal(path) == (f"{len(path)} bytes are too long for the path of a UNIX socket; choose another path")
+
+    def test_a_folder_that_does_not_exist_is_named(self, refusal, folder):
+        assert refusal(folder / "no" / "s") == f"the folder {folder}/no does not exist; choose another path"
+
+    def test_a_file_or_a_folder_in_its_place_is_named_and_kept(self, refusal, folder):
+        (folder / "file").write_text("kept")
+        assert refusal(folder / "file") == "there is a file in its place; choose another path"
+        assert (folder / "file").read_text() == "kept"
+        assert refusal(folder) == "there is a folder in its place; choose another path"
+
+    def test_a_folder_in_a_file_is_named(self, refusal, folder):
+        (folder / "file").touch()
+        assert refusal(folder / "file" / "s") == "not a directory; choose another path"
+
+    def test_a_socket_of_a_server_that_listens_is_kept(self, capsys, folder):
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(f"{folder}/s")
+            other.listen()
+            assert complaint(capsys, f"--grpc_socket_path={folder}/s") == (
+                f"UNAVAILABLE: --grpc_socket_path={folder}/s: another server listens there; choose another path"
+            )
+            assert (folder / "s").is_socket()
+
+    def test_a_socket_that_a_server_left_behind_is_no_hindrance(self, folder):
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(f"{folder}/s")
+        check_socket(f"{folder}/s")
+
+    def test_looking_leaves_nothing_behind(self, folder):
+        check_socket(f"{folder}/s")
+        assert not list(folder.iterdir())

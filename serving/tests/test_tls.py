@@ -1,5 +1,6 @@
 """`--ssl_config_file`: gRPC over TLS, with or without certificates of clients."""
 
+import json
 import shutil
 import subprocess
 
@@ -28,7 +29,16 @@ def certificates(tmp_path_factory):
         run(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         sign = ("x509", "-req", "-days", "2", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
         run(*sign, "-extfile", "names", "-in", f"{name}.csr", "-out", f"{name}.crt")
+    elliptic = ("req", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost", "-newkey", "ec", "-pkeyopt")
+    run(*elliptic, "ec_paramgen_curve:prime256v1", "-keyout", "elliptic.key", "-out", "elliptic.crt")
+    run(*elliptic, "ec_paramgen_curve:secp256k1", "-keyout", "rare.key", "-out", "rare.crt")
+    encrypt = ("-aes128", "-passout", "pass:nothing secret", "-in", "server.key", "-out")
+    run("pkey", *encrypt, "encrypted.key")
+    run("rsa", *encrypt, "encrypted-traditional.key", "-traditional")
     return folder
+
+
+FILES = {"server_key": "server.key", "server_cert": "server.crt", "custom_ca": "ca.crt"}
 
 
 def pem(certificates, name):
@@ -85,19 +95,87 @@ def test_rest_stays_as_it_is(secured):
     assert requests.get(f"{secured.url}/v1/models/tiny", timeout=20).status_code == 200
 
 
+@pytest.fixture
+def complaint(tmp_path, capsys):
+    """What a start with these fields in its file says about the file; it never gets to the models."""
+
+    def start(**fields):
+        file = tmp_path / "ssl.config"
+        file.write_text(str(SslConfig(**fields)))
+        assert main(["serve", "--model_base_path=/m", f"--ssl_config_file={file}"]) == 255
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix(f"Failed to start server. Error: INVALID_ARGUMENT: {file}: ")
+
+    return start
+
+
+class SslConfig(dict):
+    """The text form of an SSLConfig."""
+
+    def __str__(self):
+        return "".join(f"{name}: {json.dumps(value)}\n" for name, value in self.items())
+
+
+def text_of(certificates, name):
+    return pem(certificates, name).decode()
+
+
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("fields", "expected"),
     [
-        ("", "server_key is not in PEM form"),
-        ("server_key: '-----BEGIN PRIVATE KEY-----' server_cert: 'x'", "server_cert is not in PEM form"),
+        ({}, "server_key is not in PEM form"),
+        ({"server_key": "-----BEGIN PRIVATE KEY-----", "server_cert": "x"}, "server_cert is not in PEM form"),
         (
-            "server_key: '-----BEGIN PRIVATE KEY-----' server_cert: '-----BEGIN CERTIFICATE-----' client_verify: true",
+            {
+                "server_key": "-----BEGIN PRIVATE KEY-----",
+                "server_cert": "-----BEGIN CERTIFICATE-----",
+                "client_verify": True,
+            },
             "client_verify needs custom_ca, to know whose certificates to trust",
         ),
     ],
 )
-def test_an_incomplete_file_is_told_before_anything_is_loaded(tmp_path, capsys, text, complaint):
-    file = tmp_path / "ssl.config"
-    file.write_text(text)
-    assert main(["serve", "--model_base_path=/m", f"--ssl_config_file={file}"]) == 255
-    assert capsys.readouterr().err == f"Failed to start server. Error: INVALID_ARGUMENT: {file}: {complaint}\n"
+def test_an_incomplete_file_is_told_before_anything_is_loaded(complaint, fields, expected):
+    assert complaint(**fields) == expected
+
+
+def half(text):
+    return text[: len(text) // 2]
+
+
+def without_its_middle(text):
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[:5] + lines[-3:])
+
+
+@pytest.mark.parametrize("damage", [half, without_its_middle])
+@pytest.mark.parametrize("field", ["server_key", "server_cert", "custom_ca"])
+def test_half_a_key_or_certificate_is_named(certificates, complaint, field, damage):
+    fields = {name: text_of(certificates, file) for name, file in FILES.items()}
+    assert complaint(**{**fields, field: damage(fields[field])}) == f"{field} is incomplete or damaged"
+
+
+def test_a_chain_whose_second_certificate_is_cut_off_is_named(certificates, complaint):
+    chain = text_of(certificates, "server.crt") + half(text_of(certificates, "ca.crt"))
+    assert complaint(server_key=text_of(certificates, "server.key"), server_cert=chain) == (
+        "server_cert is incomplete or damaged"
+    )
+
+
+@pytest.mark.parametrize("key", ["client.key", "elliptic.key"])
+def test_a_key_of_another_certificate_is_named(certificates, complaint, key):
+    assert complaint(server_key=text_of(certificates, key), server_cert=text_of(certificates, "server.crt")) == (
+        "server_key is not the key of server_cert"
+    )
+
+
+@pytest.mark.parametrize("key", ["encrypted.key", "encrypted-traditional.key"])
+def test_an_encrypted_key_is_named(certificates, complaint, key):
+    assert complaint(server_key=text_of(certificates, key), server_cert=text_of(certificates, "server.crt")) == (
+        "server_key is encrypted, and nobody can be asked for its password; decrypt it, for example with openssl pkey"
+    )
+
+
+def test_a_key_that_openssl_knows_and_grpc_does_not_is_named(certificates, complaint):
+    fields = {"server_key": text_of(certificates, "rare.key"), "server_cert": text_of(certificates, "rare.crt")}
+    assert complaint(**fields) == "gRPC cannot use server_key and server_cert; use RSA or ECDSA (P-256, P-384)"

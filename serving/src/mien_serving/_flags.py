@@ -120,7 +120,13 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
     flag = group.add_argument
-    flag("--port", type=_port, default=8500, metavar="N", help="port for gRPC, 0 for any free one (%(default)s)")
+    flag(
+        "--port",
+        type=_port,
+        default=8500,
+        metavar="N",
+        help="port for gRPC, 0 for any free one, or for none with --grpc_socket_path (%(default)s)",
+    )
     flag(
         "--rest_api_port", type=_port, default=8501, metavar="N", help="port for REST, 0 for any free one (%(default)s)"
     )

@@ -14,12 +14,13 @@ from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from mien_client import protos
 
-from mien_serving._listening import grpc_target
+from mien_serving._listening import grpc_target, port_error, socket_error
 from mien_serving._metrics import Metrics, measured
 from mien_serving._options import GrpcOptions
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import Services
 from mien_serving._status import Code, StatusError
+from mien_serving._tls import server_credentials
 from mien_serving._unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving._workers import Workers
 
@@ -84,30 +85,34 @@ class GrpcFront:
             ]
         )
 
-    def bind(self) -> int:
-        """Takes the port, and the socket if there is one.
+    def bind(self) -> str:
+        """Takes the socket if there is one, and the port; with a socket, port 0 means no port at all.
 
         Returns:
-            The port.
+            Where the server listens, for people: ``port 8500``, or ``unix:`` and the socket if there is no port.
 
         Raises:
-            RuntimeError: One of them is not to be had.
+            StatusError: One of them cannot be used.
         """
-        port = self._listen(grpc_target(self._options.host, self._options.port))
-        if self._options.socket_path:
-            self._listen(f"unix:{self._options.socket_path}")
-        return port
+        options = self._options
+        socket = f"unix:{options.socket_path}" if options.socket_path else ""
+        try:
+            if socket:
+                self._listen(socket)
+        except RuntimeError as error:
+            raise socket_error(options.socket_path, str(error)) from error
+        if socket and not options.port:
+            return socket
+        try:
+            return f"port {self._listen(grpc_target(options.host, options.port))}"
+        except RuntimeError as error:
+            raise port_error(options.port, "--port", error) from error
 
     def _listen(self, address: str) -> int:
         ssl = self._options.ssl
         if ssl is None:
             return self._server.add_insecure_port(address)
-        credentials = grpc.ssl_server_credentials(
-            [(ssl.server_key.encode(), ssl.server_cert.encode())],
-            ssl.custom_ca.encode() or None,
-            require_client_auth=ssl.client_verify,
-        )
-        return self._server.add_secure_port(address, credentials)
+        return self._server.add_secure_port(address, server_credentials(ssl))
 
     async def start(self) -> None:
         """Begins to answer."""

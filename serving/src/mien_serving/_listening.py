@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
+import stat
+from pathlib import Path
 
 from mien_serving._status import Code, StatusError, invalid_argument
 
@@ -62,6 +65,43 @@ def port_error(port: int, flag: str, error: Exception) -> StatusError:
         Code.UNAVAILABLE,
         f"port {port} cannot be used ({_reason(error)}); choose another with {flag}, or 0 for any free one",
     )
+
+
+def check_socket(path: str) -> None:
+    """Find out now whether a UNIX socket can be made later.
+
+    Raises:
+        StatusError: It cannot; the message names the path.
+    """
+    try:
+        kind = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        kind = None
+    if kind is not None and not stat.S_ISSOCK(kind):
+        raise socket_error(path, f"there is a {'folder' if stat.S_ISDIR(kind) else 'file'} in its place")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if kind is not None:
+            # What a server left behind is replaced; a server that listens is not.
+            if probe.connect_ex(path) == 0:
+                raise StatusError(
+                    Code.UNAVAILABLE, f"--grpc_socket_path={path}: another server listens there; choose another path"
+                )
+            return
+        try:
+            probe.bind(path)
+        except OSError as error:
+            reason = _reason(error)
+            if error.errno == errno.ENOENT:
+                reason = f"the folder {Path(path).parent} does not exist"
+            elif not error.errno:
+                reason = f"{len(os.fsencode(path))} bytes are too long for the path of a UNIX socket"
+            raise socket_error(path, reason) from error
+    Path(path).unlink()
+
+
+def socket_error(path: str, reason: str) -> StatusError:
+    """Return the error for a UNIX socket that cannot be made."""
+    return invalid_argument(f"--grpc_socket_path={path}: {reason}; choose another path")
 
 
 def _is_any(host: str) -> bool:

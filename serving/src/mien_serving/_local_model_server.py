@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 _COMMAND: Final = "import sys; from mien_client.cli import main; sys.exit(main())"
-_READY: Final = re.compile(r"mien serve is ready: gRPC on port (\d+), REST on port (\d+)\.")
+_READY: Final = re.compile(r"mien serve is ready: gRPC on (?:port (\d+)|(unix:.+)), REST on port (\d+)\.")
 _STOP_TIMEOUT_S: Final = 60.0
 
 
@@ -58,7 +58,7 @@ class LocalModelServer:
             self._flags.append(f"--model_repository={fspath(model_repository)}")
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[str] | None = None
-        self._ports = (0, 0)
+        self._grpc_address, self._rest_port = "", 0
 
     def start(self) -> Self:
         """Starts the server; returns when every model can be asked.
@@ -94,7 +94,7 @@ class LocalModelServer:
             if gave_up or not reasons:
                 raise LocalModelServerError(f"the server was not ready within {self._start_timeout_s:g} s")
             raise LocalModelServerError(reasons[-1])
-        self._ports = (int(ready[1]), int(ready[2]))
+        self._grpc_address, self._rest_port = ready[2] or f"127.0.0.1:{ready[1]}", int(ready[3])
         return self
 
     def stop(self) -> None:
@@ -121,20 +121,27 @@ class LocalModelServer:
 
     @property
     def grpc_port(self) -> int:
-        """The port of gRPC."""
-        self._running()
-        return self._ports[0]
+        """The port of gRPC.
+
+        Raises:
+            LocalModelServerError: The server listens on a UNIX socket only.
+        """
+        _, colon, port = self.grpc_address.partition("127.0.0.1:")
+        if not colon:
+            raise LocalModelServerError(f"the server has no gRPC port; it listens on {self.grpc_address}")
+        return int(port)
 
     @property
     def rest_port(self) -> int:
         """The port of REST."""
         self._running()
-        return self._ports[1]
+        return self._rest_port
 
     @property
     def grpc_address(self) -> str:
-        """What a gRPC channel is opened with, such as ``127.0.0.1:8500``."""
-        return f"127.0.0.1:{self.grpc_port}"
+        """What a gRPC channel is opened with, such as ``127.0.0.1:8500``; ``unix:`` and a path with a socket."""
+        self._running()
+        return self._grpc_address
 
     @property
     def rest_url(self) -> str:

@@ -51,11 +51,11 @@ class ModelServer:
         self._core: ServerCore[Servable] = ServerCore(self._load, options.core, self._metrics)
         self._stopped = threading.Event()
 
-    def run(self, announce: Callable[[int, int], None]) -> None:
+    def run(self, announce: Callable[[str, int], None]) -> None:
         """Serves until the process is told to end (SIGTERM, Ctrl-C), then answers what is in flight.
 
         Args:
-            announce: Called with the gRPC and the REST port when every model can be asked.
+            announce: Called with where gRPC listens, and the REST port, when every model can be asked.
 
         Raises:
             StatusError: The server cannot start.
@@ -72,16 +72,13 @@ class ModelServer:
             if self._scheduler:
                 self._scheduler.stop()
 
-    async def _serve(self, announce: Callable[[int, int], None]) -> None:
+    async def _serve(self, announce: Callable[[str, int], None]) -> None:
         as_tensor_content = self._options.grpc.serialization_as_tensor_content
         services = Services(self._core, self._metrics, as_tensor_content=as_tensor_content)
         batching = self._options.batching is not None
         grpc_front = GrpcFront(services, self._options.grpc, self._metrics, batching=batching)
         rest_front = RestFront(RestApi(services, self._metrics), self._options.rest, self._metrics)
-        try:
-            grpc_port = grpc_front.bind()
-        except RuntimeError as error:
-            raise port_error(self._options.grpc.port, "--port", error) from error
+        grpc_address = grpc_front.bind()
         try:
             rest_port = rest_front.bind()
         except OSError as error:
@@ -92,7 +89,7 @@ class ModelServer:
         ended, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(ended.set))
-        announce(grpc_port, rest_port)
+        announce(grpc_address, rest_port)
         await ended.wait()
         logger.info("Told to end: requests in flight are answered first")
         await asyncio.gather(grpc_front.stop(_GRACE_S), rest_front.stop(_GRACE_S))

@@ -12,7 +12,7 @@ from mien_client.protos import ModelServerConfig
 
 from mien_serving._batching_parameters import BatchingOptions
 from mien_serving._config import check_config
-from mien_serving._listening import check_port
+from mien_serving._listening import check_port, check_socket
 from mien_serving._status import invalid_argument
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -102,7 +102,7 @@ class GrpcOptions:
 
     Attributes:
         host: The address to listen on.
-        port: The port; 0 takes a free one.
+        port: The port; 0 takes a free one, or none if there is a socket.
         socket_path: A UNIX socket to serve on as well, if not empty.
         max_threads: Requests computed at the same time; one more is refused.
         serialization_as_tensor_content: Whether predictions are written as bytes instead of typed fields.
@@ -184,5 +184,7 @@ class ServerOptions:
                 f"--rest_api_port cannot be same as --port ({self.grpc.port}). Please use a different port for "
                 "HTTP/REST API."
             )
+        if self.grpc.socket_path:
+            check_socket(self.grpc.socket_path)
         check_port(self.grpc.host, self.grpc.port, "--port")
         check_port(self.rest.host, self.rest.port, "--rest_api_port")

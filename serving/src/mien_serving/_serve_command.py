@@ -29,9 +29,9 @@ from mien_serving._options import (
     RestOptions,
     ServerOptions,
     SessionOptions,
-    SslOptions,
 )
 from mien_serving._status import StatusError, invalid_argument
+from mien_serving._tls import read_ssl_options
 
 _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""
@@ -83,8 +83,8 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _announce(grpc_port: int, rest_port: int) -> None:
-    sys.stdout.write(f"mien serve is ready: gRPC on port {grpc_port}, REST on port {rest_port}.\n")
+def _announce(grpc: str, rest_port: int) -> None:
+    sys.stdout.write(f"mien serve is ready: gRPC on {grpc}, REST on port {rest_port}.\n")
     sys.stdout.flush()
 
 
@@ -114,7 +114,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
             serialization_as_tensor_content=flags.enable_serialization_as_tensor_content,
             channel_arguments=_channel_arguments(flags.grpc_channel_arguments),
             enable_health_service=flags.enable_grpc_healthcheck_service,
-            ssl=_ssl(flags.ssl_config_file),
+            ssl=read_ssl_options(flags.ssl_config_file) if flags.ssl_config_file else None,
         ),
         rest=RestOptions(
             host=host,
@@ -183,18 +183,6 @@ def _batching(flags: argparse.Namespace) -> BatchingOptions | None:
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
     return None
-
-
-def _ssl(file: Path | None) -> SslOptions | None:
-    if not file:
-        return None
-    config = read_message(file, "SSLConfig")
-    for name, begin in (("server_key", "PRIVATE KEY-----"), ("server_cert", "-----BEGIN CERTIFICATE-----")):
-        if begin not in getattr(config, name):
-            raise invalid_argument(f"{file}: {name} is not in PEM form")
-    if config.client_verify and not config.custom_ca:
-        raise invalid_argument(f"{file}: client_verify needs custom_ca, to know whose certificates to trust")
-    return SslOptions(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
 
 
 def _metrics_path(monitoring_config_file: Path | None) -> str | None:
