@@ -31,6 +31,7 @@ def test_what_is_not_given_is_as_in_tensorflow_serving(tmp_path):
     options = read(tmp_path, "")
     assert (options.max_batch_size, options.batch_timeout_s, options.max_enqueued_batches) == (1000, 0, 10)
     assert options.allowed_batch_sizes == ()
+    assert options.thread_pool_name == ""
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_what_cannot_be_is_refused(tmp_path, text, message):
 
 
 def test_a_file_that_is_none_is_named(tmp_path):
-    with pytest.raises(StatusError, match=r"Invalid protobuf file: '.*batching\.config' \(line 1:"):
+    with pytest.raises(StatusError, match=r"Invalid protobuf file: '.*batching\.config'; Error parsing text-format"):
         read(tmp_path, "max_batch: 3")
 
 

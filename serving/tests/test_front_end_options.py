@@ -88,10 +88,12 @@ def test_with_its_flag_a_signature_answers_only_what_its_method_name_is_for(opti
     assert ask(signature).json() == {"error": f"Expected {expected}. Was: tensorflow/serving/{signature}"}
 
 
-def test_the_health_service_says_that_the_server_serves(optioned):
+@pytest.mark.parametrize("service", ["", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"])
+def test_the_health_service_says_that_the_server_and_each_of_its_services_serve(optioned, service):
     stub = health_pb2_grpc.HealthStub(optioned.channel)
-    assert stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status == SERVING
-    assert next(iter(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20))).status == SERVING
+    request = health_pb2.HealthCheckRequest(service=service)
+    assert stub.Check(request, timeout=20).status == SERVING
+    assert next(iter(stub.Watch(request, timeout=20))).status == SERVING
 
 
 def test_the_health_of_a_service_that_is_not_there_is_not_found(optioned):

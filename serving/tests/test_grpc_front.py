@@ -1,9 +1,19 @@
 """gRPC as clients meet it: the stock client, limits, and deadlines."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import grpc
 import numpy as np
 import pytest
+import requests
 from mien_client import protos
+from mien_serving._grpc_front import GrpcFront
+from mien_serving._options import GrpcOptions, RestOptions
+from mien_serving._rest_api import HttpAnswer
+from mien_serving._rest_front import RestFront
 
 
 def test_the_official_client_works_unchanged(server):
@@ -28,9 +38,12 @@ def outcome(call, *arguments):
     return grpc.StatusCode.OK, ""
 
 
-def test_one_request_more_than_threads_is_refused_at_once(server, tmp_path):
-    exhausted = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-    waiting = [server.wait_for_file("ours", tmp_path / "go") for _ in range(4)]
+def test_with_four_threads_the_fourth_request_is_refused_at_once_since_one_thread_waits_for_requests(server, tmp_path):
+    exhausted = (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "Server Threadpool Exhausted: 3 requests are being answered, and more are refused; raise --grpc_max_threads",
+    )
+    waiting = [server.wait_for_file("ours", tmp_path / "go") for _ in range(3)]
     server.until(lambda: outcome(server.predict, "ours") == exhausted)
     assert outcome(server.call, "GetModelStatus", protos.GetModelStatusRequest()) == exhausted
     (tmp_path / "go").touch()
@@ -39,7 +52,7 @@ def test_one_request_more_than_threads_is_refused_at_once(server, tmp_path):
 
 
 def test_a_request_whose_deadline_passes_frees_its_thread(server, tmp_path):
-    for call in [server.wait_for_file("ours", tmp_path / "never", timeout=1) for _ in range(4)]:
+    for call in [server.wait_for_file("ours", tmp_path / "never", timeout=1) for _ in range(3)]:
         assert outcome(call.result)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     server.until(lambda: outcome(server.predict, "ours")[0] is grpc.StatusCode.OK)
 
@@ -71,3 +84,66 @@ def test_a_message_larger_than_grpc_usually_takes_is_taken(server):
         )
         response = call(request, timeout=60)
     assert len(response.outputs["mean"].float_val) == 2_000_000
+
+
+class TestConcurrency:
+    """Both front ends with services of the test behind them, in this process."""
+
+    @staticmethod
+    @contextmanager
+    def serving(front, port_of):
+        """Runs a front end in a thread of its own, as the server does."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+
+        def run(coroutine):
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+        async def start():
+            made = front()
+            address = made.bind()
+            await made.start()
+            return made, address
+
+        made, address = run(start())
+        yield port_of(address)
+        run(made.stop(10))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    def test_64_callers_who_ask_two_models_each_are_answered_over_grpc_with_the_default_flags(self):
+        everybody = threading.Barrier(2 * 64)
+
+        class Meeting:
+            """Answers a prediction when all of them are there."""
+
+            def __getattr__(self, name):
+                return self.predict
+
+            def predict(self, request, deadline):
+                everybody.wait(60)
+                return protos.PredictResponse()
+
+        front = self.serving(
+            lambda: GrpcFront(Meeting(), GrpcOptions(port=0)), lambda address: address.removeprefix("port ")
+        )
+        with front as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            for answer in [call.future(b"", timeout=90) for _ in range(2 * 64)]:
+                assert answer.result() == b""
+
+    def test_64_callers_are_answered_over_rest_with_the_default_flags(self):
+        everybody = threading.Barrier(64)
+
+        class Meeting:
+            def answer(self, request):
+                everybody.wait(60)
+                return HttpAnswer(200, b"{}")
+
+        front = self.serving(lambda: RestFront(Meeting(), RestOptions(port=0)), lambda port: port)
+        with front as port, ThreadPoolExecutor(64) as callers:
+            url = f"http://127.0.0.1:{port}/v1/models/m"
+            answers = [callers.submit(requests.get, url, timeout=90) for _ in range(64)]
+            assert {answer.result().status_code for answer in answers} == {200}

@@ -29,7 +29,8 @@ class Model:
         return True
 
     def run(self, feeds, fetches, deadline, api):
-        (self.fed,) = feeds.values()
+        self.feeds = feeds
+        self.fed = next(iter(feeds.values()))
         return [self.values[name] for name in fetches]
 
 
@@ -79,13 +80,13 @@ def test_the_features_of_a_context_come_before_those_of_each_example():
         (
             classify,
             Model(("x",), classes=ANY_CLASSES),
-            "FAILED_PRECONDITION",
+            "INVALID_ARGUMENT",
             "No classification inputs found in SignatureDef: ",
         ),
         (
             classify,
             Model(y=ANY_SCORES),
-            "FAILED_PRECONDITION",
+            "INVALID_ARGUMENT",
             'Expected classification signature outputs to contain at least one of "classes" or "scores"',
         ),
         (
@@ -123,10 +124,10 @@ def test_the_features_of_a_context_come_before_those_of_each_example():
         (
             regress,
             Model(("x",), outputs=ANY_SCORES),
-            "FAILED_PRECONDITION",
+            "INVALID_ARGUMENT",
             "No regression inputs found in SignatureDef: ",
         ),
-        (regress, Model(y=ANY_SCORES), "FAILED_PRECONDITION", "No regression outputs found in SignatureDef: "),
+        (regress, Model(y=ANY_SCORES), "INVALID_ARGUMENT", "No regression outputs found in SignatureDef: "),
         (
             regress,
             Model(outputs=ANY_SCORES),
@@ -221,8 +222,10 @@ def test_tasks_that_do_not_go_together_are_told(request_of, code, message):
     assert (error.value.code, error.value.message) == (Code[code], message)
 
 
-def test_tasks_with_other_inputs_are_refused():
+def test_signatures_with_different_input_tensors_are_each_fed_all_examples():
     model = both_kinds()
     model.signatures["classify"].inputs["inputs"].name = "another"
-    with pytest.raises(StatusError, match="INVALID_ARGUMENT: Input tensor must be the same for all Signatures"):
-        multi_inference(model, 1, tasks(("m", "regress", "regress"), ("m", "classify", "classify")))
+    response = multi_inference(model, 1, tasks(("m", "regress", "regress"), ("m", "classify", "classify")))
+    assert len(response.results) == 2
+    assert model.feeds.keys() == {"inputs", "another"}
+    assert all(len(examples) == 2 for examples in model.feeds.values())

@@ -159,19 +159,11 @@ class TestSocket:
         (folder / "file").touch()
         assert refusal(folder / "file" / "s") == "not a directory; choose another path"
 
-    def test_a_socket_of_a_server_that_listens_is_kept(self, capsys, folder):
-        with socket.socket(socket.AF_UNIX) as other:
-            other.bind(f"{folder}/s")
-            other.listen()
-            assert complaint(capsys, f"--grpc_socket_path={folder}/s") == (
-                f"UNAVAILABLE: --grpc_socket_path={folder}/s: another server listens there; choose another path"
-            )
-            assert (folder / "s").is_socket()
-
     def test_a_socket_that_a_server_left_behind_is_no_hindrance(self, folder):
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(f"{folder}/s")
         check_socket(f"{folder}/s")
+        assert (folder / "s").is_socket()  # gRPC replaces it when the models are loaded, not before.
 
     def test_looking_leaves_nothing_behind(self, folder):
         check_socket(f"{folder}/s")

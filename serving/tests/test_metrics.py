@@ -9,6 +9,7 @@ import grpc
 import pytest
 import requests
 from mien_client import protos
+from mien_serving._metrics import Metrics
 
 # The parser of prometheus_client would add _total to the names of counters, which TensorFlow Serving's have not.
 _SAMPLE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)")
@@ -107,6 +108,24 @@ def test_loads_and_graph_runs_are_counted(measured, conformance_models):
     assert found[":tensorflow:cc:saved_model:load_latency", path] > 0
     assert found[(":tensorflow:core:graph_runs",)] >= 3
     assert found[(":tensorflow:core:graph_run_time_usecs",)] > 0
+
+
+def test_bounds_of_buckets_have_six_digits_as_those_of_tensorflow_serving(measured):
+    page = requests.get(measured.url + PATH, timeout=20).text
+    bounds = re.findall(r':request_latency_bucket\{API="predict",entrypoint="REST",le="(.*?)"', page)
+    assert bounds[:6] == ["10", "18", "32.4", "58.32", "104.976", "188.957"]
+    assert bounds[-2:] == ["1.47476e+09", "+Inf"]
+    metrics = Metrics()
+    metrics.batch_run("", [0.1], 1, 0)
+    queuing = re.findall(rb'queuing_latency_bucket\{le="(.*?)",thread_pool_name=""', metrics.page())
+    assert queuing[:4] == [b"100", b"120", b"144", b"172.8"]
+
+
+def test_warm_up_records_are_counted_by_model_path():
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.warm_up_record("/models/m/1")
+    assert b':tensorflow:serving:model_warmup_records_read{model_path="/models/m/1"} 2.0\n' in metrics.page()
 
 
 def test_the_page_is_nowhere_by_default(server):

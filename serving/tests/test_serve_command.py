@@ -86,11 +86,13 @@ def test_a_missing_configuration_is_named(capsys, tmp_path):
     assert complaint(capsys, f"--model_config_file={file}") == f"NOT_FOUND: {file}; No such file or directory"
 
 
-def test_a_malformed_configuration_is_named(capsys, tmp_path):
+def test_a_malformed_configuration_is_named_with_what_is_wrong_in_which_line(capsys, tmp_path):
     file = tmp_path / "models.config"
     file.write_text("models {}")
-    assert complaint(capsys, f"--model_config_file={file}").startswith(
-        f"INVALID_ARGUMENT: Invalid protobuf file: '{file}' (line 1:"
+    assert complaint(capsys, f"--model_config_file={file}") == (
+        f"INVALID_ARGUMENT: Invalid protobuf file: '{file}'; Error parsing text-format "
+        "tensorflow.serving.ModelServerConfig: 1:1 : Message type "
+        '"tensorflow.serving.ModelServerConfig" has no field named "models".'
     )
 
 

@@ -32,7 +32,7 @@ class BatchingOptions:
     batch_timeout_s: float = 0.0
     max_enqueued_batches: int = 10
     num_batch_threads: int = os.cpu_count() or 1
-    thread_pool_name: str = "batch_threads"
+    thread_pool_name: str = ""
     allowed_batch_sizes: Sequence[int] = ()
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = True

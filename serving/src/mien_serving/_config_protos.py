@@ -90,4 +90,6 @@ def parse_file(path: Path, message: Any, pool: descriptor_pool.DescriptorPool) -
     try:
         return text_format.Parse(text, message, descriptor_pool=pool)
     except text_format.ParseError as error:
-        raise invalid_argument(f"Invalid protobuf file: '{path}' (line {error})") from error
+        raise invalid_argument(
+            f"Invalid protobuf file: '{path}'; Error parsing text-format {message.DESCRIPTOR.full_name}: {error}"
+        ) from error

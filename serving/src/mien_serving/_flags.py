@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from mien_serving._options import DEFAULT_HOST, DEFAULT_THREADS
+from mien_serving._options import DEFAULT_GRPC_THREADS, DEFAULT_HOST, DEFAULT_REST_THREADS
 
 _WITHOUT_MEANING: Final = {
     "num_unload_threads": "versions unload in threads of their own",
@@ -146,9 +146,9 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
     flag(
         "--grpc_max_threads",
         type=_count,
-        default=DEFAULT_THREADS,
+        default=DEFAULT_GRPC_THREADS,
         metavar="N",
-        help="gRPC requests computed at the same time; more are refused (4 per processor)",
+        help="threads for gRPC; one waits for requests, the others compute one each, more are refused (%(default)s)",
     )
     flag(
         "--enable_grpc_healthcheck_service",
@@ -170,9 +170,9 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
     flag(
         "--rest_api_num_threads",
         type=_count,
-        default=DEFAULT_THREADS,
+        default=DEFAULT_REST_THREADS,
         metavar="N",
-        help="REST requests computed at the same time; more wait (4 per processor)",
+        help="REST requests computed at the same time; more wait (%(default)s)",
     )
     flag(
         "--rest_api_enable_cors_support",

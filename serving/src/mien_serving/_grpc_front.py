@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
+from grpc_health.v1.health_pb2 import HealthCheckResponse  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from mien_client import protos
 
@@ -25,6 +26,10 @@ from mien_serving._unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving._workers import Workers
 
 _MAX_MESSAGE: Final = 2**31 - 1
+
+_REFUSAL: Final = (
+    "Server Threadpool Exhausted: {} requests are being answered, and more are refused; raise --grpc_max_threads"
+)
 
 _PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 _PREDICTIONS: Final = {"Predict", "Classify", "Regress", "MultiInference"}
@@ -48,7 +53,9 @@ class GrpcFront:
         self._metrics = metrics
         self._batching = batching
         self._options = options
-        self._workers = Workers("grpc", options.max_threads, refusal="Server Threadpool Exhausted")
+        # As in TensorFlow Serving, one of the threads always waits for the next request.
+        computing = options.max_threads - 1
+        self._workers = Workers("grpc", computing, refusal=_REFUSAL.format(computing))
         self._server = grpc.aio.server(
             options=list(
                 {
@@ -116,6 +123,9 @@ class GrpcFront:
 
     async def start(self) -> None:
         """Begins to answer."""
+        if self._health:
+            for service in (_PREDICTION_SERVICE, _MODEL_SERVICE):
+                await self._health.set(service, HealthCheckResponse.SERVING)
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:

@@ -64,6 +64,8 @@ def multi_inference(
 ) -> MultiInferenceResponse:
     """Runs several classification and regression signatures on the same examples, in one go.
 
+    Where signatures have different input tensors, as those of TensorFlow 2 have, each is fed all of the examples.
+
     Args:
         servable: The model.
         version: Its version, for the answer.
@@ -74,18 +76,17 @@ def multi_inference(
         StatusError: The tasks do not go together, one of them does not fit its signature, or the graph failed.
     """
     fetches: dict[str, None] = {}
-    feed = ""
+    feeds: dict[str, None] = {}
     for number, task in enumerate(request.tasks):
         signature = _task_signature(servable, request, number)
         input_name, output_names = (
             _classification_tensors(signature) if task.method_name == CLASSIFY else _regression_tensors(signature)
         )
-        if feed and feed != input_name:
-            raise invalid_argument("Input tensor must be the same for all Signatures.")
-        feed = input_name
+        feeds[input_name] = None
         fetches.update(dict.fromkeys(output_names))
     batch = _serialized_examples(request.input)
-    fetched = dict(zip(fetches, servable.run({feed: batch}, list(fetches), deadline, "MultiInference"), strict=True))
+    values = servable.run(dict.fromkeys(feeds, batch), list(fetches), deadline, "MultiInference")
+    fetched = dict(zip(fetches, values, strict=True))
     response = MultiInferenceResponse()
     for number, task in enumerate(request.tasks):
         signature = _task_signature(servable, request, number)
@@ -220,7 +221,7 @@ def _require_type(values: np.ndarray, data_type: str, what: str, got: str) -> No
 
 
 def _unfit(complaint: str, signature: SignatureDef) -> StatusError:
-    return StatusError(Code.FAILED_PRECONDITION, f"{complaint}: {text_format.MessageToString(signature)}")
+    return invalid_argument(f"{complaint}: {text_format.MessageToString(signature)}")
 
 
 def _shape_text(values: np.ndarray) -> str:

@@ -79,14 +79,9 @@ def check_socket(path: str) -> None:
         kind = None
     if kind is not None and not stat.S_ISSOCK(kind):
         raise socket_error(path, f"there is a {'folder' if stat.S_ISDIR(kind) else 'file'} in its place")
+    if kind is not None:
+        return  # gRPC replaces a socket, which a server may have left behind.
     with socket.socket(socket.AF_UNIX) as probe:
-        if kind is not None:
-            # What a server left behind is replaced; a server that listens is not.
-            if probe.connect_ex(path) == 0:
-                raise StatusError(
-                    Code.UNAVAILABLE, f"--grpc_socket_path={path}: another server listens there; choose another path"
-                )
-            return
         try:
             probe.bind(path)
         except OSError as error:

@@ -24,6 +24,9 @@ _SIZE_BUCKETS: Final = [2**power for power in range(14)]
 _RUNTIME: Final = "TF1"
 """What TensorFlow Serving calls a runtime that runs graphs in sessions."""
 
+_BOUND: Final = re.compile(rb'(?<=\ble=")[0-9][^"]*(?=")')
+"""Upper bound of a bucket; the library prints all of its digits, TensorFlow Serving six."""
+
 # The library ends the name of every counter in _total, TensorFlow Serving none.
 _COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:(?:tensorflow|mien):[a-z_:]+?)_total\b", re.MULTILINE)
 
@@ -77,6 +80,12 @@ class Metrics:
             "Distribution of wall time (in microseconds) for warming up the model.",
             ["model_path", "status"],
             buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._warmup_records = prometheus_client.Counter(
+            ":tensorflow:serving:model_warmup_records_read",
+            "The number of warm-up records read.",
+            ["model_path"],
             registry=self._registry,
         )
         self._graph_runs = prometheus_client.Counter(
@@ -163,6 +172,10 @@ class Metrics:
         yield
         self._warmup.labels(path, Code.OK.name).observe(_micros_since(start))
 
+    def warm_up_record(self, path: str) -> None:
+        """Counts one warm-up request that was read."""
+        self._warmup_records.labels(path).inc()
+
     @contextmanager
     def run(self, model: str, api: str) -> Iterator[None]:
         """Measures what a request spends in TensorFlow, and waiting for its batch, if it ends well."""
@@ -210,7 +223,8 @@ class Metrics:
 
     def page(self) -> bytes:
         """All of it in Prometheus's text format."""
-        return _COUNTER_ENDING.sub(rb"\1", prometheus_client.generate_latest(self._registry))
+        page = _COUNTER_ENDING.sub(rb"\1", prometheus_client.generate_latest(self._registry))
+        return _BOUND.sub(lambda bound: b"%g" % float(bound[0]), page)
 
 
 def measured(metrics: Metrics | None, model: str, api: str, entrypoint: str) -> AbstractContextManager[None]:

@@ -100,7 +100,7 @@ class ModelServer:
         if self._options.enable_model_warmup and has_warm_up(path):
             try:
                 with self._metrics.warm_up(str(path)) if self._metrics else nullcontext():
-                    warm_up(servable, path, self._options.warmup_iterations)
+                    warm_up(servable, path, self._options.warmup_iterations, self._metrics)
             except BaseException:
                 servable.close()
                 raise

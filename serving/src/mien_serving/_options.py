@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,11 @@ from mien_serving._status import invalid_argument
 DEFAULT_HOST: Final = "127.0.0.1"
 """Where the server listens unless told otherwise: only programs of this machine can call it."""
 
-DEFAULT_THREADS: Final = 4 * (os.cpu_count() or 1)
-"""Requests that each front end computes at the same time unless told otherwise, as in TensorFlow Serving."""
+DEFAULT_GRPC_THREADS: Final = 160
+"""Threads of gRPC, which refuses what finds all of them busy: 64 callers may ask two models each, and for states."""
+
+DEFAULT_REST_THREADS: Final = 64
+"""Threads of REST, where requests wait for a free one. TensorFlow Serving has four threads a processor for each."""
 
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
 """Where Prometheus finds the metrics unless the monitoring configuration names another path."""
@@ -104,7 +106,7 @@ class GrpcOptions:
         host: The address to listen on.
         port: The port; 0 takes a free one, or none if there is a socket.
         socket_path: A UNIX socket to serve on as well, if not empty.
-        max_threads: Requests computed at the same time; one more is refused.
+        max_threads: Threads, of which one waits for the next request; a request that would take that one is refused.
         serialization_as_tensor_content: Whether predictions are written as bytes instead of typed fields.
         channel_arguments: Arguments of the gRPC library, by name.
         enable_health_service: Whether the standard health service answers too.
@@ -114,7 +116,7 @@ class GrpcOptions:
     host: str = DEFAULT_HOST
     port: int = 8500
     socket_path: str = ""
-    max_threads: int = DEFAULT_THREADS
+    max_threads: int = DEFAULT_GRPC_THREADS
     serialization_as_tensor_content: bool = False
     channel_arguments: Mapping[str, int | str] = field(default_factory=dict)
     enable_health_service: bool = False
@@ -136,7 +138,7 @@ class RestOptions:
 
     host: str = DEFAULT_HOST
     port: int = 8501
-    threads: int = DEFAULT_THREADS
+    threads: int = DEFAULT_REST_THREADS
     timeout_s: float = 30.0
     enable_cors_support: bool = False
     metrics_path: str | None = None

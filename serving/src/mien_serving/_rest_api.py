@@ -199,9 +199,10 @@ def _require_name(spec: ModelSpec) -> None:
 
 
 def _json(message: Any) -> str:
-    return json_format.MessageToJson(
+    text = json_format.MessageToJson(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
     )
+    return f"{text}\n"
 
 
 def _html(status: int, reason: str) -> HttpAnswer:

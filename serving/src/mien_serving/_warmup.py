@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from mien_client.protos import PredictionLog
 
 from mien_serving._inference import classify, multi_inference, regress
+from mien_serving._metrics import Metrics
 from mien_serving._prediction import predict
 from mien_serving._servable import Servable
 from mien_serving._status import Code, StatusError, invalid_argument
@@ -26,13 +27,14 @@ def has_warm_up(path: Path) -> bool:
     return (path / _FILE).exists()
 
 
-def warm_up(servable: Servable, path: Path, iterations: int = 1) -> None:
+def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metrics | None = None) -> None:
     """Runs the warm-up requests that a SavedModel brings.
 
     Args:
         servable: The loaded model.
         path: Its folder.
         iterations: How often each request runs.
+        metrics: Counts the requests.
 
     Raises:
         StatusError: The file cannot be read, or a request in it failed: the version is not fit to serve.
@@ -42,6 +44,8 @@ def warm_up(servable: Servable, path: Path, iterations: int = 1) -> None:
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(file)):
             count += 1
+            if metrics:
+                metrics.warm_up_record(str(path))
             if count > _MAX_RECORDS:
                 raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
             for _ in range(iterations):

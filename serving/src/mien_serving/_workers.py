@@ -21,12 +21,12 @@ class Workers:
 
     Args:
         name: What the threads are called.
-        count: How many there are.
+        count: How many there are; with none, and a refusal, every request is refused.
         refusal: If not None, a request that finds every thread busy is refused with this message; otherwise it waits.
     """
 
     def __init__(self, name: str, count: int, refusal: str | None = None) -> None:
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(max(count, 1), thread_name_prefix=name)
         self._free = threading.Semaphore(count)
         self._refusal = refusal
 
