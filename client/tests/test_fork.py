@@ -1,35 +1,242 @@
-"""A client that is made before a server forks its workers, as gunicorn does with preload, works in each of them."""
+"""Forked workers, as gunicorn and multiprocessing make them, use a client of their parent's as if it were their own."""
 
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-FORK = """
-import os, sys, numpy
-from mien_client import Client
-with Client(sys.argv[1:], timeout=10) as client:
-    children = []
-    for _ in range(3):
-        if not (child := os.fork()):
-            analysis = client.analyze(numpy.zeros((2, 48, 48), "uint8"))
-            os._exit(0 if analysis.versions == {"emotion": 1, "keypoints": 1} else 1)
-        children.append(child)
-    print(client.analyze(numpy.zeros((2, 48, 48), "uint8")).versions)
-    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+PRELUDE = """
+import asyncio, os, signal, sys, threading, time
+import numpy as np
+from mien_client import AsyncClient, Client
+
+signal.alarm(100)  # Ends a process that hangs.
+os.register_at_fork(after_in_child=lambda: signal.alarm(60))
+kind, *addresses = sys.argv[1:]
+images = np.random.default_rng(0).integers(0, 256, (8, 48, 48), np.uint8)
+client = (AsyncClient if kind == "aio" else Client)(addresses, timeout=20)
+
+def ask(image):
+    answer = client.analyze(image)
+    return asyncio.run(answer) if kind == "aio" else answer
+
+def same(one, other):
+    return np.array_equal(one.probabilities, other.probabilities) and np.array_equal(one.keypoints, other.keypoints)
+
+def fork(work):
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if work() else 1)
+        finally:  # An error comes out as its traceback.
+            sys.excepthook(*sys.exc_info())
+            os._exit(2)
+    return child
+
+def ended(children):
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+def asks_right(first):
+    return all(same(ask(images[index % 8]), own[index % 8]) for index in range(first, first + 8))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_client_may_be_made_before_a_fork(address):
-    done = subprocess.run([sys.executable, "-c", FORK, address], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "{'emotion': 1, 'keypoints': 1}\n0 0 0\n"
+def run_script(script, kind, *addresses):
+    """Runs a script with one kind of client; returns what it prints."""
+    command = [sys.executable, "-c", PRELUDE + script, kind, *addresses]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_client_of_several_servers_may_be_made_before_a_fork(replicas):
-    done = subprocess.run(
-        [sys.executable, "-c", FORK, *replicas.addresses], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "{'emotion': 1, 'keypoints': 1}\n0 0 0\n"
+@pytest.fixture(params=["grpc", "aio", "rest"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def run(request, kind):
+    """Runs a script with each kind of client, of a stand-in in this process."""
+    address = request.getfixturevalue("rest_address" if kind == "rest" else "grpc_address")
+    return lambda script: run_script(script, kind, address)
+
+
+def test_children_get_answers_about_their_own_faces(run):
+    told = run("""
+own = [ask(image) for image in images]
+print(ended([fork(lambda: asks_right(2 * number)) for number in range(4)]))
+print(asks_right(0))
+""")
+    assert told == "[0, 0, 0, 0]\nTrue\n"
+
+
+def test_also_while_threads_of_the_parent_use_the_client(run):
+    told = run("""
+own = [ask(image) for image in images]
+stop, failed = threading.Event(), []
+
+def go_on(first):
+    while not stop.is_set() and asks_right(first):
+        pass
+    failed.append(not stop.is_set())
+
+threads = [threading.Thread(target=go_on, args=[number]) for number in range(3)]
+for thread in threads:
+    thread.start()
+children = []
+for number in range(4):
+    time.sleep(0.05)
+    children.append(fork(lambda: asks_right(2 * number)))
+print(ended(children))
+stop.set()
+for thread in threads:
+    thread.join()
+print(failed)
+""")
+    assert told == "[0, 0, 0, 0]\n[False, False, False]\n"
+
+
+def test_a_client_may_be_made_and_not_used_before_a_fork(run):
+    told = run("""
+own = [1, 2]
+print(ended([fork(lambda: ask(images[:2]).versions == {"emotion": 1, "keypoints": 1}) for _ in range(3)]))
+""")
+    assert told == "[0, 0, 0]\n"
+
+
+def test_a_child_closes_no_connection_of_its_parent(run):
+    told = run("""
+own = [ask(image) for image in images]
+
+async def with_async():
+    async with client:
+        pass
+
+def leaves_the_block():
+    if kind == "aio":
+        asyncio.run(with_async())
+    else:
+        with client:
+            pass
+    return repr(client).endswith("(closed)>")
+
+print(ended([fork(leaves_the_block), fork(lambda: asks_right(0) and leaves_the_block())]))
+print(asks_right(0), repr(client).endswith("(closed)>"))
+""")
+    assert told == "[0, 0]\nTrue False\n"
+
+
+def test_a_child_that_ends_as_a_program_does_closes_none_either(run):
+    told = run("""
+own = [ask(image) for image in images]
+child = os.fork()
+if not child:
+    sys.exit(0 if asks_right(3) else 1)
+print(ended([child]), asks_right(0))
+""")
+    assert told == "[0] True\n"
+
+
+def test_children_of_children(run):
+    told = run("""
+own = [ask(image) for image in images]
+print(ended([fork(lambda: asks_right(0) and ended([fork(lambda: asks_right(5))]) == [0] and asks_right(1))]))
+""")
+    assert told == "[0]\n"
+
+
+def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_the_child(run):
+    told = run("""
+from mien_client import _telemetry
+own = [ask(image) for image in images]
+transport = client._replicas.transports[0]
+owners = [client._replicas, client._retries, client._latencies, _telemetry._counters]
+owners += {"grpc": [transport], "aio": [transport._grpc] if kind == "aio" else [], "rest": []}[kind]
+held = threading.Event()
+
+def hold():
+    for owner in owners:
+        owner._lock.acquire()
+    held.set()
+    time.sleep(1000)
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+
+def works():
+    _telemetry._counters._lock.acquire()  # Which only a program with Prometheus does.
+    return asks_right(0)
+
+print(ended([fork(works)]), flush=True)
+os._exit(0)
+""")
+    assert told == "[0]\n"
+
+
+def test_a_server_that_the_parent_was_probing_is_asked_in_the_child(run):
+    told = run("""
+own = [ask(image) for image in images]
+[replica] = client._replicas._replicas
+replica.down, replica.probe_at = True, float("inf")
+print(ended([fork(lambda: not replica.down and asks_right(0))]), replica.down)
+""")
+    assert told == "[0] True\n"
+
+
+def test_faces_that_come_one_by_one_go_on_in_parent_and_child(run, kind):
+    if kind == "aio":
+        pytest.skip("an event loop does not outlive a fork")
+    told = run("""
+own = [ask(image) for image in images]
+
+def the_rest_is_right():
+    return [face.confidence for face in faces] == [analysis[0].confidence for analysis in own[1:]]
+
+faces = client.analyze_iter(images, batch_size=1, max_in_flight=3)
+next(faces)
+print(ended([fork(the_rest_is_right)]), the_rest_is_right())
+""")
+    assert told == "[0] True\n"
+
+
+def test_a_fork_does_not_wait_for_ever_for_a_server(run, kind, backend):
+    if kind == "rest":
+        pytest.skip("no fork waits for REST")
+    cancelled = threading.Event()
+
+    def hold(model, version):
+        if len(backend.asked) > 18:
+            cancelled.set()
+        elif len(backend.asked) > 16:
+            cancelled.wait(60)
+
+    backend.before_answer = hold
+    told = run("""
+from mien_client.transports import grpc_forks
+grpc_forks.FORK_WAITS = 0.1
+own = [ask(image) for image in images]
+thread = threading.Thread(target=lambda: print(same(ask(images[3]), own[3])))
+thread.start()
+while len(grpc_forks.FORK_GATE._calls) < 2:
+    time.sleep(0.01)
+print(ended([fork(lambda: asks_right(0))]), flush=True)
+thread.join()
+""")
+    assert sorted(told.splitlines()) == ["True", "[0]"]
+    assert cancelled.is_set()
+
+
+@pytest.mark.parametrize("replicas", ["grpc", "rest"], indirect=True)
+def test_a_client_of_several_servers(replicas):
+    for kind in {"grpc": ["grpc", "aio"], "rest": ["rest"]}["rest" if "http" in replicas.addresses[0] else "grpc"]:
+        told = run_script(
+            """
+own = [ask(image) for image in images]
+print(ended([fork(lambda: asks_right(2 * number)) for number in range(3)]), asks_right(0))
+""",
+            kind,
+            *replicas.addresses,
+        )
+        assert told == "[0, 0, 0] True\n"

@@ -40,8 +40,7 @@ from mien_client.transports import Answer, AsyncTransport, Deadline, Target, Ver
 class AsyncClient(BaseClient[AsyncTransport]):
     """A `Client` for asyncio, over gRPC: the same arguments, methods, results and errors, to be awaited.
 
-    It belongs to the event loop in which it is first used. It is an asynchronous context manager. A call that is
-    cancelled takes its requests with it.
+    It is an asynchronous context manager. A call that is cancelled takes its requests with it.
 
     Example:
         >>> async def ask():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -301,22 +302,27 @@ class Client(BaseClient[Transport]):
 def _stream(
     ask: Callable[[NDArray[np.uint8]], Analysis], batches: Iterator[NDArray[np.uint8]], max_in_flight: int
 ) -> Iterator[Face]:
-    running: deque[Future[Analysis]] = deque()
+    running: deque[tuple[NDArray[np.uint8], Future[Analysis]]] = deque()
+    process = os.getpid()
     problem: Exception | None = None
     more = True
     while True:
         while more and len(running) < max_in_flight:
             try:
-                running.append(in_thread(ask, next(batches)))
+                batch = next(batches)
+                running.append((batch, in_thread(ask, batch)))
             except StopIteration:
                 more = False
             except Exception as error:  # What comes before it is answered first.
                 more, problem = False, error
-            if running and running[0].done():
+            if running and running[0][1].done():
                 break  # What has been answered is not held back while ever more is read, which may take long.
         if not running:
             break
-        yield from running.popleft().result()
+        yield from running.popleft()[1].result()
+        if os.getpid() != process:  # The caller has forked, and the threads are the parent's.
+            process = os.getpid()
+            running = deque((batch, in_thread(ask, batch)) for batch, _ in running)
     if problem is not None:
         raise problem
 

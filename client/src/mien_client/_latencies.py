@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from mien_client._forks import renew_in_children
+
 KEPT = 200
 NEEDED = 20
 
@@ -14,6 +16,11 @@ class Latencies:
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=KEPT)
+        self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable.renew`."""
         self._lock = threading.Lock()
 
     def note(self, seconds: float) -> None:

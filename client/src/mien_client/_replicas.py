@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from mien_client._exceptions import MienError, ModelNotFoundError, UnavailableError
+from mien_client._forks import renew_in_children
 
 FIRST_REST = 0.5
 LONGEST_REST = 10.0
@@ -39,6 +40,10 @@ class Replica(Generic[T]):
 
     def __init__(self, transport: T) -> None:
         self.transport = transport
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets how the server has answered so far."""
         self.down = False
         self.down_since = -math.inf
         self.last_answer = -math.inf
@@ -61,6 +66,13 @@ class Replicas(Generic[T]):
         self._replicas = [Replica(transport) for transport in transports]
         self._turn = itertools.count()
         self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable.renew`. A server that was being probed would never be heard of here."""
+        self._lock = threading.Lock()
+        for replica in self._replicas:
+            replica.reset()
 
     def __len__(self) -> int:
         return len(self._replicas)

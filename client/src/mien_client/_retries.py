@@ -6,6 +6,7 @@ import random
 import threading
 
 from mien_client._exceptions import MienError, UnavailableError
+from mien_client._forks import renew_in_children
 
 MAX_ATTEMPTS = 5
 """How often one request is sent, the first time included."""
@@ -33,6 +34,11 @@ class Retries:
         self._budget = BUDGET
         self._lock = threading.Lock()
         self._closed = False
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable.renew`."""
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """From now on nothing is sent again."""

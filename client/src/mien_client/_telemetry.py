@@ -7,9 +7,35 @@ import threading
 from typing import Any
 
 from mien_client._exceptions import MienError
+from mien_client._forks import renew_in_children
 
-_counters: dict[str, Any] = {}
-_lock = threading.Lock()
+
+class _Counters:
+    """The counters that are in Prometheus' registry, by name."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable.renew`."""
+        self._lock = threading.Lock()
+
+    def get(self, prometheus: Any, name: str, labels: list[str]) -> Any:
+        """Returns a counter, which is made and registered when it is first asked for."""
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = prometheus.Counter(f"mien_client_{name}", _COUNTED[name], labels)
+            return self._made[name]
+
+
+_COUNTED = {
+    "calls": "Calls to analyze",
+    "faces": "Faces in calls that were answered",
+    "requests": "Requests that were sent",
+}
+_counters = _Counters()
 
 
 class Telemetry:
@@ -81,13 +107,5 @@ def _count(name: str, amount: int = 1, **labels: str) -> None:
     prometheus: Any = sys.modules.get("prometheus_client")
     if prometheus is None:
         return
-    with _lock:
-        if name not in _counters:
-            told = {
-                "calls": "Calls to analyze",
-                "faces": "Faces in calls that were answered",
-                "requests": "Requests that were sent",
-            }
-            _counters[name] = prometheus.Counter(f"mien_client_{name}", told[name], list(labels))
-    counter = _counters[name]
+    counter = _counters.get(prometheus, name, list(labels))
     (counter.labels(**labels) if labels else counter).inc(amount)

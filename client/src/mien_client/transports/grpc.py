@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import ConfigurationError, MienError
+from mien_client._forks import leave_alone, renew_in_children
 from mien_client.security import Security, channel_credentials
 from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
 from mien_client.transports.failures import failure
+from mien_client.transports.grpc_forks import FORK_GATE
 from mien_client.transports.grpc_messages import (
+    METADATA,
+    PREDICT,
+    STATUS,
+    Method,
     answering_version,
     metadata_request,
     predict_request,
     read_answer,
-    signature,
     status_request,
     version_statuses,
 )
@@ -48,41 +55,62 @@ def checked_address(address: str) -> str:
 
 
 class GrpcTransport:
-    """One channel, to one server or to all that a name stands for."""
+    """One channel in each process, to one server or to all that a name stands for."""
 
     def __init__(self, address: str, security: Security) -> None:
         self.endpoint = checked_address(address)
         security.is_for(address, encrypted=security.tls)
-        if security.tls:
-            self._channel = grpc.secure_channel(address, channel_credentials(security), options=OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._credentials = channel_credentials(security) if security.tls else None
         self._headers = security.headers
-        self._predict = self._method("PredictionService", "Predict")
-        self._metadata = self._method("PredictionService", "GetModelMetadata")
-        self._status = self._method("ModelService", "GetModelStatus")
+        self._closed = False
+        self._channel: grpc.Channel | None = None
+        self._disconnect()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable.renew`."""
+        leave_alone(self._channel)
+        self._disconnect()
 
     def predict(
         self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
     ) -> Pending:
         """See `Transport.predict`."""
-        call = self._send(self._predict, predict_request(target, images, output), target, deadline)
+        call = self.send(PREDICT, predict_request(target, images, output), target, deadline)
         call.add_done_callback(lambda _: ended())
         return _Pending(self, call, target, output, deadline)
 
     def resolve(self, target: Target, deadline: Deadline) -> int:
         """See `Transport.resolve`."""
-        request = metadata_request(target)
-        return answering_version(self._ask(self._metadata, request, target, deadline), self.endpoint, target)
+        call = self.send(METADATA, metadata_request(target), target, deadline)
+        return answering_version(self.result(call, target, deadline), self.endpoint, target)
 
     def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
         """See `Transport.status`."""
         target = Target(model)
-        return version_statuses(self._ask(self._status, status_request(model), target, deadline))
+        return version_statuses(
+            self.result(self.send(STATUS, status_request(model), target, deadline), target, deadline)
+        )
 
     def close(self) -> None:
         """See `Transport.close`."""
-        self._channel.close()
+        self._closed = True
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            with FORK_GATE.pass_through():
+                channel.close()
+
+    def send(self, method: Method, request: bytes, target: Target, deadline: Deadline) -> Any:
+        """Begins a call, whose end `result` waits for."""
+        with FORK_GATE.pass_through():
+            try:
+                call = self._callable(method).future(request, timeout=deadline.remaining(), metadata=self._headers)
+            except ValueError:  # The channel is closed.
+                closed = grpc.StatusCode.CANCELLED
+                raise self._failure(closed, "the client was closed", target, deadline) from None
+            FORK_GATE.hold_until_ended(call)
+        return call
 
     def result(self, call: Any, target: Target, deadline: Deadline) -> Any:
         """Waits for the response of a call."""
@@ -91,18 +119,29 @@ class GrpcTransport:
         except (grpc.RpcError, grpc.FutureCancelledError):
             raise self._failure(call.code(), call.details(), target, deadline) from None
 
-    def _method(self, service: str, name: str) -> Any:
-        path, read = signature(service, name)
-        return self._channel.unary_unary(path, response_deserializer=read)
+    def _disconnect(self) -> None:
+        self._lock = threading.Lock()
+        self._channel = None
+        self._methods: dict[str, Any] = {}
 
-    def _send(self, method: Any, request: bytes, target: Target, deadline: Deadline) -> Any:
-        try:
-            return method.future(request, timeout=deadline.remaining(), metadata=self._headers)
-        except ValueError:  # The channel is closed.
-            raise self._failure(grpc.StatusCode.CANCELLED, "the client was closed", target, deadline) from None
+    def _callable(self, method: Method) -> Any:
+        """Returns a method of the channel, which is made when it is first needed in this process.
 
-    def _ask(self, method: Any, request: bytes, target: Target, deadline: Deadline) -> Any:
-        return self.result(self._send(method, request, target, deadline), target, deadline)
+        Raises:
+            ValueError: If the client was closed.
+        """
+        if method.path not in self._methods:
+            with self._lock:
+                if self._closed:
+                    raise ValueError("closed")
+                # Channels with the same options share connections, and an inherited one has its parent's.
+                options = [*OPTIONS, ("mien.process", os.getpid())]
+                if self._channel is None and self._credentials is not None:
+                    self._channel = grpc.secure_channel(self.endpoint, self._credentials, options=options)
+                elif self._channel is None:
+                    self._channel = grpc.insecure_channel(self.endpoint, options=options)
+                self._methods[method.path] = self._channel.unary_unary(method.path, response_deserializer=method.read)
+        return self._methods[method.path]
 
     def _failure(self, code: grpc.StatusCode, details: str | None, target: Target, deadline: Deadline) -> MienError:
         return failure(code.name, details or "", endpoint=self.endpoint, target=target, timeout=deadline.timeout)

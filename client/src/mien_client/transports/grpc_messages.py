@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,22 @@ from mien_client.transports import Answer, Target, VersionStatus
 from mien_client.transports.failures import unexpected
 
 
-def signature(service: str, name: str) -> tuple[str, Callable[[bytes], Any]]:
-    """Returns a method's path, and how its response is read. Its request is bytes."""
+class Method(NamedTuple):
+    """A method of a server: its path, and how its response is read. Its request is bytes."""
+
+    path: str
+    read: Callable[[bytes], Any]
+
+
+def _method(service: str, name: str) -> Method:
     method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").methods_by_name[name]
-    return f"/{method.containing_service.full_name}/{name}", getattr(protos, method.output_type.name).FromString
+    path = f"/{method.containing_service.full_name}/{name}"
+    return Method(path, getattr(protos, method.output_type.name).FromString)
+
+
+PREDICT = _method("PredictionService", "Predict")
+METADATA = _method("PredictionService", "GetModelMetadata")
+STATUS = _method("ModelService", "GetModelStatus")
 
 
 def predict_request(target: Target, images: NDArray[np.uint8], output: str) -> bytes:

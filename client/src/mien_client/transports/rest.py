@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 
 from mien_client._exceptions import ConfigurationError, MienError, NotServedError
+from mien_client._forks import leave_alone, renew_in_children
 from mien_client._threads import in_thread
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
 from mien_client.security import Security
@@ -51,20 +52,20 @@ class RestTransport:
             raise ConfigurationError(f"{address!r} is no server's address: say something like 'http://localhost:8501'")
         security.is_for(address, encrypted=address.startswith("https://"))
         self.endpoint = address.rstrip("/")
-        self._session = requests.Session()
-        self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
-        # A session that never stores a cookie has nothing that its threads could change under each other.
-        self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
-        self._session.headers.update({"Content-Type": "application/json", **dict(security.headers)})
+        self._headers = {"Content-Type": "application/json", **dict(security.headers)}
         certificate = (security.cert_file, security.key_file) if security.cert_file and security.key_file else None
         # What the environment says of proxies and authorities is read once: each time takes as long as a small answer.
-        # Nor is a .netrc file looked at, to which the token would give way.
-        self._settings = self._session.merge_environment_settings(
+        self._settings = requests.Session().merge_environment_settings(
             self.endpoint, {}, None, security.ca_file or True, certificate
         )
-        self._session.trust_env = False
-        self._versions: dict[Target, tuple[int, Deadline]] = {}
         self._closed = False
+        self._disconnect()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable.renew`."""
+        leave_alone(self._session)
+        self._disconnect()
 
     def predict(
         self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
@@ -100,6 +101,16 @@ class RestTransport:
         """See `Transport.close`."""
         self._closed = True
         self._session.close()
+
+    def _disconnect(self) -> None:
+        self._session = requests.Session()
+        self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
+        # A session that never stores a cookie has nothing that its threads could change under each other.
+        self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
+        self._session.headers.update(self._headers)
+        # Nor is a .netrc file looked at, to which the token would give way.
+        self._session.trust_env = False
+        self._versions: dict[Target, tuple[int, Deadline]] = {}
 
     def _predict(self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline) -> Answer:
         exact = target
