@@ -99,18 +99,6 @@ def test_a_client_may_be_used_in_several_loops(grpc_address, backend):
         np.testing.assert_allclose(asyncio.run(ask()).keypoints, backend.values("keypoints", 1, images), atol=1e-5)
 
 
-def test_a_loop_that_is_closed_leaves_its_answers_behind(grpc_address, backend):
-    client = AsyncClient(grpc_address)
-    backend.delays = {"emotion": 0.3}
-    loop = asyncio.new_event_loop()
-    call = loop.create_task(client.analyze(backend.faces(1)))
-    while not backend.asked:
-        loop.run_until_complete(asyncio.sleep(0.01))
-    call.cancel()
-    loop.close()
-    assert len(asyncio.run(client.analyze(backend.faces(1)))) == 1
-
-
 def test_the_client_without_asyncio_does_not_load_it():
     code = "import sys; from mien_client import Client; assert 'asyncio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
