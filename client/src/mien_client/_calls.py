@@ -213,7 +213,10 @@ class Call(Generic[T]):
 
     def _next_half(self) -> Half | None:
         """Returns a half that has a request to send."""
-        return None if self._lost() else next((half for half in self._halves if half.has_next()), None)
+        # Both models are asked whatever comes of the other, which may be sooner known: one of them may lack a label
+        # and have to be asked again for another version.
+        lost = self._lost()
+        return next((half for half in self._halves if half.has_next() and not (lost and half.begun)), None)
 
     def _lost(self) -> bool:
         # When the call will fail, what is left of it only waits for the answers that are on their way.

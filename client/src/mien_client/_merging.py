@@ -99,6 +99,11 @@ class Half:
         """The answers to all requests, in the order of the faces."""
         return np.concatenate([self._values[chunk.start] for chunk in self._chunks])
 
+    @property
+    def begun(self) -> bool:
+        """Whether a request was sent for what is asked for now."""
+        return self._next > 0
+
     def has_next(self) -> bool:
         """Whether there is a request to send now. If not, there may be one after another answer has come."""
         settled = self._next == 0 or self._pinned.version is not None
