@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import secrets
 import socket
@@ -15,10 +16,14 @@ from typing import Any, Final
 
 from mien_client.cli import CommandError
 
+from mien_serving.repository._reading import open_regular, parse_json
 from mien_serving.rollout._journal import whoami
 
 OLDEST_S: Final = 3600.0
-"""A lock that is older than an hour belongs to nobody any more: no verb takes that long, for ``--wait`` is limited."""
+"""Age at which a lock from another machine expires: no verb takes an hour, for ``--wait`` is limited."""
+
+_MOST_PROCESSES: Final = 2**31
+_ENDED: Final = "ended"
 
 _POLL_S: Final = 0.1
 
@@ -27,8 +32,8 @@ _POLL_S: Final = 0.1
 def locked(path: Path, doing: str, *, patience_s: float = 0.0) -> Iterator[None]:
     """Holds a lock while a block runs.
 
-    The file's content is the owner; who reads or changes it holds the kernel's lock on the file for that moment. An
-    owner on this machine whose process has ended has lost the lock, and so has one elsewhere after an hour.
+    The file's content is the owner; who reads or changes it holds the kernel's lock on the file for that moment. On
+    this machine the lock lasts as long as its owner's process, whatever the clock says; elsewhere, an hour.
 
     Args:
         path: The lock's file; it stays there, empty, when nobody holds the lock.
@@ -42,6 +47,7 @@ def locked(path: Path, doing: str, *, patience_s: float = 0.0) -> Iterator[None]
         "who": whoami(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "started": _started(os.getpid()),
         "doing": doing,
         "since": time.time(),
         "token": secrets.token_hex(8),
@@ -62,7 +68,8 @@ def locked(path: Path, doing: str, *, patience_s: float = 0.0) -> Iterator[None]
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    # What a link names is not ours to write to.
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, follow_links=False)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
@@ -91,34 +98,67 @@ def _release(path: Path, token: object) -> None:
 
 def _owner(descriptor: int) -> dict[str, Any] | None:
     try:
-        owner = json.loads(os.pread(descriptor, 1 << 16, 0))
-        complete = isinstance(owner, dict) and {"who", "host", "pid", "doing", "since", "token"} <= owner.keys()
+        owner = parse_json(os.pread(descriptor, 1 << 16, 0))
     except ValueError:  # Empty, or its owner died while it wrote.
         return None
-    return owner if complete else None
+    return owner if isinstance(owner, dict) and _is_complete(owner) else None
+
+
+def _is_complete(owner: dict[str, Any]) -> bool:
+    texts, pid, since = ("who", "host", "doing", "token"), owner.get("pid"), owner.get("since")
+    return (
+        all(isinstance(owner.get(name), str) for name in texts)
+        and (isinstance(pid, int) and 0 < pid < _MOST_PROCESSES)
+        and (isinstance(since, (int, float)) and math.isfinite(since))
+    )
 
 
 def stale(owner: dict[str, Any]) -> bool:
     """Whether a lock's owner has lost it."""
-    if time.time() - owner["since"] >= OLDEST_S:
-        return True
-    if owner["host"] != socket.gethostname():
+    if owner["host"] == socket.gethostname():
+        return not _lives(owner)
+    return time.time() - owner["since"] >= OLDEST_S
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    """Whether the process that took a lock on this machine still runs."""
+    if not is_running(owner["pid"]):
         return False
+    then, now = owner.get("started"), _started(owner["pid"])
+    if now == _ENDED:
+        return False
+    return not then or not now or then == now  # Otherwise the number is that of another process by now.
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process with this number runs on this machine."""
     try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
     except PermissionError:
         pass
-    return False
+    return True
+
+
+def _started(pid: int) -> str:
+    """When a process started, in the kernel's own ticks since the machine did; empty where that is not known.
+
+    A process that has ended, but that its parent has not waited for, is still listed.
+    """
+    try:
+        state, *facts = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return _ENDED if state in ("Z", "X") else facts[18]
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def _refusal(path: Path, owner: dict[str, Any]) -> str:
-    age = time.time() - owner["since"]
+    age = max(time.time() - owner["since"], 0.0)
     who = f"{owner['who']} (process {owner['pid']})"
     told = f"{who} is at it: {owner['doing']}, for {age:.0f} s; wait until that has ended"
     if owner["host"] == socket.gethostname():
-        return told
+        return f"{told}. If process {owner['pid']} is not a rollout, remove {path} to go on"
     return (
         f"{told}. If that process is gone, its lock {path} ends by itself after {OLDEST_S / 60:.0f} minutes; remove "
         "the file to go on at once"

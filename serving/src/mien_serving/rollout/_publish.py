@@ -24,7 +24,7 @@ from mien_serving.rollout import _changes, _plan, _repository
 from mien_serving.rollout._changes import say
 from mien_serving.rollout._files import sha256, sync
 from mien_serving.rollout._journal import BEGUN, DONE, Entry, Journal
-from mien_serving.rollout._lock import locked
+from mien_serving.rollout._lock import is_running, locked
 from mien_serving.rollout._models_config import Desired, ModelsConfig
 
 _LOAD_TIMEOUT_S: Final = 600.0
@@ -144,12 +144,8 @@ def _sweep(folder: Path) -> None:
     """Removes what publishes that were killed have left."""
     for path in folder.glob(f".publish-{socket.gethostname()}-*"):
         pid = path.name.split("-")[-2]
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
+        if pid.isdecimal() and not is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue
 
 
 def _copied(source: Path, aside: Path, names: Sequence[str]) -> Path:
