@@ -5,6 +5,7 @@ there can be hundreds of rollouts, each stopped at another moment.
 """
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -421,6 +422,71 @@ def test_what_cannot_be_deleted_is_unloaded_and_deleted_by_running_it_again(worl
     world.is_so({2}, stable=2)
     assert world.mien("retire", "emotion", 1, "--delete") == 0
     assert not (world.repository / "emotion" / "1").exists()
+
+
+class TestAVersionWhoseFolderBeginsWithZeros:
+    @pytest.fixture
+    def world(self, world):
+        world = world()
+        (world.repository / "emotion" / "2").rename(world.repository / "emotion" / "00000002")
+        return world
+
+    def test_is_tried_promoted_and_gone_back_from_like_any_other(self, world):
+        assert world.mien("canary", "emotion", 2) == 0
+        world.is_so({1, 2}, stable=1, canary=2)
+        assert world.mien(*FORCED) == 0
+        world.is_so({1, 2}, stable=2)
+        assert world.mien("rollback", "emotion") == 0
+        assert world.mien("rollback", "emotion", "--to=2") == 0
+        world.is_so({2}, stable=2)
+
+    def test_is_deleted_from_that_folder(self, world, capsys):
+        assert world.mien("retire", "emotion", 2, "--delete", "--dry-run") == 0
+        assert "then delete models/emotion/00000002" in capsys.readouterr().out.replace(f"{world.config.parent}/", "")
+        assert world.mien("retire", "emotion", 2, "--delete") == 0
+        assert "emotion/00000002 is deleted" in capsys.readouterr().out
+        assert [path.name for path in (world.repository / "emotion").iterdir()] == ["1"]
+
+    @pytest.mark.parametrize(
+        "verb", [("canary", "emotion", 2), ("rollback", "emotion", "--to=2"), ("retire", "emotion", 2, "--delete")]
+    )
+    def test_and_that_has_another_is_refused_and_both_are_named(self, world, capsys, verb):
+        world.add("2")
+        before = world.config.read_text()
+        assert world.mien(*verb) == 1
+        told = capsys.readouterr().err
+        assert "emotion/00000002 and " in told
+        assert "emotion/2 are both version 2, and which one servers load is not defined; rename or delete one" in told
+        assert world.config.read_text() == before
+        assert len(list((world.repository / "emotion").iterdir())) == 3
+
+    def test_and_that_has_another_does_not_keep_other_versions_from_a_change(self, world):
+        world.add("2")
+        world.add("3")
+        assert world.mien("canary", "emotion", 3) == 0
+        assert world.mien("abort", "emotion") == 0
+
+
+def test_a_deletion_promises_only_what_it_does(world, capsys):
+    world = world()
+    assert world.mien("retire", "emotion", 7, "--delete", "--dry-run") == 0
+    assert "then delete nothing" in capsys.readouterr().out
+    elsewhere = world.repository / "elsewhere"
+    (world.repository / "emotion" / "2").rename(elsewhere)
+    (world.repository / "emotion" / "2").symlink_to(elsewhere)
+    for flags in ([], ["--dry-run"]):
+        assert world.mien("retire", "emotion", 2, "--delete", *flags) == 1
+        assert f"emotion/2 is a link to {elsewhere}, which is not deleted" in capsys.readouterr().err
+    assert (elsewhere / "saved_model.pb").exists()
+
+
+def test_a_saved_model_that_is_not_a_file_is_refused(world, capsys):
+    world = world()
+    model = world.repository / "emotion" / "2" / "saved_model.pb"
+    model.unlink()
+    os.mkfifo(model)
+    assert world.mien("canary", "emotion", 2) == 1
+    assert "is no SavedModel" in capsys.readouterr().err
 
 
 def test_the_journal_tells_unloaded_from_deleted(world, capsys):

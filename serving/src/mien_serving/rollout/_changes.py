@@ -108,6 +108,8 @@ def retire(arguments: argparse.Namespace) -> int:
 
     def plan(config: ModelsConfig, views: Views, journal: Journal) -> Plan:
         folder = config.folder(model, arguments.repository)
+        if arguments.delete:
+            _repository.check_deletable(folder, versions)
         return _plan.retire(model, versions, config.desired(model), views, folder, journal.entries(model))
 
     done = change(
@@ -118,15 +120,21 @@ def retire(arguments: argparse.Namespace) -> int:
         last=functools.partial(_delete, arguments) if arguments.delete else None,
     )
     if arguments.dry_run and arguments.delete:
-        say(f"  then delete {', '.join(map(str, sorted(done.gone)))} from the repository")
+        folder = ModelsConfig.read(arguments.config).folder(model, arguments.repository)
+        there = [
+            str(_repository.version_folder(folder, version))
+            for version in _repository.versions(folder)
+            if version in done.gone
+        ]
+        say(f"  then delete {', '.join(there) or 'nothing'}")
     return 0
 
 
 def _delete(arguments: argparse.Namespace, config: ModelsConfig) -> None:
     folder = config.folder(arguments.model, arguments.repository)
     for version in arguments.versions:
-        if _repository.remove_version(folder, version):
-            say(f"  {folder / str(version)} is deleted")
+        if path := _repository.remove_version(folder, version):
+            say(f"  {path} is deleted")
 
 
 def adopt(arguments: argparse.Namespace) -> int:

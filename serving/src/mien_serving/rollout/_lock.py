@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import secrets
 import socket
@@ -23,6 +22,7 @@ OLDEST_S: Final = 3600.0
 """Age at which a lock from another machine expires: no verb takes an hour, for ``--wait`` is limited."""
 
 _MOST_PROCESSES: Final = 2**31
+_END_OF_TIME: Final = 2**40
 _ENDED: Final = "ended"
 
 _POLL_S: Final = 0.1
@@ -109,7 +109,7 @@ def _is_complete(owner: dict[str, Any]) -> bool:
     return (
         all(isinstance(owner.get(name), str) for name in texts)
         and (isinstance(pid, int) and 0 < pid < _MOST_PROCESSES)
-        and (isinstance(since, (int, float)) and math.isfinite(since))
+        and (isinstance(since, (int, float)) and 0 <= since < _END_OF_TIME)
     )
 
 
@@ -117,7 +117,7 @@ def stale(owner: dict[str, Any]) -> bool:
     """Whether a lock's owner has lost it."""
     if owner["host"] == socket.gethostname():
         return not _lives(owner)
-    return time.time() - owner["since"] >= OLDEST_S
+    return bool(time.time() - owner["since"] >= OLDEST_S)
 
 
 def _lives(owner: dict[str, Any]) -> bool:

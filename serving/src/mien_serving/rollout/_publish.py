@@ -252,7 +252,7 @@ def _died_before_it_was_noted(entries: Iterable[Entry], folder: Path, digest: st
             last = entry
     if last is None or last["event"] != BEGUN or last.get("manifest") != digest:
         return None
-    manifest = folder / str(last["version"]) / _repository.MANIFEST
+    manifest = _repository.version_folder(folder, last["version"]) / _repository.MANIFEST
     return last if manifest.is_file() and sha256(manifest) == digest else None
 
 

@@ -66,7 +66,7 @@ def look(config_file: Path, repository: Path, fleet: Fleet) -> dict[str, Any]:
 
 
 def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries: Iterable[Entry]) -> dict[str, Any]:
-    stored = _repository.versions(folder)
+    stored = _repository.version_folders(folder)
     held = {version for view in views.values() for version in view.held()}
     failed = {version for view in views.values() for version, state in view.versions.items() if state.error}
     begun = unfinished(entries)
@@ -80,13 +80,18 @@ def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries:
                     address: str(view.versions[version]) if version in view.versions else ""
                     for address, view in views.items()
                 },
-                **_repository.facts(folder / str(version)),
+                **_repository.facts(stored.get(version, [folder / str(version)])[0]),
             }
             for version in sorted({*stored, *held, *failed, *(desired.versions or ())})
         },
         "servers": {address: {"error": view.error, "labels": dict(view.labels)} for address, view in views.items()},
         "disagreements": [
-            f"{address} {problem}" for address, view in views.items() for problem in disagreements(desired, view, views)
+            *(_repository.ambiguity(version, found) for version, found in stored.items() if len(found) > 1),
+            *(
+                f"{address} {problem}"
+                for address, view in views.items()
+                for problem in disagreements(desired, view, views)
+            ),
         ],
         "unfinished": f"{_command(begun)}, begun by {begun['who']} at {begun['time'][:19]}" if begun else "",
     }
