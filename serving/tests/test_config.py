@@ -1,5 +1,6 @@
 """The model configuration: read, checked, and found on this machine's disk."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,68 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StatusError, match="not UTF-8 text"):
         read_config(file)
+
+
+ONE = 'model_config_list { config { name: "m" base_path: "/models/m" model_platform: "tensorflow" } }\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xef\xbb\xbf" + ONE.encode(), "it begins with a byte order mark; save it as UTF-8 without one"),
+        (ONE.encode("utf-16"), "it is not UTF-8 text but UTF-16; save it as UTF-8"),
+        (b"\n" + ONE.replace('"m"', "“m”").encode(), "line 2 has typographic quotation marks \\(“\\); write straight"),
+        (ONE.replace('"m"', '"m”').encode(), "line 1 has typographic quotation marks \\(”\\)"),
+        (ONE.replace('"m"', "„m“").encode(), "line 1 has typographic quotation marks \\(„\\)"),
+        (ONE.replace('"m"', "«m»").encode(), "line 1 has typographic quotation marks \\(«\\)"),
+        (ONE.replace("config {", "config\u00a0{").encode(), r"line 1 has an unusual space \(U\+00A0\)"),
+        (b"[" * 200_000, "ModelServerConfig: 1:"),
+        (
+            b"custom_model_config { [type.googleapis.com/tensorflow.serving.ModelServerConfig] { " * 20_000,
+            "it is nested too deeply",
+        ),
+        (b" " * (5 * 2**20), "it is larger than 4 MiB"),
+    ],
+)
+def test_a_file_as_an_editor_or_a_stranger_leaves_it_is_refused_with_what_to_do(tmp_path, content, message):
+    file = tmp_path / "models.config"
+    file.write_bytes(content)
+    with pytest.raises(StatusError, match=message):
+        read_config(file)
+
+
+@pytest.mark.parametrize("name", ["“m”", "m\u00a0n", "\ufeffm"])
+def test_what_editors_do_is_welcome_in_strings_and_comments(tmp_path, name):
+    file = tmp_path / "models.config"
+    file.write_text(f"# {name}: here “it” is\n" + ONE.replace('"m"', f'"{name}"'))
+    assert read_config(file).model_config_list.config[0].name == name
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_not_a_file_is_refused_by_name(tmp_path, make):
+    make(tmp_path / "models.config")
+    with pytest.raises(StatusError, match=r"models\.config; it is a .*, not a regular file"):
+        read_config(tmp_path / "models.config")
+
+
+@pytest.mark.parametrize(
+    ("base_path", "message"),
+    [
+        (
+            "s3://bucket/models/emotion",
+            "s3:// is not read here: model m has the base path s3://bucket/models/emotion. Copy its versions to a "
+            "folder with `mien repository sync s3://bucket/models DIR`, and write that as the base path",
+        ),
+        (
+            "gs://bucket/m",
+            "gs:// is not read here: model m has the base path gs://bucket/m. Copy its versions to a folder,",
+        ),
+    ],
+)
+def test_a_base_path_elsewhere_is_refused_with_what_to_do(base_path, message):
+    with pytest.raises(StatusError) as error:
+        check_config(config_of({"name": "m", "base_path": base_path}))
+    assert message in error.value.message
 
 
 @pytest.mark.parametrize(

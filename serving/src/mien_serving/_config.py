@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -15,6 +16,7 @@ REPOSITORY: Final = PurePosixPath("/models")
 """Where base paths find the model repository, as in the TensorFlow Serving container."""
 
 _PLATFORM: Final = "tensorflow"
+_SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def read_config(path: Path) -> ModelServerConfig:
@@ -52,6 +54,13 @@ def check_config(config: ModelServerConfig, served: Collection[str] = ()) -> Non
             raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
         names.add(model.name)
     for model in config.model_config_list.config:
+        if scheme := _SCHEME.match(model.base_path):
+            above = model.base_path.rstrip("/").rpartition("/")[0]
+            copy = f" with `mien repository sync {above} DIR`" if scheme[0] == "s3://" else ""
+            raise invalid_argument(
+                f"{scheme[0]} is not read here: model {model.name} has the base path {model.base_path}. Copy its "
+                f"versions to a folder{copy}, and write that as the base path"
+            )
         if not PurePosixPath(model.base_path).is_absolute() and not Path(model.base_path).is_absolute():
             raise invalid_argument(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"

@@ -7,12 +7,19 @@ field numbers do not matter.
 
 from __future__ import annotations
 
+import codecs
+import re
 from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
 from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving.repository._reading import read_file
+
+_STRING_OR_COMMENT: Final = re.compile(r"""\#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
+_TYPOGRAPHIC_QUOTE: Final = re.compile("[\u00ab\u00bb\u2018-\u201f\u2039\u203a\u2033\u2036\uff02]")
+_UNUSUAL_SPACE: Final = re.compile(r"[^\S \t\r\n\v\f]")
 
 _WRAPPERS: Final = {"Int64Value", "StringValue", "BoolValue"}
 _SCALARS: Final = {"string", "bool", "int64"}
@@ -83,13 +90,68 @@ def parse_file(path: Path, message: Any, pool: descriptor_pool.DescriptorPool) -
         StatusError: The file cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        text = decode(read_file(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise StatusError(Code.NOT_FOUND, f"{path}; {reason}") from error
     try:
-        return text_format.Parse(text, message, descriptor_pool=pool)
+        return parse_text(text, message, pool)
     except text_format.ParseError as error:
         raise invalid_argument(
             f"Invalid protobuf file: '{path}'; Error parsing text-format {message.DESCRIPTOR.full_name}: {error}"
         ) from error
+    except ValueError as error:
+        raise invalid_argument(f"Invalid protobuf file: '{path}'; {error}") from error
+
+
+def decode(content: bytes) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raise ValueError(
+            "it is not UTF-8 text but UTF-16; save it as UTF-8" if is_utf16 else "it is not UTF-8 text"
+        ) from None
+
+
+def parse_text(text: str, message: Any, pool: descriptor_pool.DescriptorPool) -> Any:
+    """Fills any message from its text form, and returns it.
+
+    Raises:
+        ParseError: The text is not that.
+        ValueError: An editor or a stranger has left something in it; a clause says what and where.
+    """
+    if mistake := _editors_mistake(text):
+        raise ValueError(mistake)
+    try:
+        return text_format.Parse(text, message, descriptor_pool=pool)
+    except text_format.ParseError as error:
+        line = error.GetLine() or 0
+        if line and (found := _TYPOGRAPHIC_QUOTE.search(text.split("\n")[line - 1])):
+            raise ValueError(_quotation_marks(line, found[0])) from error
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _editors_mistake(text: str) -> str:
+    """What an editor has put into a file that people do not see, and servers do not read; empty if nothing."""
+    if text.startswith("\ufeff"):
+        return "it begins with a byte order mark; save it as UTF-8 without one"
+    bare = _STRING_OR_COMMENT.sub("", text)  # Neither spans lines.
+    found = _TYPOGRAPHIC_QUOTE.search(bare) or _UNUSUAL_SPACE.search(bare)
+    if not found:
+        return ""
+    line, character = bare.count("\n", 0, found.start()) + 1, found[0]
+    if character.isspace():
+        return f"line {line} has an unusual space (U+{ord(character):04X}); write a plain one"
+    return _quotation_marks(line, character)
+
+
+def _quotation_marks(line: int, character: str) -> str:
+    return f'line {line} has typographic quotation marks ({character}); write straight ones (")'

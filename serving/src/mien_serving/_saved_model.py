@@ -60,6 +60,7 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
     Raises:
         StatusError: It cannot be loaded.
     """
+    _check_files(path)
     meta_graph = _find_meta_graph(_read(path, options.saved_model_tags), options.saved_model_tags)
     config = tf.compat.v1.ConfigProto.FromString(options.config)
     config.intra_op_parallelism_threads = options.intra_op_parallelism or config.intra_op_parallelism_threads
@@ -78,6 +79,13 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
         session.close()
         raise StatusError(Code(error.error_code), error.message) from error
     return LoadedModel(session, meta_graph.signature_def, tensors)
+
+
+def _check_files(path: Path) -> None:
+    """Refuses a folder with a named pipe or a device in it, which TensorFlow would wait for or read for ever."""
+    for file in path.rglob("*"):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise StatusError(Code.FAILED_PRECONDITION, f"{file} is not a regular file")
 
 
 def _read(path: Path, tags: Sequence[str]) -> SavedModel:

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -232,7 +233,7 @@ def test_of_two_that_send_the_same_version_one_is_told(storage):
     bucket.put_new("emotion/1/manifest", b"mine")
     with pytest.raises(AlreadyThereError):
         bucket.put_new("emotion/1/manifest", b"yours")
-    assert bucket.read("emotion/1/manifest") == b"mine"
+    assert bucket.read("emotion/1/manifest", 100) == b"mine"
 
 
 def test_a_version_that_is_not_as_its_manifest_says_is_not_sent(sync, storage, make_version, here):
@@ -270,6 +271,170 @@ def test_a_manifest_that_is_none_is_told(sync, storage, there, manifest):
     assert status == 1
     assert f"emotion/1: its {MANIFEST}" in problem
     assert contents(there) == {}
+
+
+class TestOneBadVersionDoesNotStopTheOthers:
+    @pytest.fixture
+    def others(self, sync, storage, make_version, here):
+        """Three good versions in the bucket."""
+        for name in ("emotion/2", "emotion/3", "keypoints/1"):
+            make_version(name)
+        sync(here, storage.place)
+
+    def put(self, storage, files, version="emotion/1", **changed):
+        """Puts a version of empty files into the bucket, whose manifest may say something else."""
+        for name in files:
+            storage.put(f"{version}/{name}", b"")
+        empty = hashlib.sha256(b"").hexdigest()
+        storage.put(f"{version}/{MANIFEST}", json.dumps({"sha256": {**dict.fromkeys(files, empty), **changed}}))
+
+    def fetch(self, sync, storage, there, reason, version="emotion/1"):
+        for _ in range(2):
+            status, told, problem = sync(storage.place, there)
+            assert status == 1
+            assert problem.startswith(f"mien repository: {version}: ")
+            assert problem.endswith("; it was not copied\n")
+            assert problem.count("\n") == 1
+            assert reason in problem
+            assert "1 not copied" in told
+        assert {path.as_posix() for path in there.glob("*/[0-9]*")} == {
+            f"{there}/{name}" for name in ("emotion/2", "emotion/3", "keypoints/1")
+        }
+
+    def test_a_file_that_would_be_a_folder_too(self, sync, storage, others, there):
+        self.put(storage, ["a", "a/b"])
+        self.fetch(sync, storage, there, "names 'a' as a file and 'a/b' in a folder of that name")
+
+    def test_a_file_in_the_place_of_the_manifests_folder(self, sync, storage, others, there):
+        self.put(storage, ["assets.extra"])
+        self.fetch(sync, storage, there, "names 'assets.extra' as a file and 'assets.extra/manifest.json' in a folder")
+
+    @pytest.mark.parametrize("name", ["x" * 300, "folder/" + "x" * 300])
+    def test_a_name_that_is_too_long_for_the_file_system(self, sync, storage, others, there, name):
+        self.put(storage, [name])
+        self.fetch(sync, storage, there, "File name too long")
+
+    def test_a_model_with_a_name_that_is_too_long(self, sync, storage, others, there):
+        self.put(storage, ["a"], f"{'m' * 300}/1")
+        self.fetch(sync, storage, there, "File name too long", f"{'m' * 300}/1")
+
+    def test_a_manifest_that_is_too_large(self, sync, storage, others, there):
+        storage.put(f"emotion/1/{MANIFEST}", b" " * (4 * 2**20) + b"{}")
+        self.fetch(sync, storage, there, f"its {MANIFEST} is larger than 4 MiB")
+
+    @pytest.mark.parametrize("manifest", [b"[" * 200_000, b'{"sha256":' * 20_000, b'{"sha256": ' + b"1" * 5000 + b"}"])
+    def test_a_manifest_beyond_pythons_limits(self, sync, storage, others, there, manifest):
+        storage.put(f"emotion/1/{MANIFEST}", manifest)
+        self.fetch(sync, storage, there, f"its {MANIFEST} does not tell the sha256 of its files")
+
+    @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\x00", "\ud800"])
+    def test_a_name_that_is_none(self, sync, storage, others, there, name):
+        self.put(storage, ["a"], **{name: "0" * 64})
+        self.fetch(sync, storage, there, "which is no file of a version")
+
+    def test_two_folders_of_one_version(self, sync, storage, others, there):
+        self.put(storage, ["a"])
+        self.put(storage, ["a"], "emotion/001")
+        both = f"{storage.place}/emotion/001 and {storage.place}/emotion/1 are the same version; delete one of them"
+        self.fetch(sync, storage, there, both)
+
+    @pytest.mark.parametrize("linked", ["bad", "bad/1", "bad/.sync-1", "bad/.sync-1/b"])
+    def test_a_link_on_the_way_to_it(self, sync, storage, others, there, tmp_path, linked):
+        self.put(storage, ["b/a"], "bad/1")
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (there / linked).parent.mkdir(parents=True)
+        (there / linked).symlink_to(elsewhere)
+        status, told, problem = sync(storage.place, there)
+        assert list(elsewhere.iterdir()) == []
+        if linked == "bad/.sync-1/b":  # It is in what an interrupted run has left, and is removed.
+            assert status == 0
+            assert (there / "bad/1/b/a").read_bytes() == b""
+        else:
+            assert status == 1
+            assert f"bad/1: {there / linked} is a link, and what it leads to is neither read nor written" in problem
+            assert "1 not copied" in told
+        assert "3 fetched" in told or "4 fetched" in told
+
+
+@pytest.mark.parametrize("linked", ["emotion", "emotion/1", "emotion/1/saved_model.pb", "emotion/1/variables"])
+def test_nothing_is_sent_through_a_link(sync, storage, make_version, here, tmp_path, linked):
+    make_version("emotion/1")
+    make_version("keypoints/1")
+    (here / linked).rename(tmp_path / "elsewhere")
+    (here / linked).symlink_to(tmp_path / "elsewhere")
+    status, told, problem = sync(here, storage.place)
+    assert status == 1
+    assert f"emotion/1: {here / linked} is a link" in problem
+    assert "1 not copied, 1 sent" in told
+    assert {key.split("/")[0] for key in storage.stored()} == {"keypoints"}
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "saved_model.pb", "more"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_not_a_file_is_not_sent(sync, storage, make_version, here, name, make):
+    version = make_version("emotion/1")
+    make_version("keypoints/1")
+    (version / name).unlink(missing_ok=True)
+    make(version / name)
+    status, told, problem = sync(here, storage.place)
+    assert status == 1
+    assert f"emotion/1/{name}" in problem
+    assert "not a regular file" in problem
+    assert "1 not copied, 1 sent" in told
+
+
+def test_the_lock_is_not_written_through_a_link(sync, storage, make_version, here, there):
+    make_version("emotion/1")
+    sync(here, storage.place)
+    there.mkdir()
+    (there.parent / "precious").write_text("precious")
+    (there / ".sync.lock").symlink_to(there.parent / "precious")
+    assert "it is a link, not a regular file" in sync(storage.place, there)[2]
+    assert (there.parent / "precious").read_text() == "precious"
+
+
+def test_versions_that_begin_with_zeros_are_the_versions_that_they_name(sync, storage, make_version, here, there):
+    make_version("emotion/00000007")
+    make_version("emotion/8")
+    assert "2 sent" in sync(here, storage.place)[1]
+    assert "2 fetched" in sync(storage.place, there)[1]
+    assert {path.name for path in (there / "emotion").iterdir()} == {"7", "8"}
+    (there / "emotion" / "7").rename(there / "emotion" / "0007")
+    assert "2 up to date" in sync(storage.place, there)[1]
+    assert "2 up to date" in sync(here, storage.place)[1]
+
+    for key in storage.stored():
+        if key.startswith("emotion/7/"):
+            storage.put(key.replace("/7/", "/0000007/"), (here / key.replace("/7/", "/00000007/")).read_bytes())
+            storage.delete(key)
+    assert "2 up to date" in sync(storage.place, there)[1]
+    assert "2 up to date" in sync(here, storage.place)[1]
+
+    shutil.copytree(here / "emotion" / "8", here / "emotion" / "08")
+    problem = sync(here, storage.place)[2]
+    assert f"emotion/8: {here / 'emotion' / '08'} and {here / 'emotion' / '8'} are both version 8" in problem
+
+
+def test_finding_nothing_is_a_failure_that_names_where_nothing_was(sync, storage, wire, make_version, here, there):
+    make_version("emotion/1")
+    sync(here, storage.place)
+    for flags in ((), ("--dry-run",)):
+        status, told, problem = sync(f"{storage.place}/modells", there, *flags)
+        assert (status, told) == (1, "")
+        assert f"{storage.place}/modells/ holds no version: there is no key MODEL/VERSION/FILE below it" in problem
+        status, told, problem = sync(here / "emotion", storage.place, *flags)
+        assert (status, told) == (1, "")
+        assert f"{here / 'emotion'} holds no version: there is no folder MODEL/VERSION in it" in problem
+
+    process = start(wire(), f"{storage.place}/later", there, "--every=0.1")
+    try:
+        until(lambda: "holds no version" in process.stderr.readline())
+        sync(here, f"{storage.place}/later")
+        until(lambda: process.stdout.readline().startswith("emotion/1: fetched"))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert finished(process)[0] == 0
 
 
 def test_a_dry_run_says_and_changes_nothing(sync, storage, make_version, here, there):

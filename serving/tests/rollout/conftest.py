@@ -13,10 +13,13 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+import yaml
 from mien_client import Client, MienError, contract, protos
 
 MIEN = Path(sys.executable).with_name("mien")
@@ -372,3 +375,118 @@ class Load:
 @pytest.fixture(scope="session")
 def load():
     return Load
+
+
+class ApiServer(ThreadingHTTPServer):
+    """An API server of Kubernetes that knows one ConfigMap, and does to it what Kubernetes does.
+
+    It has resource versions, owners of fields and server-side apply.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), ApiHandler)
+        self.data = {"models.config": "", "other": "of somebody else"}
+        self.owners = {"models.config": "kubectl-client-side-apply", "other": "kubectl-client-side-apply"}
+        self.version = 100
+        self.applied = []
+        self.says = None
+        self.before_apply = lambda: None
+
+    def change(self, text):
+        """Somebody else changes the ConfigMap."""
+        self.data["models.config"] = text
+        self.version += 1
+
+
+class ApiHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.answer(200, self.config_map()) if self.is_ours() else None
+
+    def do_PATCH(self):
+        body = yaml.safe_load(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.is_ours():
+            return
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        manager, owners = query["fieldManager"], self.server.owners
+        assert self.headers["Content-Type"] == "application/apply-patch+yaml"
+        assert (body["apiVersion"], body["kind"], body["metadata"]["name"]) == ("v1", "ConfigMap", "mien-models")
+        self.server.before_apply()
+        if body["metadata"]["resourceVersion"] != str(self.server.version):
+            self.fail(409, "Operation cannot be fulfilled: the object has been modified")
+            return
+        taken = [key for key in body["data"] if owners.get(key, manager) != manager]
+        if taken and query.get("force") != "true":
+            self.fail(409, f"Apply failed with 1 conflict: conflict with {owners[taken[0]]!r}")
+            return
+        for key in [key for key, owner in owners.items() if owner == manager and key not in body["data"]]:
+            del owners[key], self.server.data[key]
+        self.server.data |= body["data"]
+        owners |= dict.fromkeys(body["data"], manager)
+        self.server.version += 1
+        self.server.applied.append(body["data"]["models.config"])
+        self.answer(200, self.config_map())
+
+    def config_map(self):
+        metadata = {"name": "mien-models", "namespace": "mien", "resourceVersion": str(self.server.version)}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": self.server.data}
+
+    def is_ours(self):
+        """Whether the request may be answered; if not, it has been."""
+        if self.server.says:
+            self.answer(*self.server.says)
+        elif self.headers["Authorization"] != "Bearer nothing secret":
+            self.fail(401, "Unauthorized")
+        elif urlsplit(self.path).path != "/api/v1/namespaces/mien/configmaps/mien-models":
+            self.fail(404, "not found")
+        else:
+            return True
+        return False
+
+    def fail(self, status, message):
+        self.answer(status, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message})
+
+    def answer(self, status, document):
+        content = document if isinstance(document, bytes) else json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def write_kubeconfig():
+    return kubeconfig
+
+
+def kubeconfig(path, server, token="nothing secret"):
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "here",
+                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+                "clusters": [{"name": "here", "cluster": {"server": server}}],
+                "users": [{"name": "me", "user": {"token": token}}],
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def kubernetes_api(tmp_path, monkeypatch):
+    server = ApiServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", server.url)))
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -17,6 +17,7 @@ from mien_serving._options import CoreOptions, ManagerOptions
 from mien_serving._server_core import ServerCore
 from mien_serving._status import Code, StatusError
 from mien_serving.rollout import _changes, _fleet, _models_config, _repository, _transition
+from mien_serving.rollout._configmap import ConfigMap
 from mien_serving.rollout._fleet import ServerError, VersionState, View
 from mien_serving.rollout._journal import Journal
 from mien_serving.rollout._models_config import Desired, ModelsConfig
@@ -109,6 +110,7 @@ class World:
         self.repository = folder / "models"
         self.config = folder / "models.config"
         self.config.write_text(CONFIG.format(policy=policy))
+        self.desired_state = f"--config={self.config}"
         self.add(1)
         self.add(2)
         self.countdown = 0
@@ -131,7 +133,7 @@ class World:
     def mien(self, *arguments, dies_at=0):
         """Runs a verb, in which the process dies at some moment; returns the exit status, None if it died."""
         self.countdown = dies_at
-        where = [f"--repository={self.repository}", f"--config={self.config}", "--wait=2"]
+        where = [f"--repository={self.repository}", self.desired_state, "--wait=2"]
         try:
             return main(["rollout", str(arguments[0]), *where, *map(str, arguments[1:])])
         except Killed:
@@ -422,6 +424,22 @@ def test_what_cannot_be_deleted_is_unloaded_and_deleted_by_running_it_again(worl
     world.is_so({2}, stable=2)
     assert world.mien("retire", "emotion", 1, "--delete") == 0
     assert not (world.repository / "emotion" / "1").exists()
+
+
+def test_the_whole_story_goes_well_in_a_config_map_and_the_file_is_left_alone(world, kubernetes_api, capsys):
+    pytest.importorskip("kubernetes")
+    world = world()
+    file, before = world.config, world.config.read_text()
+    kubernetes_api.change(before)
+    world.config, world.desired_state = ConfigMap("mien/mien-models"), "--configmap=mien/mien-models"
+    for verb, (versions, labels) in STORY:
+        assert world.mien(*verb) == 0, capsys.readouterr()
+        world.is_so(versions, **labels)
+    assert world.mien("apply") == 0
+    assert world.mien("canary", "emotion", 2) == 1
+    assert file.read_text() == before
+    assert kubernetes_api.data["models.config"] == kubernetes_api.applied[-1]
+    assert kubernetes_api.data["other"] == "of somebody else"
 
 
 class TestAVersionWhoseFolderBeginsWithZeros:

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from mien_client.cli import CommandError
+from mien_client.cli import CommandError, main
 from mien_client.protos import POOL, ModelServerConfig
 from mien_serving.rollout import _files
 from mien_serving.rollout._models_config import Desired, ModelsConfig
@@ -94,6 +94,34 @@ def test_a_text_that_cannot_be_changed_safely_is_not_changed(read):
 def test_what_is_no_configuration_is_named(read, text, why):
     with pytest.raises(CommandError, match=why):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("\ufeff" + PLAIN, "is not a model configuration: it begins with a byte order mark"),
+        (PLAIN.replace('"emotion"', "“emotion”"), "line 4 has typographic quotation marks"),
+        (PLAIN.replace('"/models/emotion"', '"s3://bucket/emotion"'), "s3:// is not read here.*`mien repository sync"),
+        ("model_config_list {" * 200_000, "is not a model configuration: line 1"),
+    ],
+)
+def test_what_an_editor_or_a_stranger_leaves_is_refused_with_what_to_do(read, text, why):
+    with pytest.raises(CommandError, match=rf"models\.config.* {why}"):
+        read(text)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_not_a_file_is_refused_by_name(tmp_path, make):
+    make(tmp_path / "models.config")
+    with pytest.raises(CommandError, match=r"models\.config cannot be read: it is a .*, not a regular file"):
+        ModelsConfig.read(tmp_path / "models.config")
+
+
+def test_a_name_that_is_too_long_for_the_file_system_is_told(capsys):
+    assert main(["rollout", "status", f"--config={'x' * 300}", "--servers=127.0.0.1:1"]) == 1
+    assert "cannot be read: File name too long" in capsys.readouterr().err
+    assert main(["rollout", "history", f"--repository={'x' * 300}"]) == 1
+    assert "cannot be read: File name too long" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_named_with_those_that_are_known(read):

@@ -126,6 +126,57 @@ def test_other_answers_than_the_golden_ones_are_refused(site, tiny_model, publis
     assert publish(site, tiny_model("emotion", 2, golden_mark=9), "--tolerance=0.1")[0] == 0
 
 
+def save_golden(folder, describe, **arrays):
+    np.savez_compressed(folder / _verify.GOLDEN, **arrays)
+    describe(folder, "emotion")
+
+
+IMAGES, ANSWERS = np.zeros((2, 48, 48), np.uint8), np.zeros((2, 5), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"images": np.zeros((20_000, 48, 48), np.uint8), "answers": ANSWERS}, "it holds 44 MiB, more than 16"),
+        ({"images": IMAGES.astype(np.float32), "answers": ANSWERS}, "its images are float32 (2, 48, 48), not uint8"),
+        ({"images": IMAGES[:0], "answers": ANSWERS}, "its images are uint8 (0, 48, 48), not uint8 (N, 48, 48)"),
+        ({"images": IMAGES, "answers": np.array(["a", "b"])}, "its answers are <U1, not floating-point numbers"),
+        ({"images": IMAGES}, "answers is not a file in the archive"),
+        ({"images": IMAGES, "answers": np.array([{}], object)}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_golden_answers_that_are_none_are_refused_before_they_fill_the_memory(copy, describe, arrays, sentence):
+    save_golden(copy, describe, **arrays)
+    problem = _verify.verify(copy, "emotion", 1e-3)["problem"]
+    assert problem.startswith(f"{_verify.GOLDEN} cannot be compared with: ")
+    assert sentence in problem
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(99)])
+def test_a_golden_file_that_is_none_is_refused(copy, content):
+    (copy / _verify.GOLDEN).write_bytes(content)
+    problem = _verify.verify(copy, "emotion", 1e-3)["problem"]
+    assert problem.startswith(f"{_verify.GOLDEN} cannot be compared with: ")
+
+
+@pytest.mark.parametrize("name", ["assets.extra/golden.npz", "assets.extra/manifest.json", "saved_model.pb"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_not_a_file_is_never_opened(site, copy, publish, name, make):
+    (copy / name).unlink()
+    make(copy / name)
+    status, told = publish(site, copy)
+    assert status == 1
+    assert f"{name} is neither a file nor a folder" in told or "manifest.json that can be read" in told
+    assert names(site) == ["1"]
+
+
+@pytest.mark.parametrize("name", ["assets.extra/golden.npz", "variables/variables.index", "saved_model.pb"])
+def test_nor_by_a_server(copy, name):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    assert f"{name} is not a regular file" in _verify.verify(copy, "emotion", 1e-3)["problem"]
+
+
 def test_signatures_that_break_the_contract_are_refused(site, copy, describe, publish):
     describe(copy, "keypoints")
     assert "serving_default gives {'label': 'DT_STRING', 'probabilities': 'DT_FLOAT'}, not" in publish(site, copy)[1]

@@ -27,6 +27,7 @@ from botocore.exceptions import (
 from mien_client.cli import CommandError
 
 from mien_serving.repository._command import SCHEME
+from mien_serving.repository._reading import open_regular
 
 PART: Final = 8 * 1024 * 1024
 """Bytes that are sent in one piece. A larger file goes in parts, and goes on at the first one that is missing."""
@@ -36,8 +37,15 @@ _CHUNK: Final = 1024 * 1024
 _SHA256: Final = "sha256"
 _REFUSED: Final = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 
+_ONE_OBJECT: Final = {"NoSuchKey", "404", "InvalidObjectState", "InvalidRange", "416"}
+"""Errors that say nothing of other objects: it has gone, is in an archive, or is shorter than it was."""
+
 Advance = Callable[[int], object]
 """Told how many bytes have got through."""
+
+
+class ObjectError(CommandError):
+    """The storage refuses one object; it may well give others."""
 
 
 class AlreadyThereError(Exception):
@@ -87,29 +95,30 @@ class Bucket:
                 for found in page.get("Contents", ())
             }
 
-    def read(self, key: str) -> bytes:
-        """A small object."""
+    def read(self, key: str, limit: int) -> bytes:
+        """Return the first bytes of an object, one more than ``limit`` if it has more."""
         with self._telling():
-            return bytes(self._client.get_object(**self._named(key))["Body"].read())
+            return bytes(self._client.get_object(**self._named(key))["Body"].read(limit + 1))
 
     def sha256(self, key: str) -> str:
         """What an object's SHA-256 was said to be when it was put there; empty if nothing was said."""
         with self._telling():
             return str(self._client.head_object(**self._named(key))["Metadata"].get(_SHA256, ""))
 
-    def fetch(self, key: str, target: BinaryIO, advance: Advance) -> None:
-        """Appends what follows of an object to a file that holds its beginning."""
+    def fetch(self, key: str, target: BinaryIO, size: int, advance: Advance) -> None:
+        """Append what follows of an object to a file that holds its beginning, up to a size in bytes."""
         there = target.seek(0, os.SEEK_END)
         with self._telling():
             body = self._client.get_object(**self._named(key), Range=f"bytes={there}-")["Body"]
-            for chunk in body.iter_chunks(_CHUNK):
+            while chunk := body.read(min(_CHUNK, size - there)):
                 target.write(chunk)
                 advance(len(chunk))
+                there += len(chunk)
 
     def put(self, key: str, path: Path, digest: str, advance: Advance) -> None:
         """Puts a file there, in parts if it is large; the storage compares what it gets with checksums."""
-        size = path.stat().st_size
-        with path.open("rb") as stream, self._telling():
+        with os.fdopen(open_regular(path, follow_links=False), "rb") as stream, self._telling():
+            size = os.fstat(stream.fileno()).st_size
             if size > PART:
                 self._put_parts(key, stream, digest, max(PART, -(-size // _MOST_PARTS)), advance)
                 return
@@ -185,7 +194,8 @@ class Bucket:
                 f"{self._endpoint} does not answer: {error}. What has been copied is kept; run the same command again"
             ) from None
         except ClientError as error:
-            raise CommandError(self._refusal(error)) from None
+            kind = ObjectError if error.response["Error"]["Code"] in _ONE_OBJECT else CommandError
+            raise kind(self._refusal(error)) from None
         except ParamValidationError as error:
             raise CommandError(f"{self.url} cannot be asked for: {error}") from None
         except BotoCoreError as error:

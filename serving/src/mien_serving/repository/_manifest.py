@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from mien_serving.repository._reading import parse_json
 from mien_serving.rollout._files import sha256
 from mien_serving.rollout._repository import MANIFEST
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_NEVER_IN_A_NAME: Final = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class VersionError(Exception):
@@ -27,7 +29,7 @@ def files(manifest: bytes) -> dict[str, str]:
         VersionError: It is no manifest, or names such a file.
     """
     try:
-        told = json.loads(manifest)["sha256"]
+        told = parse_json(manifest)["sha256"]
     except (ValueError, TypeError, KeyError):
         told = None
     if not isinstance(told, Mapping) or not told:
@@ -37,12 +39,31 @@ def files(manifest: bytes) -> dict[str, str]:
             raise VersionError(f"its {MANIFEST} names {name!r}, which is no file of a version")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise VersionError(f"its {MANIFEST} gives {name} no sha256")
+    for name in (together := {*told, MANIFEST}):
+        for folder in map(str, PurePosixPath(name).parents):
+            if folder in together:
+                raise VersionError(f"its {MANIFEST} names {folder!r} as a file and {name!r} in a folder of that name")
     return dict(told)
 
 
 def _is_inside(name: str) -> bool:
-    parts = name.split("/")
-    return not {"", ".", ".."} & set(parts) and not re.search(r"[\\\0]", name) and name != MANIFEST
+    return not {"", ".", ".."} & set(name.split("/")) and not _NEVER_IN_A_NAME.search(name) and name != MANIFEST
+
+
+def size(path: Path) -> int:
+    """Return the size of a file of a version in bytes.
+
+    Raises:
+        VersionError: It is missing, or is not a regular file.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise VersionError(f"{path} is missing") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a link" if stat.S_ISLNK(status.st_mode) else "something else"
+        raise VersionError(f"{path} is {kind}, not a regular file")
+    return status.st_size
 
 
 def check(folder: Path, wanted: Mapping[str, str]) -> None:
@@ -56,6 +77,8 @@ def check(folder: Path, wanted: Mapping[str, str]) -> None:
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
+    for name in sorted(there):
+        size(folder / name)
     if strange := sorted(there.symmetric_difference({*wanted, MANIFEST})):
         problem = "is not in its manifest" if strange[0] in there else "is missing"
         raise VersionError(f"{folder / strange[0]} {problem}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import os
 import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,10 +20,12 @@ from mien_client.cli import CommandError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from mien_serving._source import version_number
 from mien_serving.repository import _manifest
-from mien_serving.repository._bucket import Advance, AlreadyThereError, Bucket
+from mien_serving.repository._bucket import Advance, AlreadyThereError, Bucket, ObjectError
 from mien_serving.repository._command import SCHEME
 from mien_serving.repository._manifest import VersionError
+from mien_serving.repository._reading import DOCUMENT_LIMIT, MEBIBYTE, open_regular, read_file
 from mien_serving.rollout import _repository
 from mien_serving.rollout._files import sync as to_disk
 from mien_serving.rollout._repository import MANIFEST
@@ -30,7 +33,8 @@ from mien_serving.rollout._repository import MANIFEST
 _ASIDE: Final = ".sync-"
 """What the name of a folder begins with in which a version arrives; servers load only names that are numbers."""
 
-_KEY: Final = re.compile(r"([^/.][^/]*)/(0|[1-9][0-9]*)/(.+)", re.DOTALL)
+_KEY: Final = re.compile(r"([^/.\x00-\x1f\x7f\ud800-\udfff][^/\x00-\x1f\x7f\ud800-\udfff]*)/([0-9]+)/(.+)", re.DOTALL)
+_NOT_COPIED: Final = "not copied"
 
 
 class Version(NamedTuple):
@@ -54,6 +58,8 @@ def sync(arguments: argparse.Namespace) -> int:
         if not folder.is_dir():
             raise CommandError(f"there is no folder {folder}; name a model repository")
         return _Upload(bucket, folder, arguments).run()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = error.filename2 or error.filename or folder
         raise CommandError(f"{where}: {error.strerror or error}. What has been copied is kept") from None
@@ -67,27 +73,45 @@ class _Copy(ABC):
         self._dry_run: bool = arguments.dry_run
         self._quiet = arguments.every is not None
         self._objects: dict[Version, dict[str, int]] = {}
+        self._numerals: dict[Version, set[str]] = {}
+        self._incomplete = 0
         self._results: Counter[str] = Counter()
 
     def run(self) -> int:
         for key, size in self._bucket.objects().items():
-            if match := _KEY.fullmatch(key):
-                self._objects.setdefault(Version(match[1], int(match[2])), {})[match[3]] = size
+            match = _KEY.fullmatch(key)
+            number = version_number(match[2]) if match else None
+            if match and number is not None:
+                version = Version(match[1], number)
+                self._objects.setdefault(version, {})[match[3]] = size
+                self._numerals.setdefault(version, set()).add(match[2])
         with self._alone():
-            for version in self._versions():
+            versions = self._versions()
+            if not versions and not self._incomplete:
+                raise CommandError(self._nothing())
+            for version in versions:
                 try:
                     self._results[self._copy(version)] += 1
-                except VersionError as error:
-                    sys.stderr.write(f"mien repository: {version}: {error}; it was not copied\n")
-                    self._results["not copied"] += 1
+                except BrokenPipeError:
+                    raise
+                except (VersionError, ObjectError, OSError) as error:
+                    reason: object = error
+                    if isinstance(error, OSError):  # Such as a name that is too long for the file system.
+                        reason = f"{error.filename2 or error.filename or self._folder}: {error.strerror or error}"
+                    sys.stderr.write(f"mien repository: {version}: {reason}; it was not copied\n")
+                    self._results[_NOT_COPIED] += 1
         if not self._quiet or self._results.keys() - {"up to date"}:
             told = ", ".join(f"{count} {what}" for what, count in self._results.items()) or "no version"
             _say(f"{self._bucket.url}: {told}.")
-        return 1 if self._results["not copied"] else 0
+        return 1 if self._results[_NOT_COPIED] else 0
 
     @abstractmethod
     def _versions(self) -> list[Version]:
         """Which there are where they are copied from."""
+
+    @abstractmethod
+    def _nothing(self) -> str:
+        """The sentence that there is no version where they are copied from."""
 
     @abstractmethod
     def _copy(self, version: Version) -> str:
@@ -98,7 +122,31 @@ class _Copy(ABC):
         yield
 
     def _local(self, version: Version) -> Path:
-        return self._folder / version.model / str(version.number)
+        """The folder of a version on this machine, whose name may begin with zeros."""
+        model = self._folder / version.model
+        try:
+            found = _repository.version_folder(model, version.number)
+        except CommandError as error:
+            raise VersionError(str(error)) from None
+        for path in (model, found):
+            if path.is_symlink():
+                raise VersionError(f"{path} is a link, and what it leads to is neither read nor written")
+        return found
+
+    def _key(self, version: Version, name: str) -> str:
+        """The key of a file; the version in it may begin with zeros."""
+        numerals = sorted(self._numerals.get(version, ())) or [str(version.number)]
+        if len(numerals) > 1:
+            both = " and ".join(f"{self._bucket.url}{version.model}/{numeral}" for numeral in numerals)
+            raise VersionError(f"{both} are the same version; delete one of them")
+        return f"{version.model}/{numerals[0]}/{name}"
+
+    def _read_manifest(self, version: Version) -> bytes:
+        """The manifest in the bucket."""
+        manifest = self._bucket.read(self._key(version, MANIFEST), DOCUMENT_LIMIT)
+        if len(manifest) > DOCUMENT_LIMIT:
+            raise VersionError(f"its {MANIFEST} is larger than {DOCUMENT_LIMIT / MEBIBYTE:g} MiB")
+        return manifest
 
 
 class _Upload(_Copy):
@@ -106,41 +154,45 @@ class _Upload(_Copy):
         models = sorted(path for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         return [Version(path.name, number) for path in models for number in _repository.versions(path)]
 
+    def _nothing(self) -> str:
+        return f"{self._folder} holds no version: there is no folder MODEL/VERSION in it; name a model repository"
+
     def _copy(self, version: Version) -> str:
+        if not _KEY.fullmatch(f"{version}/{MANIFEST}"):
+            raise VersionError("a name with control characters is not written into a bucket")
         local, there = self._local(version), self._objects.get(version, {})
         manifest = _read(local / MANIFEST)
         files = _manifest.files(manifest)
         whole = MANIFEST in there
-        if whole and self._bucket.read(_key(version, MANIFEST)) != manifest:
+        if whole and self._read_manifest(version) != manifest:
             raise VersionError(f"{self._bucket.url}{version} is another one already, and versions are never changed")
         if whole:
             # Told by their size alone: one that has gone, or was cut short, is put back.
-            missing = [name for name in files if there.get(name) != (local / name).stat().st_size]
+            missing = [name for name in files if there.get(name) != _manifest.size(local / name)]
             if not missing:
                 return "up to date"
         _manifest.check(local, files)
         if not whole:
-            missing = [name for name in files if not self._has(version, name, files[name])]
-        sizes = {name: (local / name).stat().st_size for name in missing}
+            missing = [name for name in files if not self._has(version, name, local / name, files[name])]
+        sizes = {name: _manifest.size(local / name) for name in missing}
         if self._dry_run:
             _say(f"{version}: would send {_amount(sizes, files)}")
             return "to send"
         with _progress(version, sum(sizes.values())) as advance:
             for name in missing:
-                self._bucket.put(_key(version, name), local / name, files[name], advance)
+                self._bucket.put(self._key(version, name), local / name, files[name], advance)
         if not whole:
             try:
-                self._bucket.put_new(_key(version, MANIFEST), manifest)
+                self._bucket.put_new(self._key(version, MANIFEST), manifest)
             except AlreadyThereError:
                 raise VersionError("somebody else has sent it at the same time; run the same command again") from None
         _say(f"{version}: sent {_amount(sizes, files)}")
         return "sent"
 
-    def _has(self, version: Version, name: str, digest: str) -> bool:
+    def _has(self, version: Version, name: str, path: Path, digest: str) -> bool:
         """Whether an interrupted run has sent a file."""
         there = self._objects.get(version, {}).get(name)
-        size = (self._local(version) / name).stat().st_size
-        return there == size and self._bucket.sha256(_key(version, name)) == digest
+        return there == _manifest.size(path) and self._bucket.sha256(self._key(version, name)) == digest
 
 
 class _Download(_Copy):
@@ -148,10 +200,17 @@ class _Download(_Copy):
         for version, there in sorted(self._objects.items()):
             if MANIFEST not in there:
                 _say(f"{version}: not whole in {self._bucket.url} yet, for it has no {MANIFEST}; left out")
+                self._incomplete += 1
         versions = sorted(version for version, there in self._objects.items() if MANIFEST in there)
         if not self._dry_run:
             self._sweep(versions)
         return versions
+
+    def _nothing(self) -> str:
+        return (
+            f"{self._bucket.url} holds no version: there is no key MODEL/VERSION/FILE below it; name the prefix that "
+            "holds the models"
+        )
 
     def _sweep(self, versions: list[Version]) -> None:
         """Removes what has arrived of versions that are no longer wanted."""
@@ -161,7 +220,7 @@ class _Download(_Copy):
 
     def _copy(self, version: Version) -> str:
         local, there = self._local(version), self._objects[version]
-        manifest = self._bucket.read(_key(version, MANIFEST))
+        manifest = self._read_manifest(version)
         if local.exists():
             if _read(local / MANIFEST) != manifest:
                 raise VersionError(f"{local} is another one already, and versions are never changed")
@@ -174,14 +233,20 @@ class _Download(_Copy):
             _say(f"{version}: would fetch {_amount(sizes, files)}")
             return "to fetch"
         aside = self._aside(version)
-        for path in aside.rglob("*"):
-            if path.is_file() and path.relative_to(aside).as_posix() not in files:
+        if aside.is_symlink():
+            raise VersionError(f"{aside} is a link, and what it leads to is neither read nor written")
+        for path in sorted(aside.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # It is not empty.
+                    path.rmdir()
+            elif path.is_symlink() or not path.is_file() or path.relative_to(aside).as_posix() not in files:
                 path.unlink()
         with _progress(version, sum(sizes.values())) as advance:
             for name, digest in files.items():
                 self._fetch(version, name, digest, aside / name, advance)
         (aside / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
-        (aside / MANIFEST).write_bytes(manifest)
+        with os.fdopen(_opened(aside / MANIFEST, os.O_WRONLY | os.O_TRUNC), "wb") as stream:
+            stream.write(manifest)
         _manifest.check(aside, files)
         for path in (*aside.rglob("*"), aside):
             to_disk(path)
@@ -193,14 +258,14 @@ class _Download(_Copy):
     def _fetch(self, version: Version, name: str, digest: str, target: Path, advance: Advance) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         size = self._objects[version][name]
-        with target.open("a+b") as stream:
-            there = stream.tell()
+        with os.fdopen(_opened(target, os.O_RDWR | os.O_APPEND), "a+b") as stream:
+            there = stream.seek(0, os.SEEK_END)
             if there > size:
                 stream.truncate(0)
                 there = 0
             advance(there)
             if there < size:
-                self._bucket.fetch(_key(version, name), stream, advance)
+                self._bucket.fetch(self._key(version, name), stream, size, advance)
             stream.seek(0)
             right = hashlib.file_digest(stream, "sha256").hexdigest() == digest
         if right:
@@ -225,7 +290,7 @@ class _Download(_Copy):
             yield
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".sync.lock").open("w") as lock:
+        with os.fdopen(_opened(self._folder / ".sync.lock", os.O_WRONLY), "wb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -234,13 +299,14 @@ class _Download(_Copy):
             yield
 
 
-def _key(version: Version, name: str) -> str:
-    return f"{version}/{name}"
+def _opened(path: Path, flags: int) -> int:
+    """A file to write to, made if need be; never what a link leads to."""
+    return open_regular(path, flags | os.O_CREAT, follow_links=False)
 
 
 def _read(manifest: Path) -> bytes:
     try:
-        return manifest.read_bytes()
+        return read_file(manifest, follow_links=False)
     except FileNotFoundError:
         raise VersionError(f"it has no {manifest}, so that nobody can tell whether it is whole") from None
 
@@ -253,7 +319,7 @@ def _amount(sizes: Mapping[str, int], files: Mapping[str, str]) -> str:
 @contextmanager
 def _progress(version: Version, total: int) -> Iterator[Advance]:
     """A bar on the terminal, if there is one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal

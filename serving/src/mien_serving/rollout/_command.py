@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -48,12 +49,19 @@ def _add_places(parser: argparse.ArgumentParser, *, servers: bool) -> None:
     )
     if not servers:
         return
-    places.add_argument(
+    desired = places.add_mutually_exclusive_group()
+    desired.add_argument(
         "--config",
         type=Path,
         default=Path("models.config"),
         metavar="FILE",
         help="the desired state, which the servers are started with (%(default)s)",
+    )
+    desired.add_argument(
+        "--configmap",
+        type=_configmap,
+        metavar="NAMESPACE/NAME",
+        help="the desired state on Kubernetes: the key models.config of this ConfigMap, which pods mount",
     )
     places.add_argument(
         "--servers",
@@ -228,9 +236,16 @@ def _patience(text: str) -> float:
 
 
 def _version(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if not re.fullmatch("[0-9]{1,19}", text) or not 0 < int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number above 0")
     return int(text)
+
+
+def _configmap(text: str) -> str:
+    name = "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
+    if not re.fullmatch(f"{name}/{name}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAMESPACE/NAME")
+    return text
 
 
 def _addresses(texts: list[str] | None) -> list[str]:
@@ -244,9 +259,16 @@ def _addresses(texts: list[str] | None) -> list[str]:
 def _run(arguments: argparse.Namespace) -> int:
     if hasattr(arguments, "servers"):
         arguments.servers = _addresses(arguments.servers)
+    if getattr(arguments, "configmap", None):
+        arguments.config = import_module("mien_serving.rollout._configmap").ConfigMap(arguments.configmap)
     module, _, function = _VERBS[arguments.verb][0].partition(":")
     run: Any = getattr(import_module(f"mien_serving.rollout.{module}"), function)
-    return int(run(arguments))
+    try:
+        return int(run(arguments))
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # Such as a name that is too long for the file system.
+        raise CommandError(f"{error.filename or arguments.repository}: {error.strerror or error}") from None
 
 
 COMMAND: Final = Command("bring new versions out and back, on all servers, in the safe order", _add_arguments, _run)

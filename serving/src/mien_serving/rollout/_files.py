@@ -7,13 +7,16 @@ import hashlib
 import os
 from pathlib import Path
 
+from mien_serving.repository._reading import open_regular
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Puts a text in the place of a file: written aside, synced, renamed. Its owner and permissions stay the same."""
     path = path.resolve()  # A link stays one.
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8", newline="") as stream:
+        aside.unlink(missing_ok=True)
+        with aside.open("x", encoding="utf-8", newline="") as stream:  # Never through a link that lies there.
             stream.write(text)
             stream.flush()
             if path.exists():
@@ -38,6 +41,10 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    with path.open("rb") as stream:
+    """Return the SHA-256 of a regular file that is not a link, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read, or is something else.
+    """
+    with os.fdopen(open_regular(path, follow_links=False), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,8 +13,11 @@ from mien_client.contract import CANARY_LABEL, STABLE_LABEL
 from mien_client.protos import POOL, ModelServerConfig
 
 from mien_serving._config import check_config, models_on_disk
+from mien_serving._config_protos import decode, parse_text
 from mien_serving._status import StatusError
+from mien_serving.repository._reading import read_file
 from mien_serving.rollout import _config_text
+from mien_serving.rollout._configmap import ConfigMap
 from mien_serving.rollout._files import write_atomically
 
 STABLE = STABLE_LABEL
@@ -50,7 +53,7 @@ class Desired:
 
 
 class ModelsConfig:
-    """A ``models.config`` file: its text, and what it says.
+    """A ``models.config``, in a file or in a ConfigMap: its text, and what it says.
 
     Attributes:
         path: Where it is.
@@ -58,30 +61,34 @@ class ModelsConfig:
         message: The ``ModelServerConfig`` that it holds.
     """
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path | ConfigMap, text: str) -> None:
         self.path = path
         self.text = text
         self.message = ModelServerConfig()
         try:
-            text_format.Parse(text, self.message, descriptor_pool=POOL)
+            parse_text(text, self.message, POOL)
             check_config(self.message)
-        except text_format.ParseError as error:
-            raise CommandError(f"{path} is not a model configuration: line {error}") from None
+        except (text_format.ParseError, ValueError) as error:
+            where = "line " if isinstance(error, text_format.ParseError) else ""
+            raise CommandError(f"{path} is not a model configuration: {where}{error}") from None
         except StatusError as error:
             raise CommandError(f"{path}: {error.message}") from None
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Reads the file.
+    def read(cls, path: Path | ConfigMap) -> Self:
+        """Reads the file or the ConfigMap.
 
         Raises:
             CommandError: It cannot be read, or is no model configuration.
         """
+        if isinstance(path, ConfigMap):
+            return cls(path, path.read())
         try:
-            return cls(path, path.read_bytes().decode())
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            text = decode(read_file(path))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise CommandError(f"{path} cannot be read: {reason}; name the file with --config") from None
+        return cls(path, text)
 
     @property
     def models(self) -> list[str]:
@@ -139,7 +146,7 @@ class ModelsConfig:
         return changed
 
     def write(self, instead_of: ModelsConfig) -> None:
-        """Puts the text in the place of the file, in one step.
+        """Puts the text in the place of what is there, in one step.
 
         Args:
             instead_of: What the file holds, as far as is known: what somebody else has written meanwhile is not lost.
@@ -147,6 +154,9 @@ class ModelsConfig:
         Raises:
             CommandError: It holds something else, or the disk refused; the file is as it was.
         """
+        if isinstance(self.path, ConfigMap):
+            self.path.replace(self.text, instead_of.text)
+            return
         found = self.read(self.path).text
         if found == self.text:
             return

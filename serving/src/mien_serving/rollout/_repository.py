@@ -33,8 +33,8 @@ def version_folders(folder: Path) -> Mapping[int, list[Path]]:
         entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise CommandError(f"{folder} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name.
+        raise CommandError(f"{folder} cannot be read: {getattr(error, 'strerror', error)}") from None
     found: dict[int, list[Path]] = {}
     for entry in entries:
         version = version_number(entry.name)

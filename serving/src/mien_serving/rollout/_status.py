@@ -15,6 +15,7 @@ from typing import Any
 from mien_client.cli import CommandError
 
 from mien_serving.rollout import _repository
+from mien_serving.rollout._configmap import ConfigMap
 from mien_serving.rollout._fleet import END, Fleet, View
 from mien_serving.rollout._journal import BEGUN, Entry, Journal, unfinished
 from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
@@ -38,7 +39,7 @@ def status(arguments: argparse.Namespace) -> int:
             time.sleep(arguments.watch)
 
 
-def look(config_file: Path, repository: Path, fleet: Fleet) -> dict[str, Any]:
+def look(config_file: Path | ConfigMap, repository: Path, fleet: Fleet) -> dict[str, Any]:
     """Looks at everything once.
 
     Returns:

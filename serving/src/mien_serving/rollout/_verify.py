@@ -7,7 +7,10 @@ loads no TensorFlow, and a SavedModel that crashes its loader crashes nothing el
 from __future__ import annotations
 
 import json
+import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,11 +26,15 @@ from mien_serving._prediction import predict
 from mien_serving._servable import Servable
 from mien_serving._status import StatusError
 from mien_serving._warmup import warm_up
+from mien_serving.repository._reading import MEBIBYTE, open_regular
 
 GOLDEN: Final = "assets.extra/golden.npz"
 """``images`` uint8 [n, 48, 48], and ``answers``, what the network said to them where it was trained."""
 
 WARM_UP: Final = "assets.extra/tf_serving_warmup_requests"
+
+_GOLDEN_LIMIT: Final = 16 * MEBIBYTE
+"""Largest size of the golden images and answers in bytes, unpacked; a thousand faces have 2.4 MB."""
 
 _SIDE: Final = contract.IMAGE_SIZE
 _IMAGES: Final = ("DT_UINT8", [-1, _SIDE, _SIDE])
@@ -62,6 +69,12 @@ def verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
         return _verify(folder, model, tolerance)
     except StatusError as error:
         return {"problem": f"it cannot be loaded and asked: {error}"}
+    except _GoldenError as error:
+        return {"problem": f"{GOLDEN} cannot be compared with: {error}"}
+
+
+class _GoldenError(Exception):
+    """The golden file is not one."""
 
 
 def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
@@ -110,11 +123,29 @@ def _described(info: Any) -> tuple[str, list[int]]:
 
 
 def _golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Read the golden images and answers; without such a file, invent images.
+
+    Raises:
+        _GoldenError: The file holds something else.
+    """
     file = folder / GOLDEN
     if not file.exists():
         return np.random.default_rng(0).integers(0, 256, (4, _SIDE, _SIDE), np.uint8), None
-    with np.load(file) as arrays:
-        return arrays["images"], arrays["answers"]
+    try:
+        with os.fdopen(open_regular(file), "rb") as stream, zipfile.ZipFile(stream) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())  # No entry can unpack to more.
+            if size > _GOLDEN_LIMIT:
+                raise ValueError(f"it holds {size / MEBIBYTE:.0f} MiB, more than {_GOLDEN_LIMIT / MEBIBYTE:g}")
+            stream.seek(0)
+            with np.load(stream) as arrays:
+                images, answers = arrays["images"], arrays["answers"]
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        raise _GoldenError(getattr(error, "strerror", None) or str(error) or "it is damaged") from None
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (_SIDE, _SIDE) or not len(images):
+        raise _GoldenError(f"its images are {images.dtype} {images.shape}, not uint8 (N, {_SIDE}, {_SIDE})")
+    if answers.dtype.kind != "f":
+        raise _GoldenError(f"its answers are {answers.dtype}, not floating-point numbers")
+    return images, answers
 
 
 def _requests(images: NDArray[np.uint8]) -> dict[str, dict[str, NDArray[Any]]]:
