@@ -327,7 +327,7 @@ class TestOneBadVersionDoesNotStopTheOthers:
         storage.put(f"emotion/1/{MANIFEST}", manifest)
         self.fetch(sync, storage, there, f"its {MANIFEST} does not tell the sha256 of its files")
 
-    @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\x00", "\ud800"])
+    @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\x00", "\ud800", "a/" * 1_000_000 + "a"])
     def test_a_name_that_is_none(self, sync, storage, others, there, name):
         self.put(storage, ["a"], **{name: "0" * 64})
         self.fetch(sync, storage, there, "which is no file of a version")

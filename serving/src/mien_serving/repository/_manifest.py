@@ -13,6 +13,7 @@ from mien_serving.rollout._files import sha256
 from mien_serving.rollout._repository import MANIFEST
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_LONGEST_KEY: Final = 1024
 _NEVER_IN_A_NAME: Final = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -36,7 +37,7 @@ def files(manifest: bytes) -> dict[str, str]:
         raise VersionError(f"its {MANIFEST} does not tell the sha256 of its files")
     for name, digest in told.items():
         if not _is_inside(name):
-            raise VersionError(f"its {MANIFEST} names {name!r}, which is no file of a version")
+            raise VersionError(f"its {MANIFEST} names {name[:100]!r}, which is no file of a version")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise VersionError(f"its {MANIFEST} gives {name} no sha256")
     for name in (together := {*told, MANIFEST}):
@@ -47,6 +48,8 @@ def files(manifest: bytes) -> dict[str, str]:
 
 
 def _is_inside(name: str) -> bool:
+    if len(name) > _LONGEST_KEY:
+        return False
     return not {"", ".", ".."} & set(name.split("/")) and not _NEVER_IN_A_NAME.search(name) and name != MANIFEST
 
 
