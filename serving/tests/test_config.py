@@ -40,7 +40,7 @@ def test_a_malformed_file_is_named_with_the_line(tmp_path):
     file = tmp_path / "models.config"
     file.write_text("model_config_list {\n  config { nmae: 'm' }\n}")
     with pytest.raises(
-        StatusError, match=r"INVALID_ARGUMENT: Invalid protobuf file: '.*/models.config' \(line 2:"
+        StatusError, match=r"INVALID_ARGUMENT: Invalid protobuf file: '.*/models.config'; .* 2:12 :"
     ) as error:
         read_config(file)
     assert 'no field named "nmae"' in error.value.message
