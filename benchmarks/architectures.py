@@ -1,23 +1,29 @@
 """Accuracy against cost: emotion networks of several shapes, trained equally long, and what a face costs each.
 
-    python benchmarks/architectures.py --data fer2013.csv.gz --runs runs/architectures --picture docs/architectures.png
+    python benchmarks/architectures.py --data fer2013.csv.gz --runs runs/architectures
 
 All have the first teacher's recipe, and fewer epochs: this ranks shapes, and says nothing of what each can reach. The
 shipped shape is trained from three seeds, which says how much of a difference is chance. An interrupted call goes on
 where it stopped. Costs are measured at the end, in turns, in bfloat16 where the processor has it, as TensorFlow Serving
-runs it; close everything else.
+runs it; close everything else. What was measured is kept in docs/architectures.json, from which ``--draw-only`` draws
+docs/architectures.png again.
 """
 
 import argparse
+import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from mien_client import kaggle
 from mien_training import splits
 from mien_training.configs import load
@@ -40,6 +46,11 @@ SHAPES = {
     "separable": replace(SHIPPED, blocks="separable", widths=(48, 96, 192, 384)),
 }
 SEEDS = 3
+DOCS = Path(__file__).parents[1] / "docs"
+MEASURED, PICTURE = DOCS / "architectures.json", DOCS / "architectures.png"
+
+DOT_RADIUS = 6.0
+"""Pixels around a dot that its name and others' leave free."""
 
 Points = dict[str, tuple[float, list[float]]]
 """What each shape costs, and the accuracy from each seed."""
@@ -60,31 +71,87 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
 
 
 def draw(points: Points, epochs: int) -> Figure:
-    """Draw the shapes and their Pareto front, the shipped one marked."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    """Draw the shapes and their Pareto front, the shipped one marked.
+
+    A dot is the mean of a shape's seeds, so that the front goes through dots; where there are several, rings are single
+    seeds.
+    """
+    figure = Figure(figsize=(7.5, 5.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     middles = means(points)
     front = [middles[name] for name in pareto_front(middles)]
-    axes.plot(*zip(*front, strict=True), color="grey", linestyle=":", label="Pareto front")
-    for name, (cost, accuracies) in points.items():
-        colour = "tab:red" if name == "shipped" else "tab:blue"
-        axes.scatter([cost] * len(accuracies), accuracies, color=colour, zorder=3)
-        axes.annotate(name, middles[name], xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel=f"ms a face, batch {BATCH}", ylabel=f"PublicTest accuracy after {epochs} epochs")
-    axes.set_xlim(0, 1.25 * max(cost for cost, _ in points.values()))
+    [line] = axes.plot(*zip(*front, strict=True), color="grey", linestyle=":", label="Pareto front")
+    for shipped, colour, label in ((False, "tab:blue", "other shapes"), (True, "tab:red", "shipped shape")):
+        dots = [middle for name, middle in middles.items() if (name == "shipped") == shipped]
+        axes.scatter(*zip(*dots, strict=True), color=colour, zorder=3, label=label)
+    seeds = [(cost, one) for cost, every in points.values() if len(every) > 1 for one in every]
+    if seeds:
+        axes.scatter(*zip(*seeds, strict=True), 20, "none", edgecolors="tab:red", zorder=3, label="its single seeds")
+    axes.set(
+        xlabel=f"ms a face, batch {BATCH}",
+        ylabel=f"PublicTest accuracy after {epochs} epochs",
+        title="Emotion networks of several shapes: accuracy against cost",
+        xlim=(0, 1.25 * max(cost for cost, _ in points.values())),
+    )
+    axes.margins(y=0.1)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=4)
+    _label(figure, middles, seeds, line)
     return figure
+
+
+def _label(
+    figure: Figure, middles: dict[str, tuple[float, float]], seeds: list[tuple[float, float]], line: Any
+) -> None:
+    """Write each shape's name beside its dot, where it covers no dot, no other name and no part of the front."""
+    [axes] = figure.axes
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # settles where everything is
+    front = line.get_transform().transform_path(line.get_path())
+    dots = axes.transData.transform([*middles.values(), *seeds])
+    taken = [Bbox.from_extents(*(dot - DOT_RADIUS), *(dot + DOT_RADIUS)) for dot in dots]
+    for name, middle in middles.items():
+        for place in _places():
+            text = axes.annotate(name, middle, textcoords="offset points", fontsize=9, **place)
+            box = text.get_window_extent(renderer)
+            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            if inside and not box.count_overlaps(taken) and not front.intersects_bbox(box, filled=False):
+                taken.append(box)
+                break
+            text.remove()
+        else:
+            raise RuntimeError(f"There is no room for the name of the shape {name}.")
+
+
+def _places() -> Iterator[dict[str, Any]]:
+    """Places for a name around its dot, the nearest first."""
+    for distance in range(6, 40, 4):
+        for x, align_x in ((1, "left"), (-1, "right"), (0, "center")):
+            for y, align_y in ((-1, "top"), (1, "bottom"), (0, "center")):
+                if x or y:
+                    yield {"xytext": (x * distance, y * distance), "ha": align_x, "va": align_y}
 
 
 def main() -> int:
     """Trains, measures, prints and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="a run folder of each shape goes here")
-    parser.add_argument("--picture", type=Path, required=True, metavar="FILE", help="the plot, a PNG file")
+    parser.add_argument("--data", type=Path, metavar="FILE")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="a run folder of each shape goes here")
     parser.add_argument("--epochs", type=int, default=3, help="of each shape (%(default)s)")
+    parser.add_argument("--draw-only", action="store_true", help="from what was measured before")
     options = parser.parse_args()
+    if not options.draw_only:
+        if not options.data or not options.runs:
+            parser.error("--data and --runs are needed to measure; --draw-only draws what was measured before")
+        measure(options)
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    points = {name: (shape["ms_a_face"], shape["accuracies"]) for name, shape in measured["shapes"].items()}
+    draw(points, measured["epochs"]).savefig(PICTURE)
+    return 0
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Train every shape, measure what a face costs each, print both and keep them."""
     recipe = replace(load("emotion-teacher-1"), epochs=options.epochs)
     faces = kaggle.read_emotion(options.data)
     split = splits.add_others(splits.split_emotion(faces, recipe.validation, recipe.seed), faces.others)
@@ -109,8 +176,8 @@ def main() -> int:
         mark = " (Pareto front)" if name in front else ""
         found = " ".join(f"{accuracy:.4f}" for accuracy in accuracies[name])
         sys.stdout.write(f"{name:20} {costs[name]:.3f} ms a face, accuracy {found}{mark}\n")
-    draw(points, options.epochs).savefig(options.picture, dpi=110)
-    return 0
+    shapes = {name: {"ms_a_face": round(cost, 4), "accuracies": each} for name, (cost, each) in points.items()}
+    MEASURED.write_text(json.dumps({"epochs": options.epochs, "shapes": shapes}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
