@@ -168,7 +168,7 @@ def test_a_new_version_takes_over_without_a_failed_call(changing_server, publish
     for thread in threads:
         thread.start()
     try:
-        exported = mien("export", "--pretrained", "--repository", changing_server.repository)
+        exported = mien("export", "--pretrained", "--again", "--repository", changing_server.repository)
         assert exported.returncode == 0, exported.stderr
         with Client(changing_server.grpc) as client:
             for _ in range(1200):

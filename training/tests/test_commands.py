@@ -65,7 +65,19 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
 
     status, out, _ = mien("export", emotion_run, "--repository", tmp_path / "models")
     assert status == 0
-    assert f"published {tmp_path / 'models' / 'emotion' / '1'}" in out
+    first = tmp_path / "models" / "emotion" / "1"
+    assert f"published {first}" in out
+
+    status, out, _ = mien("export", emotion_run, "--repository", tmp_path / "models")
+    assert (status, out) == (
+        0,
+        f"emotion: {first} is this network already; nothing was published. --again publishes it.\n",
+    )
+    assert [path.name for path in first.parent.iterdir()] == ["1"]
+
+    status, out, _ = mien("export", emotion_run, "--again", "--repository", tmp_path / "models")
+    assert status == 0
+    assert f"published {first.parent / '2'}" in out
 
 
 def test_key_points_are_parted_by_person_and_evaluated_on_the_same_people(

@@ -164,6 +164,49 @@ def test_nothing_is_written_to_standard_error(tmp_path, finished_runs, capfd):
     assert capfd.readouterr().err == ""
 
 
+class TestTheSameRunTwice:
+    @pytest.fixture
+    def run(self, finished_runs):
+        return open_run(finished_runs["emotion"])
+
+    def test_is_found_in_the_repository(self, repository, run, tmp_path):
+        assert export.published(run, repository) == repository / "emotion" / "1"
+        assert export.published(run, tmp_path) is None
+
+    def change(self, manifest, tmp_path, repository):
+        """A repository whose manifest differs in some keys; `None` removes one."""
+        path = tmp_path / "emotion" / "3" / "assets.extra" / "manifest.json"
+        path.parent.mkdir(parents=True)
+        before = json.loads((repository / "emotion" / "1" / "assets.extra" / "manifest.json").read_text())
+        changed = {key: value for key, value in {**before, **manifest}.items() if value is not None}
+        path.write_text(json.dumps(changed))
+        return tmp_path
+
+    def test_is_known_from_a_manifest_without_the_sum_of_the_weights(self, repository, run, tmp_path):
+        older = self.change({"weights_sha256": None}, tmp_path, repository)
+        assert export.published(run, older) == older / "emotion" / "3"
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"weights_sha256": "0" * 64},
+            {"metrics": {"best_epoch": 1}},
+            {"config": {}},
+            {"trained_on": {"file": "other"}},
+            {"versions": {"mien-training": "0.0.1"}},
+        ],
+    )
+    def test_is_not_mixed_up_with_another_or_with_an_export_by_other_versions(self, repository, run, tmp_path, other):
+        assert export.published(run, self.change(other, tmp_path, repository)) is None
+
+    @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000])
+    def test_is_not_found_in_a_damaged_manifest(self, run, tmp_path, content):
+        path = tmp_path / "emotion" / "1" / "assets.extra" / "manifest.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+        assert export.published(run, tmp_path) is None
+
+
 class TestVersionNumbers:
     def test_the_next_number_is_taken_and_the_ones_before_stay_as_they_are(self, tmp_path, finished_runs):
         (tmp_path / "emotion" / "7").mkdir(parents=True)

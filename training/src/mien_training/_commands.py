@@ -335,6 +335,11 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a finished run of `mien train`")
     which.add_argument("--pretrained", action="store_true", help="both networks that ship with Mien")
     parser.add_argument("--repository", type=Path, required=True, metavar="DIR", help="the model repository")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="publish a network that is there already once more, for instance to try a change of versions",
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -343,6 +348,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
     try:
         for run in map(runs.open_pretrained, MODELS) if arguments.pretrained else [runs.open_run(arguments.run)]:
+            version = None if arguments.again else export.published(run, arguments.repository)
+            if version:
+                print(f"{run.model}: {version} is this network already; nothing was published. --again publishes it.")
+                continue
             version = export.export(run, arguments.repository, print)
             print(f"{run.model}: published {version}")
     except (RunError, ExportError) as error:

@@ -4,6 +4,7 @@ A version appears whole or not at all: it is written aside, loaded back, compare
 only then renamed to its number.
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from mien_training.errors import ExportError
 from mien_training.files import sha256, write_json
 from mien_training.prediction import freeze, inference
-from mien_training.runs import Run
+from mien_training.runs import WEIGHTS, Run
 
 MAX_DIFFERENCE = 1e-5
 WARMUP_BATCHES = (1, 4)
@@ -31,6 +32,31 @@ WARMUP_BATCHES = (1, 4)
 take the processors from those that the version before still answers."""
 
 _SIDE = contract.IMAGE_SIZE
+_MANIFEST = Path("assets.extra", "manifest.json")
+
+
+def published(run: Run, repository: Path) -> Path | None:
+    """Find the newest version that is this run already, exported by the same versions of Mien, TensorFlow and Keras.
+
+    Args:
+        run: The trained network.
+        repository: The folder of all models.
+
+    Returns:
+        The version's folder, or `None`.
+    """
+    wanted = _origin(run)
+    try:
+        numbers = sorted(int(path.name) for path in (repository / run.model).iterdir() if path.name.isdecimal())
+    except OSError:
+        return None  # nothing can be read there; whether it can be written, `export` finds out
+    for number in reversed(numbers):
+        folder = repository / run.model / str(number)
+        found = _read_manifest(folder)
+        # Manifests did not always have the sum of the weights; the exact metrics and seconds tell runs apart, too.
+        if all(found.get(key, value if key == "weights_sha256" else None) == value for key, value in wanted.items()):
+            return folder
+    return None
 
 
 def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
@@ -66,7 +92,7 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
                 f"the SavedModel's answers differ from the {run.model} network's by {difference:.2g}, "
                 f"more than {MAX_DIFFERENCE:.0e}; nothing was published"
             )
-        write_json(aside / "assets.extra" / "manifest.json", _manifest(run, aside, difference))
+        write_json(aside / _MANIFEST, _manifest(run, aside, difference))
         for path in (*aside.rglob("*"), aside):
             _sync(path)
         return _publish(aside, base)
@@ -192,14 +218,33 @@ def _manifest(run: Run, folder: Path, difference: float) -> dict[str, Any]:
         "model": run.model,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "outputs": list(contract.EMOTIONS if run.model == contract.EMOTION_MODEL else contract.KEYPOINTS),
+        **_origin(run),
+        "largest_difference": difference,
+        "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+    }
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    """What a version is made from, and by what: two with the same origin answer alike."""
+    return {
         "trained_on": run.facts["source"],
         "split": run.facts["split"],
         "config": run.facts["config"],
         "metrics": run.metrics,
-        "largest_difference": difference,
+        "weights_sha256": sha256(run.folder / WEIGHTS),
         "versions": {name: installed_version(name) for name in ("mien-training", "tensorflow", "keras")},
-        "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
     }
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a version's manifest; empty if there is none that can be read."""
+    try:
+        manifest = (
+            json.loads((folder / _MANIFEST).read_text(encoding="utf-8")) if (folder / _MANIFEST).is_file() else {}
+        )
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _sync(path: Path) -> None:
