@@ -26,7 +26,7 @@ def main() -> int:
     for lock in LOCKS:
         program = Path(sys.executable).with_name("pip-audit")
         command = [program, "--disable-pip", "--require-hashes", "--format=json", "--progress-spinner=off", "-r", lock]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)  # noqa: S603
         try:
             packages = json.loads(done.stdout)["dependencies"]
         except (ValueError, KeyError):

@@ -28,7 +28,7 @@ IN_THE_IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "platform_m
 def locked() -> str:
     """The lock without the packages that are not for the image."""
     kept = []
-    for entry in LOCK.read_text().replace("\\\n", " ").splitlines():
+    for entry in LOCK.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         if entry and not entry.startswith((" ", "#")):
             marker = Requirement(entry.partition(" --hash")[0]).marker
             if marker is None or marker.evaluate(dict(IN_THE_IMAGE)):
@@ -47,7 +47,7 @@ def python_packages() -> dict[str, Any]:
         ROOT / "serving" / "pyproject.toml",
         "--output-reproducible",
     ]
-    done = subprocess.run(command, input=locked(), capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run(command, input=locked(), capture_output=True, encoding="utf-8", check=True)  # noqa: S603
     bill: dict[str, Any] = json.loads(done.stdout)
     return bill
 
@@ -58,10 +58,11 @@ def debian_packages(shell: list[str]) -> list[dict[str, str]]:
     Args:
         shell: What comes before the command: nothing for this machine, `docker run …` for an image.
     """
-    release = subprocess.run([*shell, "cat", "/etc/os-release"], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    query = [*shell, "cat", "/etc/os-release"]
+    release = subprocess.run(query, capture_output=True, encoding="utf-8", check=True).stdout  # noqa: S603
     names = dict(line.replace('"', "").split("=", 1) for line in release.splitlines() if "=" in line)
     query = [*shell, "dpkg-query", "--show", "--showformat=${Package} ${Version} ${Architecture}\n"]
-    listed = subprocess.run(query, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    listed = subprocess.run(query, capture_output=True, encoding="utf-8", check=True).stdout  # noqa: S603
     distribution = f"{names['ID']}-{names.get('VERSION_ID', '')}"
     components = []
     for line in listed.splitlines():
@@ -93,7 +94,7 @@ def main() -> int:
         sys.stderr.write(f"the bill is not valid: {problem}\n")
         return 1
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(f"{text}\n")
+    options.out.write_text(f"{text}\n", encoding="utf-8")
     sys.stdout.write(f"{options.out}: {len(bill['components'])} components\n")
     return 0
 

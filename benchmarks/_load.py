@@ -140,7 +140,7 @@ def _h2load(program: str, address: str, request: bytes, clients: int, calls: int
         command = [program, f"--clients={clients}", f"--requests={calls}", "--max-concurrent-streams=1"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers", f"--data={body.name}"]
         report = subprocess.run(  # noqa: S603
-            [*command, f"http://{address}{_PREDICT}"], capture_output=True, text=True, check=True
+            [*command, f"http://{address}{_PREDICT}"], capture_output=True, encoding="utf-8", check=True
         )
     received = re.search(r"\((\d+)\) data", report.stdout)
     if received is None or int(received[1]) != calls * len(_framed(good)):

@@ -81,7 +81,7 @@ def faces(count: int) -> Iterator[np.ndarray]:
 def resident() -> float:
     """Returns the resident memory of this process in MB."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     except OSError:  # No Linux: the most there was is told instead.
         import resource
 

@@ -43,7 +43,7 @@ def imported(code: str) -> tuple[float, float]:
     runs = []
     for _ in range(RUNS):
         done = subprocess.run(
-            [sys.executable, "-c", CHILD.format(code=code)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", CHILD.format(code=code)], capture_output=True, encoding="utf-8", check=True
         )
         runs.append([float(number) for number in done.stdout.split()])
     return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)

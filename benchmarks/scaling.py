@@ -69,7 +69,7 @@ def measure(repository: Path) -> dict[str, Any]:
     models = {model: repository / model for model in MODELS}
     with tempfile.TemporaryDirectory() as folder:
         monitoring = Path(folder) / "monitoring.config"
-        monitoring.write_text("prometheus_config { enable: true }")
+        monitoring.write_text("prometheus_config { enable: true }", encoding="utf-8")
         flags = ["--grpc_max_threads=1024"]
         flags += [f"--tensorflow_{kind}_op_parallelism={REPLICA_CORES}" for kind in ("intra", "inter")]
         batching = [
@@ -204,12 +204,12 @@ async def _arrivals(address: str, rate: int, seconds: float) -> list[float]:
 
 def _cpu_s(server: LocalModelServer) -> float:
     """Processor seconds that the server has taken."""
-    user, system = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    user, system = Path(f"/proc/{server.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _processor() -> str:
-    names = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.M)
+    names = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
     return str(names[0]) if names else platform.machine()
 
 
@@ -427,12 +427,12 @@ def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 def write(found: dict[str, str]) -> None:
     """Puts the tables into the document, between their marks."""
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     for name, table in found.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-    DOCUMENT.write_text(text)
+    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, float, float]]]) -> None:
@@ -488,8 +488,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.simulate_only:
         check_repository(parser, options.repository)
-        MEASURED.write_text(json.dumps(measure(options.repository), indent=1) + "\n")
-    measured = json.loads(MEASURED.read_text())
+        MEASURED.write_text(json.dumps(measure(options.repository), indent=1) + "\n", encoding="utf-8")
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     curves = {largest: curve(measured, largest) for largest in (1, 8, LARGEST)}
     found = tables(measured, curves)
     write(found)

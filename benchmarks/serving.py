@@ -92,7 +92,7 @@ def in_turns(rounds: int, *measures: Callable[[], float]) -> list[float]:
 def throughput(repository: Path, work: Path, *, quick: bool) -> list[Row]:
     """Faces per second through gRPC, through dynamic batching, and through REST."""
     calls, rounds = (8, 1) if quick else (24, 3)
-    (work / "batching.config").write_text(_BATCHING)
+    (work / "batching.config").write_text(_BATCHING, encoding="utf-8")
     models = {model: repository / model for model in MODELS}
     batching = [*_BATCHING_FLAGS, f"--batching_parameters_file={work / 'batching.config'}"]
     in_process = InProcess(repository)
@@ -214,7 +214,7 @@ def _state(url: str) -> str:
 
 
 def _resident_mb(server: LocalModelServer) -> float:
-    status = Path(f"/proc/{server.pid}/status").read_text()
+    status = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 

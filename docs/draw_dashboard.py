@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="how far back (%(default)g)")
     parser.add_argument("--ago", type=float, default=0, help="how many minutes ago it ends (%(default)g)")
     arguments = parser.parse_args()
-    panels = json.loads(DASHBOARD.read_text())["panels"]
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
     end = time.time() - 60 * arguments.ago
     figure = plt.figure(figsize=(13, rows * 0.32))

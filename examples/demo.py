@@ -49,7 +49,10 @@ def local_model_server() -> Iterator[tuple[str, str]]:
     command = [MIEN, "serve", "--port=0", "--rest_api_port=0"]
     command += [f"--model_config_file={ROOT / 'models.config'}", f"--model_repository={ROOT / 'models'}"]
     log = ROOT / OUT / "server.log"
-    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
+    with (
+        log.open("w", encoding="utf-8") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as server,
+    ):
         try:
             line = server.stdout.readline() if server.stdout else ""
             ready = re.search(r"gRPC on port (\d+), REST on port (\d+)", line)

@@ -49,8 +49,8 @@ class Server:
         command = [MIEN, "serve", f"--port={self.address.rpartition(':')[2]}", "--rest_api_port=0"]
         command += [f"--model_config_file={SITE / 'models.config'}", f"--model_repository={SITE / 'models'}"]
         command += ["--allow_version_labels_for_unavailable_models=true"]
-        with (SITE / "servers.log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        with (SITE / "servers.log").open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, encoding="utf-8")
 
     def wait_until_ready(self) -> None:
         """Return when both models can be asked."""
@@ -140,7 +140,7 @@ class Show:
         command = [MIEN, "rollout", *map(str, arguments)]
         where = {**os.environ, "MIEN_SERVERS": ",".join(server.address for server in self.servers)}
         with subprocess.Popen(
-            command, cwd=SITE, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=SITE, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
         ) as process:
             for line in process.stdout or ():
                 self.say(line)

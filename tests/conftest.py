@@ -29,17 +29,17 @@ def serve(repository, log, *flags):
     command = [MIEN, "serve", "--port=0", "--rest_api_port=0", f"--model_config_file={ROOT / 'models.config'}"]
     command += [f"--model_repository={repository}", *flags]
     with (
-        log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        log.open("w", encoding="utf-8") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process,
     ):
         line = process.stdout.readline()
         ports = re.search(r"gRPC on port (\d+), REST on port (\d+)", line)
-        assert ports, log.read_text()
+        assert ports, log.read_text(encoding="utf-8")
         try:
             yield Server(repository, f"localhost:{ports[1]}", f"http://localhost:{ports[2]}")
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0, log.read_text()
+            assert process.wait(timeout=60) == 0, log.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def mien():
     """Runs the installed ``mien`` program."""
 
     def run(*arguments):
-        return subprocess.run([MIEN, *map(str, arguments)], capture_output=True, text=True, check=False)
+        return subprocess.run([MIEN, *map(str, arguments)], capture_output=True, encoding="utf-8", check=False)
 
     return run
 

@@ -15,7 +15,7 @@ DISTRIBUTIONS = ("client", "serving", "training")
 def imported(distribution):
     """Every module that a distribution's code imports anywhere."""
     for path in (ROOT / distribution / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -54,13 +54,13 @@ def test_what_needs_no_tensorflow_does_not_load_it(arguments):
         "from mien_client.cli import main\n"
         "main(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert "usage: mien" in done.stdout
 
 
 def test_every_package_is_pinned_with_hashes_and_no_host_is_named():
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert not re.search(r"https?://|--index|--find-links|file:", text)
     requirements = re.split(r"\n(?=[a-z0-9])", text)
     assert len(requirements) > 50
@@ -71,8 +71,29 @@ def test_every_package_is_pinned_with_hashes_and_no_host_is_named():
 
 def test_tensorflow_and_the_container_have_the_same_minor():
     locked = re.findall(
-        r"^(tensorflow|tensorflow-serving-api)==(\d+\.\d+)", (ROOT / "requirements.lock").read_text(), re.M
+        r"^(tensorflow|tensorflow-serving-api)==(\d+\.\d+)",
+        (ROOT / "requirements.lock").read_text(encoding="utf-8"),
+        re.M,
     )
-    image = re.search(r"tensorflow/serving:(\d+\.\d+)", (ROOT / "docker-compose.yml").read_text())
+    image = re.search(r"tensorflow/serving:(\d+\.\d+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     assert {minor for _, minor in locked} == {image[1]} == {"2.20"}
     assert len(locked) == 2
+
+
+def without_encoding(code):
+    """The lines on which text is read or written in the locale's encoding, which differs between machines.
+
+    Ruff's PLW1514 finds those whose type it can infer; this goes by the names of methods.
+    """
+    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        given = {keyword.arg for keyword in call.keywords}
+        if "encoding" not in given and (name in ("read_text", "write_text") or "text" in given):
+            yield call.lineno
+
+
+def test_text_is_never_read_or_written_in_the_locales_encoding():
+    assert list(without_encoding("a.read_text()\nrun(b, text=True)\na.write_text(c, encoding='utf-8')")) == [1, 2]
+    for path in ROOT.rglob("*.py"):
+        if ".venv" not in path.parts:
+            assert list(without_encoding(path.read_text(encoding="utf-8"))) == [], path

@@ -23,14 +23,14 @@ from mien_client.pictures import find_faces, read_picture
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "mien-serving:test"
-SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env").read_text(), re.MULTILINE))
+SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env").read_text(encoding="utf-8"), re.MULTILINE))
 
 # Building the image downloads TensorFlow, and starting three servers takes a while.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
 def docker(*arguments, check=True):
-    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, encoding="utf-8")
     assert not check or done.returncode == 0, f"docker {arguments}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
 
@@ -60,11 +60,11 @@ class Stack:
     def __init__(self, compose, project, environment, certificates, folder):
         self.compose, self.project, self.environment = compose, project, environment
         self.folder, self.certificates = folder, certificates
-        self.ca, self.key = certificates / "ca.crt", (certificates / "api-key").read_text().strip()
+        self.ca, self.key = certificates / "ca.crt", (certificates / "api-key").read_text(encoding="utf-8").strip()
 
     def run(self, *arguments):
         command = [*self.compose, "-p", self.project, "--profile=edge", "--profile=monitoring", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -277,12 +277,12 @@ def test_containers_can_do_no_more_than_they_need(stack):
         assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
         assert status["NoNewPrivs"] == "1"
         writing = subprocess.run(
-            ["docker", "exec", container, "sh", "-c", "echo > /usr/x"], capture_output=True, text=True
+            ["docker", "exec", container, "sh", "-c", "echo > /usr/x"], capture_output=True, encoding="utf-8"
         )
         assert "Read-only file system" in writing.stderr
     for container in stack.containers("serving"):
         writing = subprocess.run(
-            ["docker", "exec", container, "sh", "-c", "echo > /models/x"], capture_output=True, text=True
+            ["docker", "exec", container, "sh", "-c", "echo > /models/x"], capture_output=True, encoding="utf-8"
         )
         assert "Read-only file system" in writing.stderr
 

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
 def run(*command, check=True):
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
 
@@ -53,7 +53,7 @@ def manifests(image):
 def storage(published):
     """A bucket with version 1 of both models; the variables that name it."""
     command = [sys.executable, "-u", "-m", "moto.server", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as server:
         lines = iter(server.stdout.readline, "")
         url = next(found[1] for line in lines if (found := re.search(r"Running on (http://127\S+)", line)))
         threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()
@@ -81,7 +81,7 @@ class Pod:
                 name = re.sub("-[a-z0-9]{10}$", "", volume["configMap"]["name"])
                 (folder / volume["name"]).mkdir()
                 for file, text in manifests["ConfigMap", name]["data"].items():
-                    (folder / volume["name"] / file).write_text(text)
+                    (folder / volume["name"] / file).write_text(text, encoding="utf-8")
         self.volumes["models"].mkdir()
         os.chown(self.volumes["models"], -1, self.spec["securityContext"]["fsGroup"])
         self.volumes["models"].chmod(0o2775)  # As Kubernetes does for fsGroup.

@@ -103,7 +103,11 @@ def test_the_stock_client_works_unchanged(server, faces):
 
 def readme_block(start):
     """The code block of README.md that begins with some text."""
-    [block] = [block for block in re.findall(r"```\w*\n(.*?)```", README.read_text(), re.S) if block.startswith(start)]
+    [block] = [
+        block
+        for block in re.findall(r"```\w*\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+        if block.startswith(start)
+    ]
     return block
 
 
@@ -131,7 +135,7 @@ def test_the_example_in_the_clients_reference_runs(name, server, faces):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_readmes_curl_example_runs(server):
     code = readme_block("face=$(base64").replace("http://localhost:8501", server.rest)
-    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     [prediction] = json.loads(done.stdout)["predictions"]
     assert prediction["label"] == "Happy"
 
@@ -201,13 +205,13 @@ def test_a_running_server_is_evaluated_as_its_weights_are(server, mien, tmp_path
     path = tmp_path / "five.csv"
     random = np.random.default_rng(0)
     rows = [f"{index % 5},{' '.join(map(str, random.integers(0, 256, 2304)))}\n" for index in range(10)]
-    path.write_text("emotion, pixels\n" + "".join(rows))
+    path.write_text("emotion, pixels\n" + "".join(rows), encoding="utf-8")
     found = []
     for which in ("--pretrained", f"--server={server.grpc}", f"--server={server.rest}"):
         out = tmp_path / str(len(found))
         done = mien("evaluate", "emotion", which, "--data", path, "--usage", "all", "--out", out)
         assert done.returncode == 0, done.stderr
-        metrics = json.loads((out / "metrics.json").read_text())
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         del metrics["evaluated"]
         found.append(metrics)
     errors = [metrics.pop("ece") for metrics in found]  # of confidences, which agree to the last bit or two
@@ -221,7 +225,7 @@ def test_the_demo(published, tmp_path):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     shutil.copytree(published, tmp_path / "models")
     done = subprocess.run(
-        [sys.executable, tmp_path / "examples" / "demo.py"], capture_output=True, text=True, check=False
+        [sys.executable, tmp_path / "examples" / "demo.py"], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
     assert "gRPC and REST agree" in done.stdout
@@ -238,7 +242,9 @@ def test_the_shipped_networks_are_as_good_as_their_cards_say(real_data, mien, tm
     }.items():
         done = mien("evaluate", model, "--pretrained", *arguments, "--out", tmp_path / model)
         assert done.returncode == 0, done.stderr
-        found = json.loads((tmp_path / model / "metrics.json").read_text())
-        said = json.loads((ROOT / f"training/src/mien_training/pretrained/{model}/metrics.json").read_text())
+        found = json.loads((tmp_path / model / "metrics.json").read_text(encoding="utf-8"))
+        said = json.loads(
+            (ROOT / f"training/src/mien_training/pretrained/{model}/metrics.json").read_text(encoding="utf-8")
+        )
         for name, value in said["validation"].items():
             assert found[name] == pytest.approx(value, rel=2e-3)

@@ -68,7 +68,10 @@ def test_the_rate_within_a_target_lies_between_the_points_around_it(scaling):
 
 
 def test_the_document_shows_what_was_measured(scaling):
-    measured, text = json.loads(scaling.MEASURED.read_text()), scaling.DOCUMENT.read_text()
+    measured, text = (
+        json.loads(scaling.MEASURED.read_text(encoding="utf-8")),
+        scaling.DOCUMENT.read_text(encoding="utf-8"),
+    )
     assert f"Measured on {measured['machine']['cores']} cores" in text
     for size in scaling.SIZES:
         call = measured["calls"][str(size)]
@@ -78,9 +81,9 @@ def test_the_document_shows_what_was_measured(scaling):
 
 
 def test_it_simulates_what_is_deployed(scaling):
-    batching = scaling.BATCHING.read_text()
+    batching = scaling.BATCHING.read_text(encoding="utf-8")
     assert f"max_execution_batch_size {{ value: {scaling.LARGEST} }}" in batching
     assert f"batch_timeout_micros {{ value: {scaling.WAIT_S * 1e6:.0f} }}" in batching
     assert f"num_batch_threads {{ value: {scaling.THREADS} }}" in batching
-    autoscaler = (ROOT / "serving/k8s/overlays/production/autoscaler.yaml").read_text()
+    autoscaler = (ROOT / "serving/k8s/overlays/production/autoscaler.yaml").read_text(encoding="utf-8")
     assert f"maxReplicas: {scaling.MOST_REPLICAS}\n" in autoscaler

@@ -14,12 +14,12 @@ BIN = Path(sys.executable).parent
 
 
 def run(command, **options):
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, **options)
 
 
 def scan(file):
     """What `make secrets` does, to one file."""
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = re.search(r"^NO_SECRETS := (.*)$", makefile, re.M)[1]
     options = ["--exclude-files", r"requirements\.lock$", "--exclude-lines", known]
     return run([BIN / "detect-secrets-hook", *options, file])
@@ -35,7 +35,7 @@ def scan(file):
 )
 def test_a_secret_is_found(tmp_path, secret):
     file = tmp_path / "settings.py"
-    file.write_text(f"{secret}\n")
+    file.write_text(f"{secret}\n", encoding="utf-8")
     found = scan(file)
     assert found.returncode == 1
     assert "settings.py:1" in found.stdout
@@ -43,7 +43,7 @@ def test_a_secret_is_found(tmp_path, secret):
 
 def test_a_checksum_is_none(tmp_path):
     file = tmp_path / "run.json"
-    file.write_text(f'{{"sha256": "{"4a0520b1" * 8}"}}\n')
+    file.write_text(f'{{"sha256": "{"4a0520b1" * 8}"}}\n', encoding="utf-8")
     assert scan(file).returncode == 0
 
 
@@ -52,9 +52,11 @@ def audit(tmp_path):
     """Runs .ci/audit.py with a pip-audit that answers this: the real one asks a service that tests cannot count on."""
 
     def run_with(answer, *options):
-        (tmp_path / "answer.json").write_text(answer)
+        (tmp_path / "answer.json").write_text(answer, encoding="utf-8")
         stand_in = tmp_path / "pip-audit"
-        stand_in.write_text(f"#!/bin/sh\necho the service is away >&2\ncat {tmp_path / 'answer.json'}\n")
+        stand_in.write_text(
+            f"#!/bin/sh\necho the service is away >&2\ncat {tmp_path / 'answer.json'}\n", encoding="utf-8"
+        )
         stand_in.chmod(0o755)
         (tmp_path / "python").symlink_to(sys.executable)
         return run([tmp_path / "python", ROOT / ".ci" / "audit.py", *options])
@@ -94,10 +96,10 @@ def test_in_strict_mode_an_audit_that_reached_nobody_fails(audit):
 def test_the_bill_of_materials_names_what_is_in_the_image(tmp_path):
     done = run([sys.executable, ROOT / ".ci" / "sbom.py", tmp_path / "bill.json"])
     assert done.returncode == 0, done.stderr
-    bill = json.loads((tmp_path / "bill.json").read_text())
+    bill = json.loads((tmp_path / "bill.json").read_text(encoding="utf-8"))
     assert bill["specVersion"] == "1.6"
     found = {component["name"]: component for component in bill["components"]}
-    lock = (ROOT / "serving" / "docker" / "requirements.lock").read_text()
+    lock = (ROOT / "serving" / "docker" / "requirements.lock").read_text(encoding="utf-8")
     for name, version in re.findall(r"^([a-z0-9-]+)==(\S+) \\$", lock, re.M):
         assert found[name]["version"] == version
         assert found[name]["purl"] == f"pkg:pypi/{name}@{version}"

@@ -380,7 +380,7 @@ class Process:
 
     def start(self):
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *self.ports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *self.ports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
         self.ports = self.process.stdout.readline().split()
 

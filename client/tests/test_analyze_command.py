@@ -82,7 +82,7 @@ def test_a_name_that_is_no_formula_and_no_text(grpc_address, backend, tmp_path, 
 
 def test_one_bad_file_among_good_ones(face, address, tmp_path, capsys):
     Image.new("L", (100, 100)).save(tmp_path / "empty.png")
-    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "text.png").write_text("hello", encoding="utf-8")
     files = [tmp_path / "empty.png", face, tmp_path / "text.png", tmp_path / "nowhere.png"]
     assert main(["analyze", *map(str, files), "--server", address]) == 1
     told, errors = capsys.readouterr()
@@ -102,7 +102,7 @@ def test_other_formats(face, address, tmp_path, capsys, kind):
 
 
 def test_standard_input(face, address, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(face.read_bytes())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(face.read_bytes()), encoding="utf-8"))
     assert main(["analyze", "-", "--server", address, "--json"]) == 0
     [found] = json.loads(capsys.readouterr().out)["faces"]
     assert (found["file"], found["emotion"]) == ("-", "Happy")
@@ -118,7 +118,7 @@ def test_standard_input(face, address, capsys, monkeypatch):
 )
 def test_standard_input_that_is_not_a_picture(address, capsys, monkeypatch, content, told):
     monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 1000)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
     assert main(["analyze", "-", "--server", address]) == 1
     assert capsys.readouterr().err == f"mien analyze: {told}\n"
 
@@ -180,7 +180,7 @@ def test_missing_packages_are_named_in_one_sentence(face, missing):
         "from mien_client.cli import main\n"
         f"raise SystemExit(main(['analyze', {str(face)!r}, '--picture', 'out.png']))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
     assert result.returncode == 1
     assert result.stderr.startswith("mien analyze: ")
     assert "pip install 'mien-client[pictures]'" in result.stderr

@@ -105,7 +105,7 @@ def test_help_of_a_verb(verbs, capsys):
 
 
 def test_version():
-    told = subprocess.run([MIEN, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    told = subprocess.run([MIEN, "--version"], capture_output=True, encoding="utf-8", check=True, timeout=60)
     assert told.stdout == f"mien {metadata.version('mien-client')}\n"
 
 

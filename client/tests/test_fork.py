@@ -48,7 +48,7 @@ def asks_right(first):
 def run_script(script, kind, *addresses):
     """Runs a script with one kind of client; returns what it prints."""
     command = [sys.executable, "-c", PRELUDE + script, kind, *addresses]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", timeout=120, check=True).stdout
 
 
 @pytest.fixture(params=["grpc", "aio", "rest"])

@@ -19,7 +19,7 @@ sys.meta_path.insert(0, Block())
 
 def run(code, *arguments):
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", timeout=60, check=True
     ).stdout
 
 

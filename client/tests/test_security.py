@@ -67,7 +67,7 @@ def certificates(tmp_path_factory):
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for name in ("ca", "stranger"):
         openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1", encoding="utf-8")
     for name in ("server", "client"):
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"]
@@ -92,7 +92,7 @@ def nginx(certificates, grpc_address, rest_address):
         for name, rule in RULES.items()
     ]
     config = certificates / "nginx.conf"
-    config.write_text(CONFIG.format(folder=certificates, servers="".join(servers)))
+    config.write_text(CONFIG.format(folder=certificates, servers="".join(servers)), encoding="utf-8")
     options = "daemon off; master_process off;"
     process = subprocess.Popen(
         [program, "-p", certificates, "-c", config, "-e", certificates / "error.log", "-g", options]
@@ -103,7 +103,7 @@ def nginx(certificates, grpc_address, rest_address):
             socket.create_connection(("127.0.0.1", ports["open"]), 1).close()
             break
         except OSError:
-            assert process.poll() is None, (certificates / "error.log").read_text()
+            assert process.poll() is None, (certificates / "error.log").read_text(encoding="utf-8")
             time.sleep(0.02)
     yield ports
     process.terminate()
@@ -174,7 +174,7 @@ def test_the_environment_says_it_too(open_at, certificates, backend, monkeypatch
 
 
 def test_a_netrc_file_does_not_replace_the_token(nginx, certificates, backend, monkeypatch, tmp_path):
-    (tmp_path / "netrc").write_text("machine localhost login somebody password else\n")
+    (tmp_path / "netrc").write_text("machine localhost login somebody password else\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates / "stranger.pem"))
     address = f"https://localhost:{nginx['token']}"
@@ -226,7 +226,7 @@ def test_a_secret_that_goes_out_unencrypted_is_warned_of(address, warned, caplog
 
 def test_files_that_are_none_are_refused(certificates, tmp_path):
     ca, cert, key = (certificates / name for name in ("ca.pem", "client.pem", "client.key"))
-    (tmp_path / "text").write_text("hello")
+    (tmp_path / "text").write_text("hello", encoding="utf-8")
     for told, options in [
         ("missing.pem cannot be read: No such file", {"ca_file": tmp_path / "missing.pem"}),
         ("text holds no certificates", {"ca_file": tmp_path / "text"}),

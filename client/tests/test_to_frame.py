@@ -37,5 +37,5 @@ def test_without_pandas_it_says_what_to_install():
         "try: Analysis(np.ones((1, 5)), np.ones((1, 15, 2)), {}).to_frame()\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout == "to_frame needs pandas: pip install 'mien-client[frames]'\n"

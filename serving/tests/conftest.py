@@ -33,7 +33,9 @@ class ServerProcess:
 
     def wait_until_ready(self):
         self.ready_line = self.process.stdout.readline()
-        assert _READY.fullmatch(self.ready_line), f"not ready: {self.ready_line!r}\n{self.log.read_text()}"
+        assert _READY.fullmatch(self.ready_line), (
+            f"not ready: {self.ready_line!r}\n{self.log.read_text(encoding='utf-8')}"
+        )
         self.grpc_port, self.rest_port = map(int, _READY.fullmatch(self.ready_line).groups())
         self.url = f"http://127.0.0.1:{self.rest_port}"
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
@@ -109,12 +111,12 @@ def start_server(tmp_path_factory):
 
     def start(*flags, wait=True):
         log = tmp_path_factory.mktemp("server") / "log"
-        with log.open("w") as stderr:
+        with log.open("w", encoding="utf-8") as stderr:
             process = subprocess.Popen(
                 [Path(sys.executable).with_name("mien"), "serve", "--port=0", "--rest_api_port=0", *map(str, flags)],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
+                encoding="utf-8",
             )
         server = ServerProcess(process, log)
         servers.append(server)
@@ -139,8 +141,10 @@ def server(start_server, conformance_models, publish):
     base_path = conformance_models / "ours"
     publish(base_path, 1)
     config = conformance_models / "more.config"
-    models = (conformance_models / "models.config").read_text().rstrip().removesuffix("}")
-    config.write_text(f'{models}config {{ name: "ours" base_path: "{base_path}" model_platform: "tensorflow" }} }}')
+    models = (conformance_models / "models.config").read_text(encoding="utf-8").rstrip().removesuffix("}")
+    config.write_text(
+        f'{models}config {{ name: "ours" base_path: "{base_path}" model_platform: "tensorflow" }} }}', encoding="utf-8"
+    )
     return start_server(
         f"--model_config_file={config}",
         "--allow_version_labels_for_unavailable_models=true",

@@ -346,7 +346,8 @@ def batching_server(start_server, conformance_models, tmp_path_factory):
     file = tmp_path_factory.mktemp("batching") / "batching.config"
     file.write_text(
         "max_batch_size { value: 4 } batch_timeout_micros { value: 20000 } num_batch_threads { value: 2 }\n"
-        "max_enqueued_batches { value: 50 } allowed_batch_sizes: 2 allowed_batch_sizes: 4"
+        "max_enqueued_batches { value: 50 } allowed_batch_sizes: 2 allowed_batch_sizes: 4",
+        encoding="utf-8",
     )
     return start_server(
         f"--model_config_file={conformance_models / 'models.config'}",
@@ -392,7 +393,7 @@ def test_each_model_can_bring_its_own_parameters(publish, tmp_path):
     server = ModelServer(options)
     with_parameters, without = publish(tmp_path / "with", 1), publish(tmp_path / "without", 1)
     (with_parameters / "batching_params.pbtxt").write_text(
-        "max_batch_size { value: 2 } enable_large_batch_splitting { value: false }"
+        "max_batch_size { value: 2 } enable_large_batch_splitting { value: false }", encoding="utf-8"
     )
     three = {"x": np.float32([1, 2, 3])}
     with pytest.raises(StatusError, match="Task size 3 is larger than maximum input batch size 2"):

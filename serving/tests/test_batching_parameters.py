@@ -8,7 +8,7 @@ from mien_serving._status import StatusError
 
 def read(tmp_path, text):
     file = tmp_path / "batching.config"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return read_batching_parameters(file)
 
 

@@ -16,8 +16,8 @@ from mien_serving._flags import add_flags, without_meaning
 
 ROOT = Path(__file__).parents[2]
 MODELS = [contract.EMOTION_MODEL, contract.KEYPOINT_MODEL]
-COMPOSE = (ROOT / "docker-compose.yml").read_text()
-ENV = (ROOT / ".env").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+ENV = (ROOT / ".env").read_text(encoding="utf-8")
 SETTINGS = dict(line.split("=", 1) for line in ENV.splitlines() if line and not line.startswith("#"))
 VARIABLE = re.compile(r"\$\{(\w+)(:?-)([^}]*)\}")  # ${REST_API_PORT:-…} is the container's: it begins with $$.
 PROFILES = ("edge", "gpu", "monitoring")
@@ -79,7 +79,7 @@ def compose(request):
             cwd=ROOT,
             env={**inherited, **changed},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         assert done.returncode == 0, done.stderr
         assert not done.stderr
@@ -124,12 +124,14 @@ def started(service, tmp_path):
 
     def start(**changed):
         program = tmp_path / "tensorflow_model_server"
-        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
         program.chmod(0o755)
         environment = {name: str(value) for name, value in (service["environment"] | changed).items()}
         environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
         script = ROOT / "serving/docker/start.sh"
-        done = subprocess.run(["bash", script, "--port=1"], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["bash", script, "--port=1"], env=environment, capture_output=True, encoding="utf-8", check=True
+        )
         return dict(line.removeprefix("--").split("=", 1) for line in done.stdout.split())
 
     return start
@@ -141,7 +143,7 @@ def test_the_entry_point_writes_the_batching_parameters_and_turns_metrics_on(sta
     options = read_batching_parameters(Path(flags["batching_parameters_file"]))
     assert (options.batch_size, options.input_limit, options.batch_timeout_s) == (16, 80, 0.0005)
     assert (options.num_batch_threads, options.max_enqueued_batches) == (3, 5)
-    assert Path(flags["monitoring_config_file"]).read_text() == "prometheus_config { enable: true }\n"
+    assert Path(flags["monitoring_config_file"]).read_text(encoding="utf-8") == "prometheus_config { enable: true }\n"
 
 
 def test_the_batching_parameters_fit_together(service, started):
@@ -164,7 +166,7 @@ def test_env_has_every_setting_at_its_default_with_an_explanation():
 
 
 def test_the_readme_sets_what_there_is_to_set():
-    [block] = re.findall(r"```\n(COMPOSE_PROFILES=.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [block] = re.findall(r"```\n(COMPOSE_PROFILES=.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     chosen = dict(line.split("=") for line in block.splitlines())
     assert chosen.keys() <= SETTINGS.keys()
     assert set(chosen["COMPOSE_PROFILES"].split(",")) <= set(PROFILES)

@@ -24,7 +24,8 @@ def test_a_configuration_in_text_form_is_read(tmp_path):
             name: "m" base_path: "/models/m" model_platform: "tensorflow"
             model_version_policy { specific { versions: 1 versions: 2 } }
             version_labels { key: "stable" value: 1 }
-        } }"""
+        } }""",
+        encoding="utf-8",
     )
     (model,) = read_config(file).model_config_list.config
     assert (model.name, list(model.model_version_policy.specific.versions)) == ("m", [1, 2])
@@ -38,7 +39,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_malformed_file_is_named_with_the_line(tmp_path):
     file = tmp_path / "models.config"
-    file.write_text("model_config_list {\n  config { nmae: 'm' }\n}")
+    file.write_text("model_config_list {\n  config { nmae: 'm' }\n}", encoding="utf-8")
     with pytest.raises(
         StatusError, match=r"INVALID_ARGUMENT: Invalid protobuf file: '.*/models.config'; .* 2:12 :"
     ) as error:
@@ -84,7 +85,7 @@ def test_a_file_as_an_editor_or_a_stranger_leaves_it_is_refused_with_what_to_do(
 @pytest.mark.parametrize("name", ["“m”", "m\u00a0n", "\ufeffm"])
 def test_what_editors_do_is_welcome_in_strings_and_comments(tmp_path, name):
     file = tmp_path / "models.config"
-    file.write_text(f"# {name}: here “it” is\n" + ONE.replace('"m"', f'"{name}"'))
+    file.write_text(f"# {name}: here “it” is\n" + ONE.replace('"m"', f'"{name}"'), encoding="utf-8")
     assert read_config(file).model_config_list.config[0].name == name
 
 

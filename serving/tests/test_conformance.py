@@ -14,7 +14,10 @@ from mien_client import protos
 
 HERE = Path(__file__).parent / "conformance"
 CASES = runpy.run_path(str(HERE / "cases.py"))["CASES"]
-EXPECTED = {row["id"]: row["answer"] for row in map(json.loads, (HERE / "expected.jsonl").read_text().splitlines())}
+EXPECTED = {
+    row["id"]: row["answer"]
+    for row in map(json.loads, (HERE / "expected.jsonl").read_text(encoding="utf-8").splitlines())
+}
 
 
 def test_every_recording_has_its_case():

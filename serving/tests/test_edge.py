@@ -52,13 +52,13 @@ def start_edge(server, certificates, tmp_path_factory):
             "serving:8501": f"127.0.0.1:{backend[1]}",
             "/dev/stdout": str(folder / "access.log"),
         }
-        template = (EDGE / "nginx.conf.template").read_text()
+        template = (EDGE / "nginx.conf.template").read_text(encoding="utf-8")
         for inside, outside in here.items():
             assert inside in template
             template = template.replace(inside, outside)
         if os.getuid() == 0:  # Its workers would be somebody else, who may not write here.
             template = "user root;\n" + template
-        (folder / "nginx.conf.template").write_text(template)
+        (folder / "nginx.conf.template").write_text(template, encoding="utf-8")
         shutil.copy(EDGE / "start.sh", folder)
         usual = {"CLIENT_CERTIFICATES": "optional", "REQUEST_SIZE": "8m", "REQUEST_RATE": 1000, "REQUEST_BURST": 1000}
         environment = {
@@ -67,14 +67,16 @@ def start_edge(server, certificates, tmp_path_factory):
             "CERTIFICATES": str(certificates / "edge"),
             **{name: str(value) for name, value in (usual | settings).items()},
         }
-        process = subprocess.Popen(["sh", folder / "start.sh"], env=environment, stderr=(folder / "errors").open("w"))
+        process = subprocess.Popen(
+            ["sh", folder / "start.sh"], env=environment, stderr=(folder / "errors").open("w", encoding="utf-8")
+        )
         running.append(process)
         for _ in range(600):
             try:
                 assert requests.get(f"http://127.0.0.1:{health}", timeout=10).status_code == 200
                 break
             except requests.ConnectionError:
-                assert process.poll() is None, (folder / "errors").read_text()
+                assert process.poll() is None, (folder / "errors").read_text(encoding="utf-8")
                 threading.Event().wait(0.05)
         return SimpleNamespace(port=port, grpc=f"127.0.0.1:{port}", rest=f"https://127.0.0.1:{port}", folder=folder)
 
@@ -146,7 +148,7 @@ def refused(kind, code, status, text):
 
 @pytest.fixture(scope="module")
 def key(certificates):
-    return (certificates / "api-key").read_text().strip()
+    return (certificates / "api-key").read_text(encoding="utf-8").strip()
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +244,7 @@ def test_the_log_tells_who_asked_what_and_never_what_was_sent(start_edge, ask, k
     ask(edge, kind, pair=pair)
     log = edge.folder / "access.log"
     for _ in range(600):
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         if len(lines) == 2:
             break
         threading.Event().wait(0.05)
@@ -255,13 +257,13 @@ def test_the_log_tells_who_asked_what_and_never_what_was_sent(start_edge, ask, k
         assert line["bytes_in"] > 0
         assert line["replica"]
     for secret in (key, "instances"):
-        assert secret not in log.read_text()
-        assert secret not in (edge.folder / "errors").read_text()
+        assert secret not in log.read_text(encoding="utf-8")
+        assert secret not in (edge.folder / "errors").read_text(encoding="utf-8")
 
 
 def test_what_is_missing_is_said(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "CERTIFICATES": str(tmp_path), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(["sh", EDGE / "start.sh"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(["sh", EDGE / "start.sh"], env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 1
     assert "server.crt is missing in EDGE_CERTIFICATES" in done.stderr
     assert "make-certificates" in done.stderr
@@ -276,6 +278,8 @@ def test_certificates_are_readable_by_those_who_need_them_only(certificates):
         "clients-ca.crt",
         "api-keys",
     }
-    again = subprocess.run([EDGE / "make-certificates", certificates, "localhost"], capture_output=True, text=True)
+    again = subprocess.run(
+        [EDGE / "make-certificates", certificates, "localhost"], capture_output=True, encoding="utf-8"
+    )
     assert again.returncode == 1
     assert "is there already" in again.stderr

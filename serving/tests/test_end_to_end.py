@@ -93,7 +93,7 @@ def model_config(repository, *models):
 @pytest.fixture(scope="module")
 def half_plus_two(start_server, repository):
     file = repository / "models.config"
-    file.write_text(model_config(repository, *MODELS))
+    file.write_text(model_config(repository, *MODELS), encoding="utf-8")
     return start_server(
         f"--model_config_file={file}",
         "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,grpc.lb_policy_name=grpclb",
@@ -213,11 +213,11 @@ class TestRest:
 def test_a_configuration_file_is_read_again_only_when_it_is_polled(start_server, repository, tmp_path):
     file, once = tmp_path / "polled.config", tmp_path / "read-once.config"
     for one in (file, once):
-        one.write_text(model_config(repository, "tf1"))
+        one.write_text(model_config(repository, "tf1"), encoding="utf-8")
     polling = start_server(f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1")
     reading_once = start_server(f"--model_config_file={once}", "--model_config_file_poll_wait_seconds=0")
     for one in (file, once):
-        one.write_text(model_config(repository, "tf2"))
+        one.write_text(model_config(repository, "tf2"), encoding="utf-8")
     polling.until(lambda: polling.states("tf2") == {VERSION: ("AVAILABLE", "OK")})
     assert reading_once.states("tf2") == {}
     assert reading_once.states("tf1") == {VERSION: ("AVAILABLE", "OK")}
@@ -225,7 +225,7 @@ def test_a_configuration_file_is_read_again_only_when_it_is_polled(start_server,
 
 def test_what_is_wrong_with_a_configuration_is_on_standard_error(tmp_path):
     file = tmp_path / "bad.config"
-    file.write_text("improperly formatted file\n")
+    file.write_text("improperly formatted file\n", encoding="utf-8")
     command = [
         Path(sys.executable).with_name("mien"),
         "serve",
@@ -233,7 +233,7 @@ def test_what_is_wrong_with_a_configuration_is_on_standard_error(tmp_path):
         "--rest_api_port=0",
         f"--model_config_file={file}",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 255
     assert "Error parsing text-format tensorflow.serving.ModelServerConfig" in done.stderr
     assert f"Invalid protobuf file: '{file}'" in done.stderr

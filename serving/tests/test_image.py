@@ -9,18 +9,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "serving" / "docker"
-DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; (.+?))? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 
 
 def pins(path):
     """Name and version of everything that a lock file installs, with the condition for it."""
-    return {(name, version): condition for name, version, condition, _ in PIN.findall(path.read_text())}
+    return {(name, version): condition for name, version, condition, _ in PIN.findall(path.read_text(encoding="utf-8"))}
 
 
 def test_its_packages_are_pinned_by_hash_to_what_the_tests_run_with():
     image, tested = pins(DOCKER / "requirements.lock"), pins(ROOT / "requirements.lock")
-    assert len(image) == len(re.findall("^[a-z]", (DOCKER / "requirements.lock").read_text(), re.MULTILINE))
+    assert len(image) == len(
+        re.findall("^[a-z]", (DOCKER / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     only_here = {name for name, version in image if (name, version) not in tested}
     assert only_here == {"tensorflow-cpu"}
     [version] = {version for name, version in image if name == "tensorflow-cpu"}
@@ -48,18 +50,18 @@ def test_nothing_says_where_packages_come_from():
         DOCKER / "requirements.lock",
         ROOT / "docker-compose.yml",
     ):
-        assert not re.search(r"index-url\b|https?://(?!127\.0\.0\.1)", file.read_text()), file
+        assert not re.search(r"index-url\b|https?://(?!127\.0\.0\.1)", file.read_text(encoding="utf-8")), file
 
 
 def test_its_model_server_listens_on_every_address(tmp_path):
     program = tmp_path / "mien"
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     done = subprocess.run(
         ["sh", DOCKER / "tensorflow_model_server", "--port=9000"],
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert done.stdout.split() == ["serve", "--host=0.0.0.0", "--port=9000"]
@@ -80,13 +82,13 @@ def test_its_model_server_listens_on_every_address(tmp_path):
 )
 def test_the_entry_point_takes_the_environment_of_tensorflow_serving(tmp_path, environment, expected):
     program = tmp_path / "tensorflow_model_server"
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     done = subprocess.run(
         ["bash", DOCKER / "tf_serving_entrypoint.sh", "--enable_batching", "--port=9000"],
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     # Flags that are given again come last, and win.

@@ -36,7 +36,7 @@ SERVER, FETCH, UPDATE, KSERVE = "serving", "repository", "repository-updates", "
 def kubectl_problem():
     if shutil.which("kubectl") is None:
         return "kubectl is not installed"
-    told = subprocess.run(["kubectl", "version", "--client"], capture_output=True, text=True, check=False).stdout
+    told = subprocess.run(["kubectl", "version", "--client"], capture_output=True, encoding="utf-8", check=False).stdout
     found = re.search(r"Kustomize Version: v(\d+)", told)
     return "" if found and int(found[1]) >= 5 else f"kubectl is too old, its kustomize is not 5 or newer: {told!r}"
 
@@ -46,7 +46,7 @@ def rendered(overlay):
     """Every object that `kubectl apply -k` would send, by kind and name."""
     if kubectl_problem():
         pytest.skip(kubectl_problem())
-    done = subprocess.run(["kubectl", "kustomize", K8S / overlay], capture_output=True, text=True, check=False)
+    done = subprocess.run(["kubectl", "kustomize", K8S / overlay], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # Nothing deprecated.
     return {(found["kind"], found["metadata"]["name"]): found for found in yaml.safe_load_all(done.stdout)}
@@ -200,15 +200,15 @@ class TestReadiness:
         if os.geteuid() or shutil.which("unshare") is None:
             pytest.skip("only root on Linux can make a process namespace")
         stand_in = tmp_path / "tensorflow_model_server"
-        stand_in.write_text(STAND_IN)
+        stand_in.write_text(STAND_IN, encoding="utf-8")
         stand_in.chmod(0o755)
         command = ["unshare", "--pid", "--fork", "--kill-child", *server(overlay)["command"], "--port=8500"]
         path = f"{tmp_path}:{os.environ['PATH']}"
         with subprocess.Popen(command, env={"PATH": path}) as process:
             started = tmp_path / "tensorflow_model_server.started"
-            until(lambda: started.exists() and started.read_text())
-            assert started.read_text() == "--port=8500\n"
-            [first] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            until(lambda: started.exists() and started.read_text(encoding="utf-8"))
+            assert started.read_text(encoding="utf-8") == "--port=8500\n"
+            [first] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
             os.kill(int(first), signal.SIGTERM)
             process.wait(60)
         assert (tmp_path / "tensorflow_model_server.ended").exists()  # It was not cut off.
@@ -228,7 +228,9 @@ def ready(config):
 
 def compose_health_check():
     """The loop that test_compose.py runs against a server whose models come and go."""
-    test = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["serving"]["healthcheck"]["test"]
+    test = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["serving"][
+        "healthcheck"
+    ]["test"]
     return test[-1].replace("$$", "$")
 
 
@@ -270,9 +272,13 @@ def test_the_models_are_those_of_models_config():
 
 
 def test_batching_is_tuned_as_in_compose():
-    env = dict(line.split("=", 1) for line in (ROOT / ".env").read_text().splitlines() if re.match("[A-Z_]+=", line))
+    env = dict(
+        line.split("=", 1)
+        for line in (ROOT / ".env").read_text(encoding="utf-8").splitlines()
+        if re.match("[A-Z_]+=", line)
+    )
     for folder in ("base", "kserve"):
-        text = (K8S / folder / "batching.config").read_text()
+        text = (K8S / folder / "batching.config").read_text(encoding="utf-8")
         read_batching_parameters(K8S / folder / "batching.config")
         found = dict(re.findall(r"(\w+) \{ value: (\w+) \}", text))
         assert found == {
@@ -373,7 +379,9 @@ class TestProduction:
     def test_requests_in_flight_are_recorded_and_handed_on_by_that_name(self, overlay):
         [group] = rendered(overlay)["PrometheusRule", "mien-serving"]["spec"]["groups"]
         assert [rule["record"] for rule in group["rules"]] == ["mien_requests_in_flight"]
-        adapter = yaml.safe_load((K8S / "overlays/production/prometheus-adapter-values.yaml").read_text())
+        adapter = yaml.safe_load(
+            (K8S / "overlays/production/prometheus-adapter-values.yaml").read_text(encoding="utf-8")
+        )
         [rule] = adapter["rules"]["custom"]
         assert rule["name"]["matches"] == "mien_requests_in_flight"
         assert rule["seriesQuery"].startswith("mien_requests_in_flight{")
@@ -438,7 +446,7 @@ def test_a_gpu_is_asked_for_and_given_large_batches():
 def test_requests_in_flight_are_what_prometheus_computes_from_latencies(tmp_path):
     """Three seconds of latency in a second are three requests at a time, whatever their models."""
     [group] = rendered("overlays/production")["PrometheusRule", "mien-serving"]["spec"]["groups"]
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}), encoding="utf-8")
     micros_in_15_s = {("a", "emotion"): 15_000_000, ("a", "keypoints"): 30_000_000, ("b", "emotion"): 0}
     sums = ':tensorflow:serving:request_latency_sum{{namespace="mien",pod="{}",model_name="{}"}}'
     found = 'mien_requests_in_flight{{namespace="mien",pod="{}"}}'
@@ -455,7 +463,9 @@ def test_requests_in_flight_are_what_prometheus_computes_from_latencies(tmp_path
             }
         ],
     }
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
+    (tmp_path / "test.yaml").write_text(
+        yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}), encoding="utf-8"
+    )
     command = ["promtool", "test", "rules", "test.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr

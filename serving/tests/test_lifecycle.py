@@ -28,7 +28,7 @@ def config(repository):
 @pytest.fixture(scope="module")
 def server(start_server, tmp_path_factory, config):
     file = tmp_path_factory.mktemp("config") / "models.config"
-    file.write_text(str(server_config(config)))
+    file.write_text(str(server_config(config)), encoding="utf-8")
     return start_server(
         f"--model_config_file={file}",
         "--file_system_poll_wait_seconds=0.1",
@@ -202,7 +202,7 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_status_0(start_server, 
         )
         server.until(lambda: (tmp_path / "grpc.started").exists() and (tmp_path / "rest.started").exists())
         server.process.terminate()
-        server.until(lambda: "Told to end" in server.log.read_text())
+        server.until(lambda: "Told to end" in server.log.read_text(encoding="utf-8"))
         assert server.process.poll() is None
         (tmp_path / "grpc").touch()
         (tmp_path / "rest").touch()
@@ -226,14 +226,16 @@ RETRIES = ("--max_num_load_retries=2", "--load_retry_interval_micros=300000")
 
 
 def load_failures(server):
-    return server.log.read_text().count("load failure: OUT_OF_RANGE: Read less bytes than requested")
+    return server.log.read_text(encoding="utf-8").count("load failure: OUT_OF_RANGE: Read less bytes than requested")
 
 
 def test_a_start_beside_a_broken_version_waits_for_all_of_its_attempts(start_server, tmp_path, publish, broken):
     publish(tmp_path / "m", 1)
     publish(tmp_path / "m", 2, source=broken)
     file = tmp_path / "models.config"
-    file.write_text(str(server_config({"m": tmp_path / "m"}, m={"model_version_policy": {"all": {}}})))
+    file.write_text(
+        str(server_config({"m": tmp_path / "m"}, m={"model_version_policy": {"all": {}}})), encoding="utf-8"
+    )
     server = start_server(f"--model_config_file={file}", *RETRIES)
     assert server.states("m") == {2: ("END", "OUT_OF_RANGE"), 1: ("AVAILABLE", "OK")}
     assert load_failures(server) == 3
@@ -244,7 +246,7 @@ def test_a_start_with_only_a_broken_version_ends_after_all_of_its_attempts(start
     server = start_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}", *RETRIES, wait=False)
     assert server.process.wait(timeout=60) == 255
     assert load_failures(server) == 3
-    assert server.log.read_text().splitlines()[-1] == (
+    assert server.log.read_text(encoding="utf-8").splitlines()[-1] == (
         "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: m version: 2} due to "
         "error: OUT_OF_RANGE: Read less bytes than requested}, }"
     )

@@ -44,7 +44,7 @@ def listening_ports(pid):
     sockets = {file.readlink().name for file in Path(f"/proc/{pid}/fd").iterdir()}
     ports = set()
     for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
             _, local, _, state, *_ = fields = line.split()
             if state == "0A" and f"socket:[{fields[9]}]" in sockets:
                 ports.add(int(local.rpartition(":")[2], 16))
@@ -150,9 +150,9 @@ class TestSocket:
         assert refusal(folder / "no" / "s") == f"the folder {folder}/no does not exist; choose another path"
 
     def test_a_file_or_a_folder_in_its_place_is_named_and_kept(self, refusal, folder):
-        (folder / "file").write_text("kept")
+        (folder / "file").write_text("kept", encoding="utf-8")
         assert refusal(folder / "file") == "there is a file in its place; choose another path"
-        assert (folder / "file").read_text() == "kept"
+        assert (folder / "file").read_text(encoding="utf-8") == "kept"
         assert refusal(folder) == "there is a folder in its place; choose another path"
 
     def test_a_folder_in_a_file_is_named(self, refusal, folder):

@@ -46,7 +46,8 @@ def test_neither_importing_nor_using_it_loads_tensorflow():
 def test_pytest_finds_the_fixture_which_takes_a_configuration_file_and_flags(pytester, conformance_models, tmp_path):
     config = tmp_path / "models.config"
     config.write_text(
-        'model_config_list { config { name: "t" base_path: "/models/tiny" model_platform: "tensorflow" } }'
+        'model_config_list { config { name: "t" base_path: "/models/tiny" model_platform: "tensorflow" } }',
+        encoding="utf-8",
     )
     pytester.makepyfile(f"""
         import requests

@@ -21,7 +21,7 @@ PATH = "/metrics"
 @pytest.fixture(scope="module")
 def measured(start_server, conformance_models, tmp_path_factory):
     file = tmp_path_factory.mktemp("monitoring") / "monitoring.config"
-    file.write_text(f'prometheus_config {{ enable: true path: "{PATH}" }}')
+    file.write_text(f'prometheus_config {{ enable: true path: "{PATH}" }}', encoding="utf-8")
     server = start_server(
         "--model_name=tiny", f"--model_base_path={conformance_models / 'tiny'}", f"--monitoring_config_file={file}"
     )
@@ -140,7 +140,8 @@ def test_a_real_prometheus_scrapes_it(measured, tmp_path):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     (tmp_path / "prometheus.yml").write_text(
         "scrape_configs:\n  - job_name: mien\n    scrape_interval: 1s\n"
-        f"    metrics_path: {PATH}\n    static_configs: [{{targets: ['127.0.0.1:{measured.rest_port}']}}]\n"
+        f"    metrics_path: {PATH}\n    static_configs: [{{targets: ['127.0.0.1:{measured.rest_port}']}}]\n",
+        encoding="utf-8",
     )
     process = subprocess.Popen(
         [

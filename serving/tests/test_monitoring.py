@@ -13,8 +13,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "serving" / "monitoring"
-DASHBOARD = json.loads((MONITORING / "grafana/dashboards/mien.json").read_text())
-ALERTS = yaml.safe_load((MONITORING / "prometheus/alerts.yml").read_text())["groups"][0]["rules"]
+DASHBOARD = json.loads((MONITORING / "grafana/dashboards/mien.json").read_text(encoding="utf-8"))
+ALERTS = yaml.safe_load((MONITORING / "prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
 EXPRESSIONS = {
     f"{panel['title']} {target['refId']}": target["expr"]
     for panel in DASHBOARD["panels"]
@@ -33,12 +33,12 @@ def program(name):
 def test_prometheus_takes_the_configuration_and_alerts_fire_when_they_should():
     folder = MONITORING / "prometheus"
     for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]):
-        done = subprocess.run([program("promtool"), *arguments], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run([program("promtool"), *arguments], cwd=folder, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_is_tested_both_ways_and_says_what_to_do():
-    tests = yaml.safe_load((MONITORING / "prometheus/alerts_test.yml").read_text())["tests"]
+    tests = yaml.safe_load((MONITORING / "prometheus/alerts_test.yml").read_text(encoding="utf-8"))["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     for alert in ALERTS:
         assert alert["labels"]["severity"] in ("warning", "critical")
@@ -46,15 +46,15 @@ def test_every_alert_is_tested_both_ways_and_says_what_to_do():
         fires = {bool(case.get("exp_alerts")) for case in cases if case["alertname"] == alert["alert"]}
         assert fires == {True, False}, alert["alert"]
         row = f"| {alert['alert']} | {alert['labels']['severity']} |"
-        assert row in (ROOT / "docs" / "deployment.md").read_text()
+        assert row in (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def busy(start_server, publish, tmp_path_factory):
     """A server that is configured as the container is, and has had requests of every kind and a bad version."""
     folder = tmp_path_factory.mktemp("busy")
-    (folder / "monitoring.config").write_text("prometheus_config { enable: true }")
-    (folder / "batching.config").write_text("batch_timeout_micros { value: 1000 }")
+    (folder / "monitoring.config").write_text("prometheus_config { enable: true }", encoding="utf-8")
+    (folder / "batching.config").write_text("batch_timeout_micros { value: 1000 }", encoding="utf-8")
     publish(folder / "models" / "ours", 1)
     server = start_server(
         "--model_name=ours",
@@ -76,24 +76,25 @@ def busy(start_server, publish, tmp_path_factory):
 def ask(busy, tmp_path_factory):
     """Asks a Prometheus with the product's own configuration, but for where the server is and how often it looks."""
     folder = shutil.copytree(MONITORING / "prometheus", tmp_path_factory.mktemp("prometheus") / "etc")
-    config = yaml.safe_load((folder / "prometheus.yml").read_text())
+    config = yaml.safe_load((folder / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     [job] = config["scrape_configs"]
     assert job.pop("dns_sd_configs")[0]["names"] == ["serving"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{busy.rest_port}"]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     process = subprocess.Popen(
-        [program("prometheus"), *flags, f"--web.listen-address={address}"], stderr=(folder / "log").open("w")
+        [program("prometheus"), *flags, f"--web.listen-address={address}"],
+        stderr=(folder / "log").open("w", encoding="utf-8"),
     )
 
     def get(path, **parameters):
         try:
             answer = requests.get(f"http://{address}/api/v1/{path}", params=parameters, timeout=20)
         except requests.ConnectionError:
-            assert process.poll() is None, (folder / "log").read_text()
+            assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
             return None
         assert answer.status_code in (200, 503), answer.text  # 503: it is still starting.
         return answer.json()["data"] if answer.status_code == 200 else None
@@ -161,11 +162,13 @@ def test_only_metrics_that_tensorflow_serving_has_are_asked_for():
 
 
 def test_the_dashboard_is_one_that_grafana_provisions():
-    [source] = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())[
-        "datasources"
+    [source] = yaml.safe_load(
+        (MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
+    )["datasources"]
+    [provider] = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/mien.yml").read_text(encoding="utf-8"))[
+        "providers"
     ]
-    [provider] = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/mien.yml").read_text())["providers"]
-    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["grafana"]
     mounted = {volume.split(":")[1] for volume in grafana["volumes"]}
     assert provider["options"]["path"] in mounted
     assert (

@@ -178,7 +178,7 @@ def rank_with_a_graph_of_tensorflow_1(base_path, words):
 @pytest.mark.parametrize("save", [rank_with_a_module, rank_with_a_graph_of_tensorflow_1])
 def test_tables_are_filled_from_the_assets_of_the_folder(save, tmp_path):
     words = tmp_path / "words.txt"
-    words.write_text("one 1\ntwo 2\n")
+    words.write_text("one 1\ntwo 2\n", encoding="utf-8")
     save(tmp_path / "m", words)
     words.unlink()
     (tmp_path / "m").rename(tmp_path / "moved")
@@ -193,7 +193,7 @@ def test_a_saved_model_in_text_form_is_read_too(saved_model, tmp_path):
     shutil.copytree(saved_model, tmp_path / "m")
     file = tmp_path / "m" / "saved_model.pb"
     file.with_suffix(".pbtxt").write_text(
-        text_format.MessageToString(saved_model_pb2.SavedModel.FromString(file.read_bytes()))
+        text_format.MessageToString(saved_model_pb2.SavedModel.FromString(file.read_bytes())), encoding="utf-8"
     )
     file.unlink()
     servable = Servable(tmp_path / "m", SessionOptions())

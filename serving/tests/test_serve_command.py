@@ -88,7 +88,7 @@ def test_a_missing_configuration_is_named(capsys, tmp_path):
 
 def test_a_malformed_configuration_is_named_with_what_is_wrong_in_which_line(capsys, tmp_path):
     file = tmp_path / "models.config"
-    file.write_text("models {}")
+    file.write_text("models {}", encoding="utf-8")
     assert complaint(capsys, f"--model_config_file={file}") == (
         f"INVALID_ARGUMENT: Invalid protobuf file: '{file}'; Error parsing text-format "
         "tensorflow.serving.ModelServerConfig: 1:1 : Message type "
@@ -126,7 +126,7 @@ def test_the_environment_says_what_to_serve_and_flags_that_change_nothing_are_na
     monkeypatch.setenv("MODEL_BASE_PATH", str(conformance_models))
     server = start_server("--flush_filesystem_caches=false", "--enable_profiler")
     assert server.states("tiny")[2] == ("AVAILABLE", "OK")
-    (line,) = [line for line in server.log.read_text().splitlines() if "Without effect" in line]
+    (line,) = [line for line in server.log.read_text(encoding="utf-8").splitlines() if "Without effect" in line]
     assert line.endswith(
         "Without effect here: --flush_filesystem_caches (the operating system decides what its caches hold); "
         "--enable_profiler (there is no profiler service)"
@@ -178,13 +178,13 @@ def test_a_channel_argument_without_a_value_is_named(capsys):
 )
 def test_the_monitoring_config_says_whether_and_where_metrics_are(tmp_path, text, path):
     file = tmp_path / "monitoring.config"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert options_from(parse("--model_base_path=/m", f"--monitoring_config_file={file}")).rest.metrics_path == path
 
 
 def test_a_session_config_file_configures_sessions(tmp_path):
     file = tmp_path / "session.config"
-    file.write_text("inter_op_parallelism_threads: 3")
+    file.write_text("inter_op_parallelism_threads: 3", encoding="utf-8")
     options = options_from(parse("--model_base_path=/m", f"--tensorflow_session_config_file={file}"))
     assert ConfigProto.FromString(options.session.config).inter_op_parallelism_threads == 3
 
@@ -210,7 +210,7 @@ def test_explaining_itself_needs_no_tensorflow():
     blocked = (
         "import sys; sys.modules['tensorflow'] = None; from mien_client.cli import main; main(['serve', '--help'])"
     )
-    result = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", blocked], capture_output=True, encoding="utf-8", timeout=60)
     assert result.returncode == 0
     for flag in ("--model_config_file", "--rest_api_port", "--model_repository"):
         assert flag in result.stdout

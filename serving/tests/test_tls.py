@@ -24,7 +24,7 @@ def certificates(tmp_path_factory):
 
     new = ("req", "-newkey", "rsa:2048", "-nodes")
     run(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    (folder / "names").write_text("subjectAltName=DNS:localhost", encoding="utf-8")
     for name in ("server", "client"):
         run(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         sign = ("x509", "-req", "-days", "2", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
@@ -51,7 +51,7 @@ def ssl_config(certificates, path, *, mutual):
         f"{field}: {' '.join(repr(line) for line in pem(certificates, name).decode().splitlines(True))}\n"
         for field, name in lines.items()
     )
-    path.write_text(text + f"client_verify: {str(mutual).lower()}\n")
+    path.write_text(text + f"client_verify: {str(mutual).lower()}\n", encoding="utf-8")
     return path
 
 
@@ -101,7 +101,7 @@ def complaint(tmp_path, capsys):
 
     def start(**fields):
         file = tmp_path / "ssl.config"
-        file.write_text(str(SslConfig(**fields)))
+        file.write_text(str(SslConfig(**fields)), encoding="utf-8")
         assert main(["serve", "--model_base_path=/m", f"--ssl_config_file={file}"]) == 255
         (line,) = capsys.readouterr().err.splitlines()
         return line.removeprefix(f"Failed to start server. Error: INVALID_ARGUMENT: {file}: ")

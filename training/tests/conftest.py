@@ -26,7 +26,7 @@ def write_csv(tmp_path):
 
     def write(header, rows, name="data.csv"):
         path = tmp_path / name
-        with path.open("w", newline="") as stream:
+        with path.open("w", newline="", encoding="utf-8") as stream:
             stream.write(header + "\n")
             csv.writer(stream).writerows(rows)
         return path
@@ -87,7 +87,7 @@ def emotion_csv(tmp_path_factory, emotion_faces):
     """The emotion faces as ``fer2013.csv`` would hold them: the challenge's labels and Usage."""
     path = tmp_path_factory.mktemp("data") / "fer.csv"
     seven = [0, 1, 4, 3, 5]
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["emotion", "pixels", "Usage"])
         for index, (image, label) in enumerate(zip(emotion_faces.images, emotion_faces.targets, strict=True)):
@@ -101,11 +101,11 @@ def emotion_csv(tmp_path_factory, emotion_faces):
 def keypoint_csv(tmp_path_factory, keypoint_faces):
     """The key-point faces at 96×96 and who they are: two files, as Kaggle and ``--groups`` have them."""
     folder = tmp_path_factory.mktemp("data")
-    with (folder / "training.csv").open("w", newline="") as stream:
+    with (folder / "training.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(KEYPOINT_HEADER)
         for image, points in zip(keypoint_faces.images, keypoint_faces.targets, strict=True):
             cells = ["" if np.isnan(c) else f"{2 * c + 0.5:.4f}" for c in points.reshape(-1)]
             writer.writerow([*cells, pixels(np.kron(image, np.ones((2, 2), np.uint8)))])
-    (folder / "people.csv").write_text("row,person\n" + "".join(f"{i},{i // 8}\n" for i in range(80)))
+    (folder / "people.csv").write_text("row,person\n" + "".join(f"{i},{i // 8}\n" for i in range(80)), encoding="utf-8")
     return folder / "training.csv", folder / "people.csv"

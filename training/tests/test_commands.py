@@ -45,9 +45,12 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
     assert "Dropped 1 Fear, 1 Neutral" in out
     for word in ("accuracy", "macro-F1", "Surprise", "report.html"):
         assert word in out
-    metrics = json.loads((tmp_path / "page" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "page" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["faces"] == 30
-    assert metrics["accuracy"] == json.loads((emotion_run / "metrics.json").read_text())["validation"]["accuracy"]
+    assert (
+        metrics["accuracy"]
+        == json.loads((emotion_run / "metrics.json").read_text(encoding="utf-8"))["validation"]["accuracy"]
+    )
 
     status, out, _ = mien(
         "evaluate", "emotion", "--run", emotion_run, "--data", emotion_csv, "--usage", "PublicTest", "--limit", 7
@@ -92,7 +95,7 @@ def test_key_points_are_parted_by_person_and_evaluated_on_the_same_people(
     assert "15% of the people validate" in out
     status, out, _ = mien("evaluate", "keypoints", "--run", tmp_path / "run", "--data", data, "--groups", people)
     assert status == 0
-    nme = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]["nme"]
+    nme = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["validation"]["nme"]
     assert f"{nme:.2%}" in out
     status, out, _ = mien("evaluate", "keypoints", "--run", tmp_path / "run", "--data", data)
     assert "may be in both parts" in out
@@ -113,7 +116,9 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(tmp_path, emotion_
         "8",
     ]
     command += ["--epochs", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=ENVIRONMENT
+    )
     log = tmp_path / "run" / "log.csv"
     while not log.exists() and process.poll() is None:
         time.sleep(0.05)
@@ -123,7 +128,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(tmp_path, emotion_
     steps = int(re.search(r"Interrupted after step (\d+) of 22; the same command continues\.", out).group(1))
     assert 11 < steps < 22
     assert "Traceback" not in out
-    again = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    again = subprocess.run(command, capture_output=True, encoding="utf-8", env=ENVIRONMENT, check=False)
     assert again.returncode == 0, again.stderr
     assert f"Continuing {tmp_path / 'run'} after step {steps} of 22." in again.stdout
     assert (tmp_path / "run" / "metrics.json").exists()
@@ -154,7 +159,7 @@ def test_more_epochs_continue_a_finished_run_and_say_what_that_means(emotion_csv
         out,
     )
     assert "5 steps to go, about 1 minute.\n" in out
-    assert json.loads((emotion_run / "metrics.json").read_text())["epochs"] == 3
+    assert json.loads((emotion_run / "metrics.json").read_text(encoding="utf-8"))["epochs"] == 3
 
 
 class TestMistakesAreOneSentence:
@@ -220,6 +225,8 @@ def test_help_needs_no_tensorflow():
         "from mien_client.cli import main; main(sys.argv[1:])"
     )
     for verb in ("train", "evaluate", "export"):
-        done = subprocess.run([sys.executable, "-c", code, verb, "--help"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, verb, "--help"], capture_output=True, encoding="utf-8", check=False
+        )
         assert done.returncode == 0, done.stderr
         assert f"usage: mien {verb}" in done.stdout

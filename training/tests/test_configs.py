@@ -1,7 +1,10 @@
 """Recipes are files."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +22,9 @@ def test_every_shipped_recipe_can_be_read():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_is_explained_where_it_stands(name):
-    settings = [line for line in (FOLDER / f"{name}.toml").read_text().splitlines() if re.match(r"\w+ = ", line)]
+    settings = [
+        line for line in (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines() if re.match(r"\w+ = ", line)
+    ]
     assert settings
     for line in settings:
         assert re.search(r"  # \S.{3,}$", line), line
@@ -27,7 +32,7 @@ def test_every_key_is_explained_where_it_stands(name):
 
 @pytest.mark.parametrize("model", CONFIGS)
 def test_the_recipe_of_each_model_names_every_key(model):
-    written = tomllib.loads((FOLDER / f"{model}.toml").read_text())
+    written = tomllib.loads((FOLDER / f"{model}.toml").read_text(encoding="utf-8"))
     complete = asdict(CONFIGS[model])
     assert written.keys() == complete.keys()
     for table in ("network", "augmentation"):
@@ -41,7 +46,9 @@ def test_what_a_run_records_is_the_recipe_again():
 
 def test_a_file_is_a_recipe_too(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text((FOLDER / "emotion.toml").read_text().replace("seed = 0", "seed = 7"))
+    path.write_text(
+        (FOLDER / "emotion.toml").read_text(encoding="utf-8").replace("seed = 0", "seed = 7"), encoding="utf-8"
+    )
     assert load(str(path)).seed == 7
 
 
@@ -52,16 +59,29 @@ def test_a_recipe_is_read_as_utf_8_with_and_without_a_byte_order_mark(tmp_path, 
     assert load(str(path)) == CONFIGS["emotion"]
 
 
+def test_a_recipe_is_read_as_utf_8_whatever_the_locale_is(tmp_path):
+    (tmp_path / "müde.toml").write_text('# für müde Gesichter\nbase = "emotion"\nepochs = 3\n', encoding="utf-8")
+    code = "import sys\nfrom mien_training.configs import load\nprint(load(sys.argv[1]).epochs)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "müde.toml"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.stdout == "3\n", done.stderr
+
+
 class TestInheritance:
     def test_what_a_recipe_does_not_set_is_that_of_its_base(self, tmp_path):
         path = tmp_path / "mine.toml"
-        path.write_text('base = "keypoints"\nepochs = 3\n[augmentation]\nblur = 0.5\n')
+        path.write_text('base = "keypoints"\nepochs = 3\n[augmentation]\nblur = 0.5\n', encoding="utf-8")
         keypoints = CONFIGS["keypoints"]
         assert load(str(path)) == replace(keypoints, epochs=3, augmentation=replace(keypoints.augmentation, blur=0.5))
 
     def test_a_base_may_be_a_file_beside_and_have_a_base_itself(self, tmp_path):
-        (tmp_path / "first.toml").write_text('base = "emotion"\nepochs = 3\nseed = 1\n')
-        (tmp_path / "second.toml").write_text('base = "first.toml"\nseed = 2\n')
+        (tmp_path / "first.toml").write_text('base = "emotion"\nepochs = 3\nseed = 1\n', encoding="utf-8")
+        (tmp_path / "second.toml").write_text('base = "first.toml"\nseed = 2\n', encoding="utf-8")
         assert load(str(tmp_path / "second.toml")) == replace(CONFIGS["emotion"], epochs=3, seed=2)
 
     @pytest.mark.parametrize(
@@ -77,7 +97,7 @@ class TestInheritance:
         ],
     )
     def test_a_base_that_cannot_be_read_is_named(self, tmp_path, content, sentence):
-        (tmp_path / "mine.toml").write_text(content)
+        (tmp_path / "mine.toml").write_text(content, encoding="utf-8")
         with pytest.raises(ConfigError, match=sentence):
             load(str(tmp_path / "mine.toml"))
 
@@ -85,7 +105,7 @@ class TestInheritance:
 def test_the_readmes_recipe_and_its_command_are_the_same(tmp_path):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     [recipe] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "mine.toml").write_text(recipe)
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
     [command] = [line for line in readme.splitlines() if line.startswith("mien train") and "--set" in line]
     settings = re.findall(r"--set (\S+)", command)
     assert load(str(tmp_path / "mine.toml")) == change(CONFIGS["emotion"], settings)
@@ -166,7 +186,7 @@ class TestRunsOfOlderVersions:
 )
 def test_what_is_not_a_recipe_is_said(tmp_path, name, content, sentence):
     if content:
-        (tmp_path / "bad.toml").write_text(content)
+        (tmp_path / "bad.toml").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=sentence):
         load(name.format(folder=tmp_path))
 
@@ -189,8 +209,10 @@ def test_what_is_not_a_recipe_is_said(tmp_path, name, content, sentence):
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path, line, wrong, sentence):
     path = tmp_path / "mine.toml"
-    content = (FOLDER / "emotion.toml").read_text()
+    content = (FOLDER / "emotion.toml").read_text(encoding="utf-8")
     assert line in content
-    path.write_text(content.replace(line, wrong).replace("seed = 0", "# seed" if "seed" in wrong else "seed = 0"))
+    path.write_text(
+        content.replace(line, wrong).replace("seed = 0", "# seed" if "seed" in wrong else "seed = 0"), encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=f"is not a valid recipe: {sentence}"):
         load(str(path))

@@ -46,7 +46,9 @@ jpeg = 20
 def start(data: Path, recipe: Path, out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
     command = [*MIEN, "train", "emotion", "--data", str(data), "--config", str(recipe), "--out", str(out), *more]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+    )
 
 
 def free_ports(count: int) -> list[int]:
@@ -60,7 +62,7 @@ def free_ports(count: int) -> list[int]:
 @pytest.mark.slow
 def test_two_workers_have_the_losses_and_the_accuracy_of_one(tmp_path, emotion_csv):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE, encoding="utf-8")
     alone = start(emotion_csv, recipe, tmp_path / "alone")
     assert alone.wait() == 0, alone.communicate()[0]
 
@@ -79,7 +81,7 @@ def test_two_workers_have_the_losses_and_the_accuracy_of_one(tmp_path, emotion_c
     said = [worker.communicate()[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
 
-    logs = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("alone", "shared")]
+    logs = [list(csv.DictReader((tmp_path / name / "log.csv").open(encoding="utf-8"))) for name in ("alone", "shared")]
     assert len(logs[0]) == 2
     for one, two in zip(*logs, strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3)

@@ -81,7 +81,7 @@ def test_key_point_numbers():
 )
 def test_the_report_needs_no_other_file(tmp_path, evaluation):
     evaluation.write(tmp_path / "out", "A <title>", {"data": "faces & more"})
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "A &lt;title&gt;" in page
     assert "faces &amp; more" in page
     assert page.count("data:image/png;base64,") == len(evaluation.pictures)
@@ -90,7 +90,9 @@ def test_the_report_needs_no_other_file(tmp_path, evaluation):
         assert table.title in page
     for name in evaluation.pictures:
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["evaluated"] == {"data": "faces & more"}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["evaluated"] == {
+        "data": "faces & more"
+    }
 
 
 def test_a_comparison_has_every_number_of_both_side_by_side(tmp_path):
@@ -107,7 +109,7 @@ def test_a_comparison_has_every_number_of_both_side_by_side(tmp_path):
         ["Happy B", "1.000", "1.000", "1.000", "3"],
     ]
     both.write(tmp_path, "Both", {})
-    assert json.loads((tmp_path / "metrics.json").read_text())["B"]["accuracy"] == 1
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["B"]["accuracy"] == 1
     for name in both.pictures:
         assert (tmp_path / f"{name}.png").exists()
 
@@ -200,7 +202,7 @@ class TestTables:
 
     def test_scroll_by_themselves_on_narrow_screens(self, tmp_path, comparison):
         comparison[2].write(tmp_path, "Both", {"A": "x", "B": "y"})
-        page = (tmp_path / "report.html").read_text()
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert page.count('<div class="table">\n<table>') == page.count("<table>") == len(comparison[2].tables)
         assert ".table { overflow-x: auto; }" in page
         assert 'name="viewport" content="width=device-width' in page

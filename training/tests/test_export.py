@@ -122,7 +122,7 @@ class TestAVersion:
 
     def test_the_manifest_says_what_it_is(self, repository, model):
         folder = repository / model / "1"
-        manifest = json.loads((folder / "assets.extra" / "manifest.json").read_text())
+        manifest = json.loads((folder / "assets.extra" / "manifest.json").read_text(encoding="utf-8"))
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         assert set(manifest["sha256"]) == files - {"assets.extra/manifest.json"}
         for name, digest in manifest["sha256"].items():
@@ -177,9 +177,11 @@ class TestTheSameRunTwice:
         """A repository whose manifest differs in some keys; `None` removes one."""
         path = tmp_path / "emotion" / "3" / "assets.extra" / "manifest.json"
         path.parent.mkdir(parents=True)
-        before = json.loads((repository / "emotion" / "1" / "assets.extra" / "manifest.json").read_text())
+        before = json.loads(
+            (repository / "emotion" / "1" / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
+        )
         changed = {key: value for key, value in {**before, **manifest}.items() if value is not None}
-        path.write_text(json.dumps(changed))
+        path.write_text(json.dumps(changed), encoding="utf-8")
         return tmp_path
 
     def test_is_known_from_a_manifest_without_the_sum_of_the_weights(self, repository, run, tmp_path):
@@ -203,7 +205,7 @@ class TestTheSameRunTwice:
     def test_is_not_found_in_a_damaged_manifest(self, run, tmp_path, content):
         path = tmp_path / "emotion" / "1" / "assets.extra" / "manifest.json"
         path.parent.mkdir(parents=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
         assert export.published(run, tmp_path) is None
 
 
@@ -222,12 +224,14 @@ class TestVersionNumbers:
         for index in range(8):
             aside = tmp_path / "emotion" / f".export-{index}"
             aside.mkdir()
-            (aside / "who").write_text(str(index))
+            (aside / "who").write_text(str(index), encoding="utf-8")
             asides.append(aside)
         with ThreadPoolExecutor(8) as pool:
             versions = list(pool.map(lambda aside: export._publish(aside, tmp_path / "emotion"), asides))
         assert sorted(int(version.name) for version in versions) == list(range(1, 9))
-        assert sorted((version / "who").read_text() for version in versions) == [str(index) for index in range(8)]
+        assert sorted((version / "who").read_text(encoding="utf-8") for version in versions) == [
+            str(index) for index in range(8)
+        ]
 
     def test_anybody_may_read_a_version(self, repository):
         assert (repository / "emotion" / "1").stat().st_mode & 0o777 == 0o755
@@ -269,13 +273,15 @@ class TestRunFolders:
 
     @pytest.mark.parametrize("content", ["{", "{}", '{"config": 3}', '{"config": {"widths": [1]}}'])
     def test_a_damaged_description_is_named(self, tmp_path, content):
-        (tmp_path / "run.json").write_text(content)
+        (tmp_path / "run.json").write_text(content, encoding="utf-8")
         with pytest.raises(RunError, match=r"run\.json is damaged, or from another version"):
             open_run(tmp_path)
 
     def test_weights_that_do_not_fit_are_named(self, tmp_path, finished_runs):
         for name in ("run.json", "metrics.json"):
-            (tmp_path / name).write_text((finished_runs["emotion"] / name).read_text())
+            (tmp_path / name).write_text(
+                (finished_runs["emotion"] / name).read_text(encoding="utf-8"), encoding="utf-8"
+            )
         (tmp_path / "best.weights.h5").write_bytes((finished_runs["keypoints"] / "best.weights.h5").read_bytes())
         with pytest.raises(RunError, match="does not fit the emotion network"):
             open_run(tmp_path).load()

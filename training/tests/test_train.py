@@ -36,11 +36,11 @@ def interrupt_after(trainer, steps):
 
 def test_a_run_leaves_its_records(finished_runs):
     folder = finished_runs["emotion"]
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert set(metrics["validation"]) == {"accuracy", "macro_f1"}
     assert set(metrics["calibration"]) == {"temperature", "ece_before", "ece"}
     assert metrics["faces"] == {"training": 90, "validation": 30}
-    log = list(csv.DictReader((folder / "log.csv").open()))
+    log = list(csv.DictReader((folder / "log.csv").open(encoding="utf-8")))
     assert [row["epoch"] for row in log] == ["1", "2"]
     assert float(log[-1]["learning_rate"]) == pytest.approx(0, abs=1e-5)
     assert max(float(row["val_accuracy"]) for row in log) == metrics["validation"]["accuracy"]
@@ -79,7 +79,8 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     whole, parts = (
-        list(csv.DictReader((folder / "log.csv").open())) for folder in (finished_runs[model], tmp_path / "run")
+        list(csv.DictReader((folder / "log.csv").open(encoding="utf-8")))
+        for folder in (finished_runs[model], tmp_path / "run")
     )
     for one, other in zip(whole, parts, strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
@@ -110,7 +111,9 @@ def test_a_teachers_answers_are_learned_and_it_is_named(tmp_path, tiny, finished
         Trainer("emotion", split, config, tmp_path / name, SOURCE, "float32", [teacher]).run()
         (named,) = open_run(tmp_path / name).facts["source"]["teachers"]
         assert len(named["sha256"]) == 64
-    right, wrong = (next(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("right", "wrong"))
+    right, wrong = (
+        next(csv.DictReader((tmp_path / name / "log.csv").open(encoding="utf-8"))) for name in ("right", "wrong")
+    )
     assert right["loss"] == wrong["loss"]  # the labels have no share
 
 
@@ -146,7 +149,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, tiny, finished_runs, emot
     trainer = Trainer("emotion", emotion_split, tiny["emotion"], finished_runs["emotion"], SOURCE, "float32")
     before = (finished_runs["emotion"] / "best.weights.h5").read_bytes()
     assert trainer.step == trainer.total_steps
-    assert trainer.run() == json.loads((finished_runs["emotion"] / "metrics.json").read_text())
+    assert trainer.run() == json.loads((finished_runs["emotion"] / "metrics.json").read_text(encoding="utf-8"))
     assert (finished_runs["emotion"] / "best.weights.h5").read_bytes() == before
 
 
@@ -183,7 +186,7 @@ class TestMoreEpochs:
         assert trainer.step == 2 * trainer.steps_per_epoch
         assert trainer.learning_rate > 0  # on the longer cosine, although the shorter one had ended at zero
         result = trainer.run()
-        log = list(csv.DictReader((folder / "log.csv").open()))
+        log = list(csv.DictReader((folder / "log.csv").open(encoding="utf-8")))
         assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
         assert float(log[1]["learning_rate"]) == pytest.approx(0, abs=1e-5)
         assert float(log[2]["learning_rate"]) > 1e-4
@@ -222,10 +225,10 @@ class TestMoreEpochs:
 def test_a_run_of_an_older_version_is_continued(tmp_path, tiny, finished_runs, emotion_split):
     folder = shutil.copytree(finished_runs["emotion"], tmp_path / "run")
     plain = replace(tiny["emotion"], augmentation=replace(tiny["emotion"].augmentation, blur=0.0, jpeg=0))
-    recorded = json.loads((folder / "run.json").read_text())
+    recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for key in ("blur", "jpeg"):
         del recorded["config"]["augmentation"][key]
-    (folder / "run.json").write_text(json.dumps(recorded))
+    (folder / "run.json").write_text(json.dumps(recorded), encoding="utf-8")
     trainer = Trainer("emotion", emotion_split, plain, folder, SOURCE, "float32")
     assert trainer.step == trainer.total_steps
 
@@ -247,7 +250,7 @@ def test_a_damaged_run_is_named(tmp_path, tiny, finished_runs, emotion_split, na
 
 def test_damaged_metrics_are_named(tmp_path, tiny, finished_runs, emotion_split):
     folder = shutil.copytree(finished_runs["emotion"], tmp_path / "run")
-    (folder / "metrics.json").write_text("{}")
+    (folder / "metrics.json").write_text("{}", encoding="utf-8")
     for read in (
         lambda: open_run(folder),
         Trainer("emotion", emotion_split, tiny["emotion"], folder, SOURCE, "float32").run,
@@ -257,7 +260,7 @@ def test_damaged_metrics_are_named(tmp_path, tiny, finished_runs, emotion_split)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny, emotion_split):
-    (tmp_path / "precious.txt").write_text("do not touch")
+    (tmp_path / "precious.txt").write_text("do not touch", encoding="utf-8")
     with pytest.raises(RunError, match="is not empty and holds no run"):
         Trainer("emotion", emotion_split, tiny["emotion"], tmp_path, SOURCE, "float32")
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]

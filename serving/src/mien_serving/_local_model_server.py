@@ -69,7 +69,7 @@ class LocalModelServer:
         if self._process is not None:
             raise LocalModelServerError("the server runs already")
         self._folder = tempfile.TemporaryDirectory(prefix="mien-serve-", ignore_cleanup_errors=True)
-        with self._log.open("w") as log:
+        with self._log.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(  # noqa: S603 — this interpreter, and what the caller asked for
                 [
                     *(sys.executable, "-c", _COMMAND, "serve", "--port=0", "--rest_api_port=0"),
@@ -77,7 +77,7 @@ class LocalModelServer:
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
             )
         self._process = process
         # Also when nobody stops it: it does not outlive this object, nor this process.

@@ -76,8 +76,8 @@ def _check_pair(file: Path, options: SslOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="mien-serve-") as folder:  # OpenSSL reads keys from files only.
         key, certificate = Path(folder, "key"), Path(folder, "certificate")
         key.touch(mode=0o600)
-        key.write_text(options.server_key)
-        certificate.write_text(options.server_cert)
+        key.write_text(options.server_key, encoding="utf-8")
+        certificate.write_text(options.server_cert, encoding="utf-8")
         try:
             context.load_cert_chain(certificate, key, password=lambda: "")
         except ssl.SSLError as error:

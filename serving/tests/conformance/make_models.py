@@ -103,7 +103,8 @@ def main(root):
         "    model_version_policy { specific { versions: 1 versions: 2 } }\n"
         '    version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 } }\n'
         f'  config {{ name: "solo" base_path: "{root}/solo" model_platform: "tensorflow" }}\n'
-        "}\n"
+        "}\n",
+        encoding="utf-8",
     )
 
 

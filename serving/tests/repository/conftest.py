@@ -16,7 +16,7 @@ def storage_url():
     """Where the server is."""
     pytest.importorskip("moto", reason="moto, the S3-compatible server, cannot be installed on this machine")
     command = [sys.executable, "-u", "-m", "moto.server", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
         lines = iter(process.stdout.readline, "")
         url = next(found[1] for line in lines if (found := re.search(r"Running on (http://127\S+)", line)))
         threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()  # It must be able to go on talking.

@@ -28,7 +28,7 @@ def describe(version):
     manifest.unlink(missing_ok=True)
     files = [path for path in sorted(version.rglob("*")) if path.is_file()]
     sums = {path.relative_to(version).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    manifest.write_text(json.dumps({"model": version.parent.name, "sha256": sums}))
+    manifest.write_text(json.dumps({"model": version.parent.name, "sha256": sums}), encoding="utf-8")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def contents(folder):
 
 def start(wire, *arguments):
     command = [MIEN, "repository", "sync", f"--endpoint-url={wire.url}", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def until(condition):
@@ -239,7 +239,7 @@ def test_of_two_that_send_the_same_version_one_is_told(storage):
 def test_a_version_that_is_not_as_its_manifest_says_is_not_sent(sync, storage, make_version, here):
     changed, more, less, bare = (make_version(f"emotion/{number}") for number in range(1, 5))
     (changed / LARGE).write_bytes(bytes(1000))
-    (more / "notes.txt").write_text("not in the manifest")
+    (more / "notes.txt").write_text("not in the manifest", encoding="utf-8")
     (less / "saved_model.pb").unlink()
     (bare / MANIFEST).unlink()
     make_version("keypoints/1")
@@ -388,10 +388,10 @@ def test_the_lock_is_not_written_through_a_link(sync, storage, make_version, her
     make_version("emotion/1")
     sync(here, storage.place)
     there.mkdir()
-    (there.parent / "precious").write_text("precious")
+    (there.parent / "precious").write_text("precious", encoding="utf-8")
     (there / ".sync.lock").symlink_to(there.parent / "precious")
     assert "it is a link, not a regular file" in sync(storage.place, there)[2]
-    assert (there.parent / "precious").read_text() == "precious"
+    assert (there.parent / "precious").read_text(encoding="utf-8") == "precious"
 
 
 def test_versions_that_begin_with_zeros_are_the_versions_that_they_name(sync, storage, make_version, here, there):
@@ -534,7 +534,7 @@ def test_storage_that_does_not_answer_is_said_in_a_sentence(make_version, here, 
 def test_without_the_library_it_says_what_to_install(storage, here):
     code = "import sys; sys.modules['boto3'] = None; from mien_client.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "repository", "sync", here, storage.place]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert "pip install 'mien-serving[s3]'" in done.stderr
     assert "Traceback" not in done.stderr

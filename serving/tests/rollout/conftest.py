@@ -125,7 +125,7 @@ def write_manifest(folder, model):
         "metrics": {"validation": {"accuracy": 0.8}},
         "sha256": {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     }
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 CONFIG = """\
@@ -153,7 +153,7 @@ class Site:
         self.folder = folder
         self.repository = folder / "models"
         self.config = folder / "models.config"
-        self.config.write_text(CONFIG)
+        self.config.write_text(CONFIG, encoding="utf-8")
         self.servers = []
         for model in ("emotion", "keypoints"):
             (self.repository / model).mkdir(parents=True)
@@ -178,13 +178,13 @@ class Site:
         if arguments[0] != "history":
             where += [f"--config={self.config}", f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
         command = [MIEN, "rollout", *map(str, arguments), *where]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=timeout)
 
     def begin(self, *arguments):
         """Starts a verb; returns the process."""
         command = [MIEN, "rollout", *map(str, arguments), f"--repository={self.repository}", f"--config={self.config}"]
         command += [f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
     def done(self, *arguments):
         """Runs a verb that must go well; returns what it printed."""
@@ -200,7 +200,7 @@ class Site:
         return result.stderr
 
     def journal(self):
-        return [json.loads(line) for line in (self.folder / "models.journal").read_text().splitlines()]
+        return [json.loads(line) for line in (self.folder / "models.journal").read_text(encoding="utf-8").splitlines()]
 
     def status(self):
         return json.loads(self.mien("status", "--json").stdout)
@@ -226,12 +226,12 @@ class ServerProcess:
         command += [f"--model_config_file={self.site.config}", f"--model_repository={self.site.repository}"]
         command += ["--allow_version_labels_for_unavailable_models=true", "--max_num_load_retries=0"]
         command += ["--file_system_poll_wait_seconds=0.2", "--grpc_max_threads=32"]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        with self.log.open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, encoding="utf-8")
 
     def wait_until_ready(self):
         line = self.process.stdout.readline()
-        assert re.match("mien serve is ready", line), self.log.read_text()[-3000:]
+        assert re.match("mien serve is ready", line), self.log.read_text(encoding="utf-8")[-3000:]
 
     def send(self, number):
         self.process.send_signal(number)
@@ -252,7 +252,7 @@ def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, encoding="utf-8", check=False
     )
     if mounted.returncode:
         pytest.skip(f"the small disk that is filled here cannot be mounted: {mounted.stderr.strip()}")
@@ -475,7 +475,8 @@ def kubeconfig(path, server, token="nothing secret"):
                 "clusters": [{"name": "here", "cluster": {"server": server}}],
                 "users": [{"name": "me", "user": {"token": token}}],
             }
-        )
+        ),
+        encoding="utf-8",
     )
     return path
 

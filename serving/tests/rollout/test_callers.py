@@ -21,7 +21,7 @@ FACE = np.zeros((1, 48, 48), np.uint8)
 
 
 def test_a_canary_moves_callers_without_a_label_only_if_the_operator_says_so(site):
-    before = site.config.read_text()
+    before = site.config.read_text(encoding="utf-8")
     with Client(site.addresses) as usual, Client(site.addresses, emotion_version="latest") as unlabelled:
         assert unlabelled.analyze(FACE).versions["emotion"] == 1
         give_up = time.monotonic() + 60
@@ -34,7 +34,7 @@ def test_a_canary_moves_callers_without_a_label_only_if_the_operator_says_so(sit
         sentence = site.refused("canary", "emotion", 2)
         assert "nothing was changed: ALL callers that name neither a version nor a label move to version 2" in sentence
         assert "--move-unlabelled" in sentence
-        assert site.config.read_text() == before
+        assert site.config.read_text(encoding="utf-8") == before
 
         told = site.done("canary", "emotion", 2, "--move-unlabelled")
         assert told.index("ALL callers that name neither") < told.index("AVAILABLE")

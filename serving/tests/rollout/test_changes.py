@@ -109,13 +109,13 @@ class World:
     def __init__(self, folder, policy=ADOPTED):
         self.repository = folder / "models"
         self.config = folder / "models.config"
-        self.config.write_text(CONFIG.format(policy=policy))
+        self.config.write_text(CONFIG.format(policy=policy), encoding="utf-8")
         self.desired_state = f"--config={self.config}"
         self.add(1)
         self.add(2)
         self.countdown = 0
         self.unfit = []
-        message = text_format.Parse(self.config.read_text(), ModelServerConfig(), descriptor_pool=POOL)
+        message = text_format.Parse(self.config.read_text(encoding="utf-8"), ModelServerConfig(), descriptor_pool=POOL)
         self.servers = [Server(f"{name}:8500", self.repository, message, self.trip) for name in "ab"]
 
     def add(self, version, *, broken=False):
@@ -264,7 +264,7 @@ def test_what_somebody_else_writes_into_models_config_meanwhile_is_not_lost(worl
 
     def edited(config, timeout):
         reload(config, timeout)
-        world.config.write_text(f"# Call Ada first.\n{world.config.read_text()}")
+        world.config.write_text(f"# Call Ada first.\n{world.config.read_text(encoding='utf-8')}", encoding="utf-8")
 
     monkeypatch.setattr(world.servers[1], "reload", edited)
     assert world.mien("canary", "emotion", 2) == 1
@@ -272,7 +272,7 @@ def test_what_somebody_else_writes_into_models_config_meanwhile_is_not_lost(worl
     assert "was changed by somebody else meanwhile; it is left as they have written it" in told
     assert "Run the same again to finish" in told
     monkeypatch.undo()
-    assert world.config.read_text().startswith("# Call Ada first.\n")
+    assert world.config.read_text(encoding="utf-8").startswith("# Call Ada first.\n")
 
 
 def test_the_first_canary_turns_latest_into_what_was_latest(world, capsys):
@@ -287,10 +287,10 @@ class TestAVersionThatCannotBeLoaded:
     def test_is_taken_back_everywhere(self, world, capsys):
         world = world()
         world.add(3, broken=True)
-        before = world.config.read_text()
+        before = world.config.read_text(encoding="utf-8")
         assert world.mien("canary", "emotion", 3) == 1
         assert "on a:8500, b:8500: version 3 cannot be loaded: it is broken. Taken back." in capsys.readouterr().err
-        assert world.config.read_text() == before
+        assert world.config.read_text(encoding="utf-8") == before
         world.is_so({1}, stable=1)
 
     @pytest.mark.parametrize("dies_at", range(1, 7))
@@ -429,7 +429,7 @@ def test_what_cannot_be_deleted_is_unloaded_and_deleted_by_running_it_again(worl
 def test_the_whole_story_goes_well_in_a_config_map_and_the_file_is_left_alone(world, kubernetes_api, capsys):
     pytest.importorskip("kubernetes")
     world = world()
-    file, before = world.config, world.config.read_text()
+    file, before = world.config, world.config.read_text(encoding="utf-8")
     kubernetes_api.change(before)
     world.config, world.desired_state = ConfigMap("mien/mien-models"), "--configmap=mien/mien-models"
     for verb, (versions, labels) in STORY:
@@ -437,7 +437,7 @@ def test_the_whole_story_goes_well_in_a_config_map_and_the_file_is_left_alone(wo
         world.is_so(versions, **labels)
     assert world.mien("apply") == 0
     assert world.mien("canary", "emotion", 2) == 1
-    assert file.read_text() == before
+    assert file.read_text(encoding="utf-8") == before
     assert kubernetes_api.data["models.config"] == kubernetes_api.applied[-1]
     assert kubernetes_api.data["other"] == "of somebody else"
 
@@ -470,12 +470,12 @@ class TestAVersionWhoseFolderBeginsWithZeros:
     )
     def test_and_that_has_another_is_refused_and_both_are_named(self, world, capsys, verb):
         world.add("2")
-        before = world.config.read_text()
+        before = world.config.read_text(encoding="utf-8")
         assert world.mien(*verb) == 1
         told = capsys.readouterr().err
         assert "emotion/00000002 and " in told
         assert "emotion/2 are both version 2, and which one servers load is not defined; rename or delete one" in told
-        assert world.config.read_text() == before
+        assert world.config.read_text(encoding="utf-8") == before
         assert len(list((world.repository / "emotion").iterdir())) == 3
 
     def test_and_that_has_another_does_not_keep_other_versions_from_a_change(self, world):
@@ -554,7 +554,7 @@ def test_a_model_that_a_server_does_not_know_is_never_reloaded_into_it(world, ca
 
 def test_a_full_disk_stops_a_change_before_it_begins(world, capsys, monkeypatch):
     world = world()
-    before = world.config.read_text()
+    before = world.config.read_text(encoding="utf-8")
 
     def full(path, text):
         raise OSError(28, "No space left on device")
@@ -565,16 +565,16 @@ def test_a_full_disk_stops_a_change_before_it_begins(world, capsys, monkeypatch)
     told = capsys.readouterr().err
     assert "models.config cannot be written, and is as it was: No space left on device. Taken back." in told
     assert "In force: emotion stable 1; loaded 1." in told
-    assert world.config.read_text() == before
+    assert world.config.read_text(encoding="utf-8") == before
     assert world.mien("canary", "emotion", 2) == 0
     world.is_so({1, 2}, stable=1, canary=2)
 
 
 def test_a_dry_run_changes_nothing(world, capsys):
     world = world()
-    before = world.config.read_text()
+    before = world.config.read_text(encoding="utf-8")
     assert world.mien("canary", "emotion", 2, "--dry-run") == 0
     assert "3. models.config and all 2 servers: label canary names 2" in capsys.readouterr().out
-    assert world.config.read_text() == before
+    assert world.config.read_text(encoding="utf-8") == before
     assert sorted(path.name for path in world.config.parent.iterdir()) == ["models", "models.config"]
     world.is_so({1}, stable=1)

@@ -119,7 +119,7 @@ def test_a_cluster_that_does_not_answer_is_told(write_kubeconfig, tmp_path, monk
 @pytest.mark.parametrize("content", [None, "", "5", "apiVersion: [", '{"contexts": 5, "current-context": "x"}'])
 def test_a_kubeconfig_that_cannot_be_used_is_told(tmp_path, monkeypatch, content):
     if content is not None:
-        (tmp_path / "kubeconfig").write_text(content)
+        (tmp_path / "kubeconfig").write_text(content, encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     with pytest.raises(
         CommandError, match=r"^ConfigMap mien/mien-models: no cluster is configured: .*; set KUBECONFIG$"

@@ -26,7 +26,7 @@ def state(stable, *versions):
 
 def test_lies_next_to_the_repository_and_says_who_when_what_and_why(journal, tmp_path):
     journal.append("promote", "emotion", "done", why="it is better")
-    [line] = (tmp_path / "models.journal").read_text().splitlines()
+    [line] = (tmp_path / "models.journal").read_text(encoding="utf-8").splitlines()
     entry = json.loads(line)
     assert entry["verb"] == "promote"
     assert entry["model"] == "emotion"
@@ -51,7 +51,7 @@ def test_a_line_that_a_crash_cut_short_is_left_out_and_hurts_no_other(journal):
 
 
 def test_what_others_have_written_into_it_is_left_out(journal):
-    journal.path.write_text('{"note": "please keep"}\n["a", "list"]\nhello\n')
+    journal.path.write_text('{"note": "please keep"}\n["a", "list"]\nhello\n', encoding="utf-8")
     journal.append("canary", "emotion", "done")
     assert [entry["verb"] for entry in journal.entries()] == ["canary"]
 
@@ -146,7 +146,9 @@ def test_a_large_journal_is_streamed(journal, tmp_path):
         "assert sum(1 for _ in table(_HistoryRows(entries))) == 20001\n"
         "print(journal.skipped, (peak() - before) * (1 if sys.platform == 'darwin' else 1024))\n"
     )
-    done = subprocess.run([sys.executable, "-c", read, tmp_path / "models"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", read, tmp_path / "models"], capture_output=True, encoding="utf-8", check=True
+    )
     skipped, grown = map(int, done.stdout.split())
     assert skipped == 1
     assert grown < 32 * 2**20

@@ -32,7 +32,7 @@ def path(tmp_path):
 @pytest.fixture
 def holder(path):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     )
     assert process.stdout.readline() == "held\n"
     yield process
@@ -59,16 +59,16 @@ def test_the_lock_of_a_killed_process_is_taken_over(path, holder):
     holder.kill()
     holder.wait()
     with locked(path, "promote emotion"):
-        assert json.loads(path.read_text())["doing"] == "promote emotion"
-    assert path.read_text() == ""
+        assert json.loads(path.read_text(encoding="utf-8"))["doing"] == "promote emotion"
+    assert path.read_text(encoding="utf-8") == ""
 
 
 def test_a_lock_from_another_machine_ends_by_its_age(path, holder):
-    owner = json.loads(path.read_text()) | {"host": "elsewhere"}
+    owner = json.loads(path.read_text(encoding="utf-8")) | {"host": "elsewhere"}
     assert not stale(owner)
     assert not stale(owner | {"since": time.time() + 30})  # Clocks differ a little.
     assert stale(owner | {"since": time.time() - _lock.OLDEST_S - 1})
-    path.write_text(json.dumps(owner))
+    path.write_text(json.dumps(owner), encoding="utf-8")
     sentence = r"models\.lock ends by itself after 60 minutes; remove the file to go on at once"
     with pytest.raises(CommandError, match=sentence), locked(path, "promote emotion"):
         pass
@@ -76,17 +76,17 @@ def test_a_lock_from_another_machine_ends_by_its_age(path, holder):
 
 @pytest.mark.parametrize("minutes", [-24 * 60, 61, 24 * 60])
 def test_the_lock_of_a_living_process_on_this_machine_is_respected_whatever_the_clock_says(path, holder, minutes):
-    owner = json.loads(path.read_text())
-    path.write_text(json.dumps(owner | {"since": owner["since"] - minutes * 60}))
+    owner = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(owner | {"since": owner["since"] - minutes * 60}), encoding="utf-8")
     with pytest.raises(CommandError, match=r"is at it: canary emotion 2, for \d+ s"), locked(path, "promote emotion"):
         pass
 
 
 def test_a_process_that_only_has_the_number_of_the_holder_does_not_hold_it(path, holder):
-    owner = json.loads(path.read_text())
+    owner = json.loads(path.read_text(encoding="utf-8"))
     if not owner["started"]:
         pytest.skip("this system does not tell when a process started")
-    path.write_text(json.dumps(owner | {"started": "1"}))
+    path.write_text(json.dumps(owner | {"started": "1"}), encoding="utf-8")
     with locked(path, "promote emotion"):
         pass
 
@@ -103,7 +103,7 @@ OWNER = {"who": "ada@host", "host": socket.gethostname(), "pid": os.getpid(), "d
 
 
 def test_a_lock_without_a_start_time_is_held_while_its_process_lives(path):
-    path.write_text(json.dumps(OWNER))
+    path.write_text(json.dumps(OWNER), encoding="utf-8")
     with pytest.raises(CommandError, match="is at it: x"), locked(path, "promote emotion"):
         pass
 
@@ -139,18 +139,18 @@ def test_what_is_not_a_file_is_refused_by_name(path, make):
 
 def test_the_file_that_a_link_names_is_left_alone(path):
     other = path.with_name("other")
-    other.write_text("precious")
+    other.write_text("precious", encoding="utf-8")
     path.symlink_to(other)
     with pytest.raises(CommandError, match="it is a link, not a regular file"), locked(path, "promote emotion"):
         pass
-    assert other.read_text() == "precious"
+    assert other.read_text(encoding="utf-8") == "precious"
 
 
 def test_who_lost_a_lock_to_its_age_does_not_free_that_of_the_next(path):
     with locked(path, "slow"):
-        owner = json.loads(path.read_text())
-        path.write_text(json.dumps(owner | {"token": "of the next"}))
-    assert json.loads(path.read_text())["token"] == "of the next"
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(owner | {"token": "of the next"}), encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8"))["token"] == "of the next"
 
 
 def test_the_patient_wait_and_never_meet(path):

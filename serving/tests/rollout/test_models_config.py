@@ -32,7 +32,7 @@ model_config_list {
 def read(tmp_path):
     def make(text):
         path = tmp_path / "models.config"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return ModelsConfig.read(path)
 
     return make
@@ -133,14 +133,14 @@ class TestWriting:
     def test_keeps_permissions_and_links(self, tmp_path):
         target = tmp_path / "real" / "models.config"
         target.parent.mkdir()
-        target.write_text(PLAIN)
+        target.write_text(PLAIN, encoding="utf-8")
         target.chmod(0o640)
         link = tmp_path / "models.config"
         link.symlink_to(target)
         config = ModelsConfig.read(link)
         config.with_desired("emotion", {7}, {}).write(config)
         assert link.is_symlink()
-        assert "versions: 7" in target.read_text()
+        assert "versions: 7" in target.read_text(encoding="utf-8")
         assert stat.S_IMODE(target.stat().st_mode) == 0o640
         assert [path.name for path in target.parent.iterdir()] == ["models.config"]
 
@@ -154,10 +154,10 @@ class TestWriting:
 
     def test_never_overwrites_what_somebody_else_has_written_meanwhile(self, read):
         config = read(PLAIN)
-        config.path.write_text(f"{PLAIN}# One more comment.\n")
+        config.path.write_text(f"{PLAIN}# One more comment.\n", encoding="utf-8")
         with pytest.raises(CommandError, match="was changed by somebody else meanwhile; it is left as they"):
             config.with_desired("emotion", {7}, {}).write(config)
-        assert config.path.read_text() == f"{PLAIN}# One more comment.\n"
+        assert config.path.read_text(encoding="utf-8") == f"{PLAIN}# One more comment.\n"
 
     def test_keeps_the_line_ends_of_other_systems(self, read, tmp_path):
         (tmp_path / "models.config").write_bytes(PLAIN.replace("\n", "\r\n").encode())
@@ -178,7 +178,7 @@ class TestWriting:
         monkeypatch.setattr(_files.os, "fsync", full)
         with pytest.raises(CommandError, match="cannot be written, and is as it was: No space left on device"):
             config.with_desired("emotion", {7}, {}).write(config)
-        assert config.path.read_text() == PLAIN
+        assert config.path.read_text(encoding="utf-8") == PLAIN
         assert [path.name for path in config.path.parent.iterdir()] == ["models.config"]
 
 

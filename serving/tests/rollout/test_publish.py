@@ -17,8 +17,10 @@ ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { ke
 
 def adopted(site):
     """Publishing needs no server where it is decided already which versions are loaded."""
-    text = site.config.read_text()
-    site.config.write_text(text.replace("model_version_policy { latest { num_versions: 2 } }", ADOPTED))
+    text = site.config.read_text(encoding="utf-8")
+    site.config.write_text(
+        text.replace("model_version_policy { latest { num_versions: 2 } }", ADOPTED), encoding="utf-8"
+    )
     return site
 
 
@@ -97,12 +99,18 @@ def damage_weights(folder):
     [
         (damage_weights, "variables/variables.data-00000-of-00001 is not the file that the manifest describes"),
         (lambda folder: (folder / "variables" / "variables.index").unlink(), "variables.index is missing"),
-        (lambda folder: (folder / "more").write_text(""), "more is not in the manifest"),
+        (lambda folder: (folder / "more").write_text("", encoding="utf-8"), "more is not in the manifest"),
         (lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder"),
         (lambda folder: (folder / "link").symlink_to("/etc/passwd"), "link is neither a file nor a folder"),
         (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), "is neither a run nor a version"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "is neither a run nor a version"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text('{"a": 1}'), "does not name its model"),
+        (
+            lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]", encoding="utf-8"),
+            "is neither a run nor a version",
+        ),
+        (
+            lambda folder: (folder / "assets.extra" / "manifest.json").write_text('{"a": 1}', encoding="utf-8"),
+            "does not name its model",
+        ),
         (shutil.rmtree, "there is no folder"),
     ],
 )
@@ -213,11 +221,11 @@ class TestARun:
     def run(self, tmp_path, monkeypatch):
         run = tmp_path / "run"
         run.mkdir()
-        (run / "run.json").write_text("{}")
+        (run / "run.json").write_text("{}", encoding="utf-8")
 
         def exporting(script):
             program = tmp_path / "python"
-            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
             program.chmod(0o755)
             monkeypatch.setattr(_publish.sys, "executable", str(program))
             return run

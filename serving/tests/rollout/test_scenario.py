@@ -98,7 +98,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         # A version never finishes loading; the rollout that waits for it is killed, and what it began is taken back.
         pipe = endless(folder / "1", folder / "5")
         waiting = site.begin("canary", "emotion", "5")
-        until(lambda: "versions: 5" in site.config.read_text())
+        until(lambda: "versions: 5" in site.config.read_text(encoding="utf-8"))
         assert "is at it: canary emotion 5" in site.refused("canary", "emotion", good)
         waiting.kill()
         waiting.communicate()
@@ -125,7 +125,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         assert "were never compared" in site.refused("promote", "emotion")
         report = tmp_path / "report.html"
         site.done("compare", "emotion", "--data", faces, "--report", report, "--max-p99-ratio=100")
-        assert "canary 2" in report.read_text() or "canary 3" in report.read_text()
+        assert "canary 2" in report.read_text(encoding="utf-8") or "canary 3" in report.read_text(encoding="utf-8")
 
         # A server is dead, another frozen: no label moves.
         second.kill()
@@ -195,8 +195,8 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         rf"rollback: stable {good} to 1, unload {good}\s+done without {first.address}\s+complaints", history
     )
     assert re.search(r"retire: delete 2, 3, 4, 5\s+done", history)
-    assert Path(site.folder / "models.lock").read_text() == ""
-    text = site.config.read_text()
+    assert Path(site.folder / "models.lock").read_text(encoding="utf-8") == ""
+    text = site.config.read_text(encoding="utf-8")
     assert "# What this site serves. This comment stays." in text
     assert "# until the first rollout" in text
     assert json.loads(site.mien("status", "--json").stdout)["models"]["keypoints"]["disagreements"] == []

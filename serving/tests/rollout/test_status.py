@@ -146,10 +146,12 @@ def test_status_fails_where_a_server_does_not_agree(run):
 
 
 def test_nothing_is_compared_while_a_server_does_not_answer(run, tmp_path):
-    text = run.site.config.read_text()
+    text = run.site.config.read_text(encoding="utf-8")
     labels = 'model_version_policy { specific { versions: 1 versions: 2 } } version_labels { key: "stable" value: 1 }'
     labels += ' version_labels { key: "canary" value: 2 }'
-    run.site.config.write_text(text.replace("model_version_policy { latest { num_versions: 2 } }", labels))
+    run.site.config.write_text(
+        text.replace("model_version_policy { latest { num_versions: 2 } }", labels), encoding="utf-8"
+    )
     np.savez(tmp_path / "faces.npz", images=np.zeros((9, 48, 48), np.uint8))
     complaint = run("compare", "emotion", f"--data={tmp_path / 'faces.npz'}")[2]
     assert "nothing was compared: 127.0.0.1:1 cannot be reached. Start or mend it" in complaint
@@ -157,11 +159,11 @@ def test_nothing_is_compared_while_a_server_does_not_answer(run, tmp_path):
 
 @pytest.mark.parametrize("verb", [("canary", "emotion", "1"), ("promote", "emotion"), ("adopt", "emotion")])
 def test_nothing_begins_while_no_server_answers(run, verb):
-    before = run.site.config.read_text()
+    before = run.site.config.read_text(encoding="utf-8")
     status, _, complaint = run(*verb)
     assert status == 1
     assert "nothing was changed: 127.0.0.1:1 cannot be reached. Start or mend it" in complaint
-    assert run.site.config.read_text() == before
+    assert run.site.config.read_text(encoding="utf-8") == before
     assert not Journal(run.site.repository).path.exists()
 
 

@@ -30,7 +30,7 @@ def strategy(name: str) -> Any:
 def native_precision() -> str:
     """``mixed_bfloat16`` where the processor multiplies bfloat16 itself, else ``float32``, which is then far faster."""
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return "float32"
     return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"

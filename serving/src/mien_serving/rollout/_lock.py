@@ -147,7 +147,9 @@ def _started(pid: int) -> str:
     A process that has ended, but that its parent has not waited for, is still listed.
     """
     try:
-        state, *facts = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        state, *facts = (
+            Path(f"/proc/{pid}/stat").read_text(errors="replace", encoding="utf-8").rpartition(")")[2].split()
+        )
         return _ENDED if state in ("Z", "X") else facts[18]
     except (OSError, ValueError, IndexError):
         return ""

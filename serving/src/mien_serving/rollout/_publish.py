@@ -79,7 +79,7 @@ def _saved_model(source: Path) -> Iterator[Path]:
         say(f"{source} is a run: exporting it")
         command = [sys.executable, "-c", "import sys; from mien_client.cli import main; sys.exit(main())", "export"]
         done = subprocess.run(  # noqa: S603 — our own program
-            [*command, str(source), f"--repository={repository}"], capture_output=True, text=True, check=False
+            [*command, str(source), f"--repository={repository}"], capture_output=True, encoding="utf-8", check=False
         )
         found = sorted(Path(repository).glob("*/1"))
         if done.returncode or not found:
@@ -186,7 +186,7 @@ def _verified(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         done = subprocess.run(  # noqa: S603 — our own program
-            command, capture_output=True, text=True, check=False, timeout=_LOAD_TIMEOUT_S, env=quiet
+            command, capture_output=True, encoding="utf-8", check=False, timeout=_LOAD_TIMEOUT_S, env=quiet
         )
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
