@@ -8,6 +8,7 @@ import pytest
 from mien_client.cli import main
 from mien_client.protos import ConfigProto
 from mien_serving._flags import add_flags
+from mien_serving._options import ManagerOptions
 from mien_serving._serve_command import options_from
 
 
@@ -187,6 +188,12 @@ def test_a_session_config_file_configures_sessions(tmp_path):
     file.write_text("inter_op_parallelism_threads: 3", encoding="utf-8")
     options = options_from(parse("--model_base_path=/m", f"--tensorflow_session_config_file={file}"))
     assert ConfigProto.FromString(options.session.config).inter_op_parallelism_threads == 3
+
+
+def test_how_versions_are_loaded_is_as_the_flags_of_tensorflow_serving_say():
+    flags = ("--num_load_threads=2", "--max_num_load_retries=2", "--load_retry_interval_micros=10000000")
+    assert options_from(parse("--model_base_path=/m", *flags)).core.manager == ManagerOptions(2, 10.0, 2)
+    assert options_from(parse("--model_base_path=/m")).core.manager == ManagerOptions(5, 60.0, 0)
 
 
 def test_half_the_precision_is_asked_for_by_name():

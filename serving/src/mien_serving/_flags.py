@@ -94,16 +94,22 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="how often to try again to load a version that failed (%(default)s)",
+        help="how often to try again to load a version that failed, in the same load thread (%(default)s)",
     )
     flag(
         "--load_retry_interval_micros",
         type=int,
         default=60_000_000,
         metavar="US",
-        help="pause before each of them, in microseconds (%(default)s)",
+        help="pause before each retry, in microseconds; the load thread is occupied meanwhile (%(default)s)",
     )
-    flag("--num_load_threads", type=int, default=0, metavar="N", help="versions that load at the same time (one)")
+    flag(
+        "--num_load_threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads that load versions; with 0, nothing else is loaded or unloaded during a load (%(default)s)",
+    )
     flag(
         "--enable_model_warmup",
         **_boolean(True),

@@ -92,7 +92,8 @@ class LocalModelServer:
             reasons = self.log().splitlines()
             self.stop()
             if gave_up or not reasons:
-                raise LocalModelServerError(f"the server was not ready within {self._start_timeout_s:g} s")
+                why = f"; it last logged: {reasons[-1]}" if reasons else ""
+                raise LocalModelServerError(f"the server was not ready within {self._start_timeout_s:g} s{why}")
             raise LocalModelServerError(reasons[-1])
         self._grpc_address, self._rest_port = ready[2] or f"127.0.0.1:{ready[1]}", int(ready[3])
         return self
