@@ -73,6 +73,37 @@ def test_picture(face, grpc_address, tmp_path, capsys, monkeypatch, faces):
     assert ("shows the first 4 faces only" in capsys.readouterr().err) == (faces > 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("out.png", b"\x89PNG"),
+        ("out.JPG", b"\xff\xd8\xff"),
+        ("out.jpeg", b"\xff\xd8\xff"),
+        ("out.webp", b"RIFF"),
+        ("out.tif", b"II*"),
+        ("out.tiff", b"II*"),
+        ("out.pdf", b"%PDF"),
+        ("out.svg", b"<?xml"),
+    ],
+)
+def test_the_name_says_the_format_of_the_picture(face, grpc_address, tmp_path, name, start):
+    out = tmp_path / name
+    assert main(["analyze", str(face), "--server", grpc_address, "--picture", str(out)]) == 0
+    assert out.read_bytes().startswith(start)
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path, backend, address, capsys):
+    (tmp_path / "folder.png").mkdir()
+    for name in ("out.bmp", "no/such/folder.png", "folder.png"):
+        out = str(tmp_path / name)
+        assert main(["analyze", "missing.png", "--server", address, "--picture", out]) == 1
+        told, errors = capsys.readouterr()
+        assert told == ""
+        assert errors.startswith(f"mien analyze: {out} cannot be written: ")
+        assert "missing.png" not in errors
+    assert backend.asked == []
+
+
 def test_a_name_that_is_no_formula_and_no_text(grpc_address, backend, tmp_path, capfdbinary):
     name = str(tmp_path / "cost $x_{$ 顔 \udcff.png")
     Image.fromarray(backend.faces(1)[0]).save(name)
@@ -163,7 +194,9 @@ def test_nobody_there(face, server, capsys):
         (["--server", "localhost"], "names no port"),
         (["--timeout", "-1"], "is no timeout"),
         (["--picture", "/no/such/folder/out.png"], "there is no folder /no/such/folder"),
-        (["--picture", "."], "cannot be written: Is a directory"),
+        (["--picture", "."], "expected a name that ends in .png, .jpg"),
+        (["--picture", "out.bmp"], "out.bmp cannot be written: expected a name that ends in .png, .jpg"),
+        (["--picture", "out"], "out cannot be written: expected a name that ends in .png, .jpg"),
     ],
 )
 def test_options_that_cannot_be_meant(face, grpc_address, capsys, options, told):

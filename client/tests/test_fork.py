@@ -98,6 +98,21 @@ print(failed)
     assert told == "[0, 0, 0, 0]\n[False, False, False]\n"
 
 
+def test_pictures_are_read_in_children_of_a_parent_that_has_read_some(run):
+    told = run("""
+import matplotlib.cbook
+portrait = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+
+def of_portrait():
+    answer = client.analyze_pictures(portrait)
+    return (asyncio.run(answer) if kind == "aio" else answer).to_dict()
+
+expected = of_portrait()
+print(len(expected["faces"]), ended([fork(lambda: of_portrait() == expected) for _ in range(2)]))
+""")
+    assert told == "1 [0, 0]\n"
+
+
 def test_a_client_may_be_made_and_not_used_before_a_fork(run):
     told = run("""
 own = [1, 2]

@@ -19,6 +19,8 @@ CLASSES = (
     mien_client.AsyncClient,
     mien_client.Analysis,
     mien_client.Face,
+    mien_client.PictureAnalysis,
+    mien_client.PictureFace,
     mien_client.VersionStatus,
     mien_client.MienError,
 )

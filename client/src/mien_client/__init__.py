@@ -24,7 +24,7 @@ from mien_client._exceptions import (
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 
 if TYPE_CHECKING:
-    from mien_client._analysis import Analysis, Face
+    from mien_client._analysis import Analysis, Face, PictureAnalysis, PictureFace
     from mien_client._async_client import AsyncClient
     from mien_client._client import Client
     from mien_client.transports import VersionStatus
@@ -46,7 +46,9 @@ __all__ = [
     "MienError",
     "ModelNotFoundError",
     "NotServedError",
+    "PictureAnalysis",
     "PictureError",
+    "PictureFace",
     "ServerError",
     "UnavailableError",
     "UnexpectedResponseError",
@@ -61,6 +63,8 @@ _WITH_NUMPY = {
     "AsyncClient": "mien_client._async_client",
     "Client": "mien_client._client",
     "Face": "mien_client._analysis",
+    "PictureAnalysis": "mien_client._analysis",
+    "PictureFace": "mien_client._analysis",
     "VersionStatus": "mien_client.transports",
 }
 

@@ -16,11 +16,21 @@ from mien_client.contract import EMOTIONS, KEYPOINTS
 if TYPE_CHECKING:
     import pandas
 
+    from mien_client.pictures import FaceCrop
+
 
 def _answered(half: NDArray[np.float32] | MienError) -> NDArray[np.float32]:
     if isinstance(half, MienError):
         raise half.with_traceback(None)
     return half
+
+
+def _named(points: NDArray[np.floating[Any]]) -> dict[str, list[float]]:
+    return dict(zip(KEYPOINTS, points.tolist(), strict=True))
+
+
+def _errors_to_dict(errors: Mapping[str, MienError]) -> dict[str, Any]:
+    return {model: error.to_dict() for model, error in errors.items()}
 
 
 class Face:
@@ -37,16 +47,18 @@ class Face:
         (True, {'emotion': 1, 'keypoints': 1})
     """
 
-    __slots__ = ("_keypoints", "_probabilities", "versions")
+    __slots__ = ("_errors", "_keypoints", "_probabilities", "versions")
 
     def __init__(
         self,
         probabilities: NDArray[np.float32] | MienError,
         keypoints: NDArray[np.float32] | MienError,
         versions: Mapping[str, int],
+        errors: Mapping[str, MienError] | None = None,
     ) -> None:
         self._probabilities = probabilities
         self._keypoints = keypoints
+        self._errors = errors or {}
         self.versions = versions
 
     @property
@@ -104,6 +116,32 @@ class Face:
             raise ValueError(f"there is no key point {name!r}: the fifteen are {', '.join(KEYPOINTS)}")
         x, y = self.keypoints[KEYPOINTS.index(name)].tolist()
         return x, y
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the face as plain JSON types, fit for ``json.dumps``.
+
+        Returns:
+            ``emotion``, ``confidence``, ``probabilities`` (by emotion), ``keypoints`` ([x, y] by name, in pixels of the
+            48x48 image), ``versions`` (by model), and ``errors`` (by model, see `MienError.to_dict`). In a partial
+            result, what a model did not answer is None.
+
+        Example:
+            >>> document = face.to_dict()
+            >>> list(document)
+            ['emotion', 'confidence', 'probabilities', 'keypoints', 'versions', 'errors']
+            >>> len(document["keypoints"]), document["errors"]
+            (15, {})
+        """
+        emotion_known = not isinstance(self._probabilities, MienError)
+        keypoints_known = not isinstance(self._keypoints, MienError)
+        return {
+            "emotion": self.emotion if emotion_known else None,
+            "confidence": self.confidence if emotion_known else None,
+            "probabilities": self.probabilities if emotion_known else None,
+            "keypoints": _named(self.keypoints) if keypoints_known else None,
+            "versions": dict(self.versions),
+            "errors": _errors_to_dict(self._errors),
+        }
 
     def __repr__(self) -> str:
         versions = ", ".join(f"{model} {version}" for model, version in self.versions.items())
@@ -202,6 +240,23 @@ class Analysis(Sequence[Face]):
         columns |= {f"{model}_version": version for model, version in self.versions.items()}
         return pd.DataFrame(columns, index=range(len(self)))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the results as plain JSON types, fit for ``json.dumps``.
+
+        Returns:
+            ``faces`` (a list of `Face.to_dict`), ``versions`` and ``errors`` (both by model; see `MienError.to_dict`).
+
+        Example:
+            >>> document = analysis.to_dict()
+            >>> len(document["faces"]), document["versions"], document["errors"]
+            (3, {'emotion': 1, 'keypoints': 1}, {})
+        """
+        return {
+            "faces": [face.to_dict() for face in self],
+            "versions": dict(self.versions),
+            "errors": _errors_to_dict(self.errors),
+        }
+
     def __len__(self) -> int:
         half = self._keypoints if isinstance(self._probabilities, MienError) else self._probabilities
         return len(_answered(half))
@@ -217,7 +272,7 @@ class Analysis(Sequence[Face]):
         )
         if isinstance(index, slice):
             return Analysis(probabilities, keypoints, self.versions, self.errors)
-        return Face(probabilities, keypoints, self.versions)
+        return Face(probabilities, keypoints, self.versions, self.errors)
 
     def __iter__(self) -> Iterator[Face]:
         halves = [
@@ -225,8 +280,87 @@ class Analysis(Sequence[Face]):
             for half in (self._probabilities, self._keypoints)
         ]
         for probabilities, keypoints in zip(*halves, strict=True):
-            yield Face(probabilities, keypoints, self.versions)
+            yield Face(probabilities, keypoints, self.versions, self.errors)
 
     def __repr__(self) -> str:
         versions = ", ".join(f"{model} {version}" for model, version in self.versions.items()) or "no model asked"
         return f"<Analysis of {len(self)} face{'' if len(self) == 1 else 's'} ({versions})>"
+
+
+class PictureFace(Face):
+    """A `Face` that was found in a picture.
+
+    Attributes:
+        crop: The piece of the picture that was analysed, a `pictures.FaceCrop`.
+
+    Example:
+        >>> [face] = client.analyze_pictures("astronaut.jpg")
+        >>> face.emotion, face.crop.side > 48
+        ('Happy', True)
+    """
+
+    __slots__ = ("crop",)
+
+    def __init__(self, face: Face, crop: FaceCrop) -> None:
+        super().__init__(face._probabilities, face._keypoints, face.versions, face._errors)
+        self.crop = crop
+
+    @property
+    def keypoints_in_picture(self) -> NDArray[np.float64]:
+        """(x, y) of the fifteen points in pixels of the picture, float64 [15, 2].
+
+        Raises:
+            MienError: The result is partial and lacks them.
+
+        Example:
+            >>> [face] = client.analyze_pictures("astronaut.jpg")
+            >>> face.keypoints_in_picture.shape
+            (15, 2)
+        """
+        return self.crop.to_picture(self.keypoints)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the face as plain JSON types: what `Face.to_dict` returns, and where it is in the picture.
+
+        Returns:
+            Also ``crop`` (``left``, ``top`` and ``side`` of the square, in pixels of the picture) and
+            ``keypoints_in_picture`` ([x, y] by name, in pixels of the picture).
+
+        Example:
+            >>> [face] = client.analyze_pictures("astronaut.jpg")
+            >>> list(face.to_dict()["crop"])
+            ['left', 'top', 'side']
+        """
+        known = not isinstance(self._keypoints, MienError)
+        return super().to_dict() | {
+            "crop": {"left": self.crop.left, "top": self.crop.top, "side": self.crop.side},
+            "keypoints_in_picture": _named(self.keypoints_in_picture) if known else None,
+        }
+
+
+class PictureAnalysis(Analysis):
+    """The faces of one picture: an `Analysis` with one `PictureFace` for each face, from left to right.
+
+    Example:
+        >>> analysis = client.analyze_pictures("astronaut.jpg")
+        >>> len(analysis), list(analysis.to_dict())
+        (1, ['faces', 'versions', 'errors'])
+    """
+
+    __slots__ = ("_crops",)
+
+    def __init__(self, analysis: Analysis, crops: Sequence[FaceCrop]) -> None:
+        super().__init__(analysis._probabilities, analysis._keypoints, analysis.versions, analysis.errors)
+        self._crops = crops
+
+    @overload
+    def __getitem__(self, index: int) -> PictureFace: ...
+    @overload
+    def __getitem__(self, index: slice) -> PictureAnalysis: ...
+    def __getitem__(self, index: int | slice) -> PictureFace | PictureAnalysis:
+        if isinstance(index, slice):
+            return PictureAnalysis(super().__getitem__(index), self._crops[index])
+        return PictureFace(super().__getitem__(index), self._crops[index])
+
+    def __iter__(self) -> Iterator[PictureFace]:
+        return map(PictureFace, super().__iter__(), self._crops)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mien_client._analysis import Face
     from mien_client.pictures import FaceCrop, Picture
 
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+_ENDINGS_TOLD = f"{', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
+
 
 class Result(NamedTuple):
     """One face: which file it is in, the how manieth there, the piece of the picture, and what the models say."""
@@ -51,13 +54,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
         "--picture",
-        metavar="OUT.png",
+        metavar="OUT",
         type=Path,
-        help="write a picture of the faces with their key points and probabilities",
+        help=f"write a picture of the faces with their key points and probabilities; its name ends in {_ENDINGS_TOLD}",
     )
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.picture:
+        _check_output(arguments.picture)
     try:
         import numpy as np
 
@@ -69,8 +74,6 @@ def _run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         hint = "" if "pip install" in str(error) else ": pip install 'mien-client[pictures]'"
         raise CommandError(f"{error}{hint}") from None
-    if arguments.picture and not arguments.picture.parent.is_dir():
-        raise CommandError(f"{arguments.picture} cannot be written: there is no folder {arguments.picture.parent}")
 
     crops: list[tuple[str, int, FaceCrop]] = []
     errors: list[tuple[str, str]] = []
@@ -111,6 +114,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if len(results) > _drawing.MOST_FACES:
             sys.stderr.write(f"mien analyze: {arguments.picture} shows the first {_drawing.MOST_FACES} faces only\n")
     return 1 if errors else 0
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix.lower() not in _ENDINGS:
+        raise CommandError(f"{path} cannot be written: expected a name that ends in {_ENDINGS_TOLD}")
+    if not path.parent.is_dir():
+        raise CommandError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise CommandError(f"{path} cannot be written: it is a folder")
 
 
 def _read(file: str) -> Picture:

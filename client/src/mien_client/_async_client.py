@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis, Face
+from mien_client._analysis import Analysis, Face, PictureAnalysis
 from mien_client._base import (
     BATCHES_IN_FLIGHT,
     POLL_SECONDS,
@@ -30,11 +30,15 @@ from mien_client._exceptions import (
     UnavailableError,
     VersionNotFoundError,
 )
+from mien_client._faces import Found
 from mien_client._images import in_batches_async
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client.contract import STABLE_LABEL
 from mien_client.transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
+
+if TYPE_CHECKING:
+    from mien_client._faces import PictureSource
 
 
 class AsyncClient(BaseClient[AsyncTransport]):
@@ -87,6 +91,61 @@ class AsyncClient(BaseClient[AsyncTransport]):
         with job:
             await _run(job.call, job.faces)
             return job.result()
+
+    @overload
+    async def analyze_pictures(  # type: ignore[overload-overlap]  # A str is an iterable of str.
+        self,
+        pictures: PictureSource,
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
+    ) -> PictureAnalysis: ...
+    @overload
+    async def analyze_pictures(
+        self,
+        pictures: Iterable[PictureSource],
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
+    ) -> list[PictureAnalysis]: ...
+    async def analyze_pictures(
+        self,
+        pictures: PictureSource | Iterable[PictureSource],
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
+    ) -> PictureAnalysis | list[PictureAnalysis]:
+        """Find the faces in pictures, and ask both models about them; see `Client.analyze_pictures`.
+
+        Pictures are decoded and searched in a thread, so the event loop goes on meanwhile.
+
+        Example:
+            >>> async def ask():
+            ...     async with AsyncClient("localhost:8500") as client:
+            ...         return await client.analyze_pictures("astronaut.jpg")
+            >>> asyncio.run(ask())[0].emotion
+            'Happy'
+        """
+        self._check_open()
+        found = await asyncio.to_thread(Found, pictures)
+        analysis = await self.analyze(
+            found.images,
+            emotion_version=emotion_version,
+            keypoint_version=keypoint_version,
+            timeout=timeout,
+            key=key,
+            partial=partial,
+        )
+        return found.results(analysis)
 
     async def analyze_iter(
         self,

@@ -11,12 +11,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis, Face
+from mien_client._analysis import Analysis, Face, PictureAnalysis
 from mien_client._base import (
     BATCHES_IN_FLIGHT,
     POLL_SECONDS,
@@ -34,12 +34,16 @@ from mien_client._exceptions import (
     UnavailableError,
     VersionNotFoundError,
 )
+from mien_client._faces import Found
 from mien_client._images import in_batches
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client._threads import in_thread
 from mien_client.contract import STABLE_LABEL
 from mien_client.transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
+
+if TYPE_CHECKING:
+    from mien_client._faces import PictureSource
 
 
 class Client(BaseClient[Transport]):
@@ -130,6 +134,78 @@ class Client(BaseClient[Transport]):
         with job:
             _run(job.call, job.faces)
             return job.result()
+
+    @overload
+    def analyze_pictures(  # type: ignore[overload-overlap]  # A str is an iterable of str.
+        self,
+        pictures: PictureSource,
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
+    ) -> PictureAnalysis: ...
+    @overload
+    def analyze_pictures(
+        self,
+        pictures: Iterable[PictureSource],
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
+    ) -> list[PictureAnalysis]: ...
+    def analyze_pictures(
+        self,
+        pictures: PictureSource | Iterable[PictureSource],
+        *,
+        emotion_version: int | str | None = None,
+        keypoint_version: int | str | None = None,
+        timeout: float | None = None,
+        key: str | bytes | int | None = None,
+        partial: bool = False,
+    ) -> PictureAnalysis | list[PictureAnalysis]:
+        """Find the faces in pictures, and ask both models about them.
+
+        Needs the extra ``pictures``: ``pip install "mien-client[pictures]"``.
+
+        Args:
+            pictures: One picture, or an iterable of pictures: each a path, the bytes of a file (PNG, JPEG, WebP, GIF,
+                BMP or TIFF) or a PIL image. A picture of 48x48 pixels is taken as one face.
+            emotion_version: As for `analyze`.
+            keypoint_version: As for `analyze`.
+            timeout: Seconds that the models may take for all faces, after they were found.
+            key: As for `analyze`.
+            partial: As for `analyze`.
+
+        Returns:
+            The faces of the one picture, or a list with one such result for each picture, in their order. A picture
+            without a face has an empty result.
+
+        Raises:
+            PictureError: A picture cannot be read; of several, the text names which. Nothing was sent.
+            ImportError: The extra ``pictures`` is not installed.
+            MienError: As for `analyze`.
+
+        Example:
+            >>> client.analyze_pictures("astronaut.jpg")[0].emotion
+            'Happy'
+            >>> [len(analysis) for analysis in client.analyze_pictures(["astronaut.jpg", "astronaut.jpg"])]
+            [1, 1]
+        """
+        self._check_open()
+        found = Found(pictures)
+        analysis = self.analyze(
+            found.images,
+            emotion_version=emotion_version,
+            keypoint_version=keypoint_version,
+            timeout=timeout,
+            key=key,
+            partial=partial,
+        )
+        return found.results(analysis)
 
     def analyze_iter(
         self,

@@ -32,11 +32,11 @@ _COLOURS = [next(colour for part, colour in _PARTS.items() if part in name) for 
 
 
 def draw_faces(faces: Sequence[tuple[str, FaceCrop, Face]], path: Path) -> None:
-    """Writes a PNG that shows each face with its fifteen points and, beside it, its five probabilities.
+    """Writes a picture that shows each face with its fifteen points and, beside it, its five probabilities.
 
     Args:
         faces: A title, the piece of the picture and the result for each face; the first `MOST_FACES` are shown.
-        path: Where to.
+        path: Where to; its name's ending says the format.
 
     Raises:
         OSError: If the file cannot be written.
@@ -53,7 +53,7 @@ def draw_faces(faces: Sequence[tuple[str, FaceCrop, Face]], path: Path) -> None:
         _draw_bars(_axes(figure, x + 3.8, y + 0.5, 2.45, 2.1), face)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # in a file's name
-        figure.savefig(path, format="png")
+        figure.savefig(path, format=path.suffix[1:].lower())
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

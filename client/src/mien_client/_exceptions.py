@@ -22,7 +22,7 @@ REST and gRPC raise the same class for the same cause.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MienError(Exception):
@@ -61,6 +61,17 @@ class MienError(Exception):
         self.version = version
         self.label = label
         self.attempts = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the error as plain JSON types: ``type`` (the name of its class), ``message`` and ``retryable``.
+
+        The message names the server's address.
+
+        Example:
+            >>> UnavailableError("10.0.0.1:8500 is not available").to_dict()
+            {'type': 'UnavailableError', 'message': '10.0.0.1:8500 is not available', 'retryable': True}
+        """
+        return {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
 
 
 class InvalidImageError(MienError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -110,15 +111,23 @@ def _batch_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
 
 def _not_an_array(images: Any) -> str:
     kind = type(images).__name__
-    if isinstance(images, (list, tuple)):
+    first = images[0] if isinstance(images, (list, tuple)) and images else images
+    if isinstance(first, (str, os.PathLike, bytes, bytearray)):
+        hint = "to find the faces in a picture call analyze_pictures, with a path or the bytes of a picture file"
+    elif type(first).__module__.startswith("PIL."):
         hint = (
-            "np.stack(images)" if images and isinstance(images[0], np.ndarray) else "np.array(images, dtype=np.uint8)"
+            "to find the faces in a picture call analyze_pictures; convert an image that is one upright face with "
+            'np.asarray(image.convert("L").resize((48, 48)))'
         )
-    elif type(images).__module__.startswith("PIL."):
-        hint = 'np.asarray(image.convert("L").resize((48, 48)))'
+    elif hasattr(first, "read"):
+        hint = "to find the faces in a picture call analyze_pictures, with the content of the file, file.read()"
+    elif isinstance(images, (list, tuple)):
+        hint = "convert with " + (
+            "np.stack(images)" if isinstance(first, np.ndarray) else "np.array(images, dtype=np.uint8)"
+        )
     else:
-        hint = "np.asarray(images)"
-    return f"images are a {kind}, not {_WANTED}: convert with {hint}"
+        hint = "convert with np.asarray(images)"
+    return f"images are a {kind}, not {_WANTED}: {hint}"
 
 
 def _wrong_shape(shape: tuple[int, ...]) -> str:

@@ -1,0 +1,33 @@
+"""A picture is uploaded, and its faces come back as JSON, with Flask.
+
+    pip install "mien-client[pictures]" flask
+    flask --app flask_app run --port 8000
+    curl -F picture=@astronaut.jpg localhost:8000/faces
+
+``MIEN_SERVER`` names the model server, by default localhost:8500.
+"""
+
+import os
+from typing import Any
+
+from flask import Flask, abort, request
+from mien_client import Client, MienError, PictureError
+
+app = Flask(__name__)
+app.config["MAX_CONTENT_LENGTH"] = 20 * 1024**2
+# One client for all threads. Workers may be forked after this: each gets connections of its own.
+client = Client(os.environ.get("MIEN_SERVER", "localhost:8500"))
+
+
+@app.post("/faces")
+def faces() -> dict[str, Any]:
+    """Return the faces in the uploaded picture."""
+    if "picture" not in request.files:
+        abort(400, "Expected a file in the form field 'picture'")
+    try:
+        return client.analyze_pictures(request.files["picture"].read()).to_dict()
+    except PictureError as error:  # What was uploaded is not a readable picture.
+        abort(422, str(error))
+    except MienError as error:  # Its text names servers, which strangers need not know.
+        app.logger.exception("the models did not answer")
+        abort(503 if error.retryable else 502, "The models did not answer")

@@ -1,0 +1,86 @@
+"""The examples of web services: a picture goes up, the merged answer comes back as JSON, from real models."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from mien_client import EMOTIONS, KEYPOINTS, Client
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+COMMANDS = {
+    "fastapi": ["uvicorn", "fastapi_app:app", "--port"],
+    "flask": ["flask", "--app", "flask_app", "run", "--port"],
+}
+
+
+@contextmanager
+def web_service(command, model_server):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {"MIEN_SERVER": model_server}
+    with subprocess.Popen(
+        [sys.executable, "-m", *command, str(port)], cwd=EXAMPLES, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            for _ in range(600):
+                assert process.poll() is None
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/faces"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def url(request, server):
+    with web_service(COMMANDS[request.param], server.grpc) as url:
+        yield url
+
+
+def upload(url, name, content):
+    return requests.post(url, files={"picture": (name, content)}, timeout=60)
+
+
+def test_a_picture_becomes_json(url, server):
+    content = (EXAMPLES / "astronaut.jpg").read_bytes()
+    answer = upload(url, "astronaut.jpg", content)
+    assert answer.status_code == 200
+    document = answer.json()
+    with Client(server.grpc) as client:
+        assert document == client.analyze_pictures(content).to_dict()
+    [face] = document["faces"]
+    assert face["emotion"] == "Happy"
+    assert list(face["probabilities"]) == list(EMOTIONS) or set(face["probabilities"]) == set(EMOTIONS)
+    assert set(face["keypoints_in_picture"]) == set(KEYPOINTS)
+    assert document["versions"] == {"emotion": 1, "keypoints": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"hello", "not a PNG, JPEG"), (b"", "empty"), (b"\xff\xd8\xff\xe0", "truncated|damaged")]
+)
+def test_what_is_not_a_picture_is_refused_in_a_sentence(url, content, told):
+    answer = upload(url, "a.jpg", content)
+    assert answer.status_code == 422
+    assert re.search(told, answer.text)
+
+
+def test_a_large_upload_is_refused(url):
+    assert upload(url, "a.jpg", bytes(20 * 1024**2 + 1)).status_code == 413
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_model_servers_strangers_learn_no_address(name):
+    with web_service(COMMANDS[name], "127.0.0.1:1") as url:
+        answer = upload(url, "a.jpg", (EXAMPLES / "face48.png").read_bytes())
+    assert answer.status_code == 503
+    assert "127.0.0.1:1" not in answer.text
