@@ -375,6 +375,14 @@ def test_the_report_shows_gates_figures_and_the_faces_that_differ_most():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image))), IMAGES[2])
 
 
+def test_the_reports_tables_scroll_by_themselves_on_narrow_screens():
+    faces = Faces(IMAGES[:3], np.array([0, 1, 4]), "faces")
+    page = report("emotion", faces, side("stable", one_hot(0, 1, 2)), side("canary", one_hot(0, 1, 4)))
+    assert page.count("<div class=table><table>") == page.count("<table>") == 4
+    assert ".table { overflow-x: auto }" in page
+    assert '<meta name="viewport" content="width=device-width' in page
+
+
 def test_the_report_draws_the_key_points_of_both_where_they_differ():
     points = RANDOM.uniform(0, 47, (2, 15, 2))
     moved = points.copy()

@@ -22,6 +22,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
 td { border-top: 1px solid #ddd; font-variant-numeric: tabular-nums } .failed { color: #b00020; font-weight: 600 }
 .passed { color: #17692b } figure { display: inline-block; margin: 0 1rem 1rem 0; width: 9rem; font-size: 12px }
+.table { overflow-x: auto } h1, p { overflow-wrap: anywhere }
 img, svg { width: 9rem; height: 9rem; image-rendering: pixelated; display: block }
 .stable { fill: none; stroke: #1f77ff; stroke-width: .4 } .canary { fill: #e00030 }
 """
@@ -47,7 +48,9 @@ def page(document: Mapping[str, Any], faces: Faces, stable: Side, canary: Side) 
     ]
     figures = [(name.replace("_", " "), f"{value:.4g}") for name, value in document["figures"].items()]
     parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>',
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         f'<h1>{escape(title)}</h1><p class="{verdict}">{verdict.capitalize()} on {document["faces"]} faces of '
         f"{escape(document['source'])}.</p>",
         *(f"<p>{escape(note)}</p>" for note in document["notes"]),
@@ -72,7 +75,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         )
 
     body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    return f"<table><tr>{row(header, 'th')}</tr>{body}</table>"
+    return f"<div class=table><table><tr>{row(header, 'th')}</tr>{body}</table></div>"
 
 
 def _accuracies(truth: NDArray[Any], stable: Side, canary: Side) -> str:
