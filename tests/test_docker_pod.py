@@ -21,6 +21,7 @@ import yaml
 from mien_client import Client
 
 ROOT = Path(__file__).parent.parent
+MODELS_CONFIG = ROOT / "serving" / "k8s" / "models.config"
 IMAGE = "mien-serving:test"
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
@@ -80,7 +81,9 @@ class Pod:
                 self.volumes[volume["name"]] = folder / volume["name"]
                 name = re.sub("-[a-z0-9]{10}$", "", volume["configMap"]["name"])
                 (folder / volume["name"]).mkdir()
-                for file, text in manifests["ConfigMap", name]["data"].items():
+                created = {"models.config": MODELS_CONFIG.read_text(encoding="utf-8")}  # By hand, as README.md says.
+                files = created if name == "mien-models" else manifests["ConfigMap", name]["data"]
+                for file, text in files.items():
                     (folder / volume["name"] / file).write_text(text, encoding="utf-8")
         self.volumes["models"].mkdir()
         os.chown(self.volumes["models"], -1, self.spec["securityContext"]["fsGroup"])

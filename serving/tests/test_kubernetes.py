@@ -28,6 +28,9 @@ LABELS = {"app.kubernetes.io/name": "mien-serving", "app.kubernetes.io/part-of":
 # The oldest Kubernetes that these manifests are for, and the newest whose schemas we have.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 
+# The ConfigMap that `mien rollout` writes.
+ROLLED_OUT = "mien-models"
+
 # What runs as a container of the product, and may do nothing that it does not need.
 SERVER, FETCH, UPDATE, KSERVE = "serving", "repository", "repository-updates", "kserve-container"
 
@@ -257,11 +260,20 @@ def test_the_server_understands_its_flags(overlay):
     for file in (flags.model_config_file, flags.batching_parameters_file, flags.monitoring_config_file):
         path = Path(file)
         [volume] = [found for found in pod(overlay)["volumes"] if found["name"] == mounted[str(path.parent)]]
-        assert path.name in rendered(overlay)["ConfigMap", volume["configMap"]["name"]]["data"]
+        if volume["configMap"]["name"] != ROLLED_OUT:
+            assert path.name in rendered(overlay)["ConfigMap", volume["configMap"]["name"]]["data"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_was_rolled_out_is_not_set_back_by_applying_the_overlay_again(overlay):
+    assert ("ConfigMap", ROLLED_OUT) not in rendered(overlay)
+    create = f"kubectl -n mien create configmap {ROLLED_OUT} --from-file=mien/serving/k8s/models.config"
+    assert create in (K8S / "README.md").read_text()
+    assert f"--configmap mien/{ROLLED_OUT}" in (K8S / "README.md").read_text()
 
 
 def test_the_models_are_those_of_models_config():
-    mine, everybodys = read_config(K8S / "base" / "models.config"), read_config(ROOT / "models.config")
+    mine, everybodys = read_config(K8S / "models.config"), read_config(ROOT / "models.config")
     check_config(mine)
     assert mine == everybodys
     kserve = read_config(K8S / "kserve" / "models.config")
@@ -356,7 +368,7 @@ class TestEveryOverlay:
 
     def test_a_rollout_restarts_nothing_and_a_new_setting_everything(self, overlay):
         names = {volume["configMap"]["name"] for volume in pod(overlay)["volumes"] if "configMap" in volume}
-        assert "mien-models" in names
+        assert ROLLED_OUT in names
         assert any(re.fullmatch(r"mien-serving-[a-z0-9]{10}", name) for name in names)
         assert "--model_config_file_poll_wait_seconds=0" in server(overlay)["args"]
 

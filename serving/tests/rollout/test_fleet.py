@@ -124,6 +124,30 @@ def test_a_server_may_count_requests_without_a_label(fleet, told, counted):
     assert fleet.view("emotion")[fleet.address].unlabelled == counted
 
 
+@pytest.mark.parametrize("garbage", [b"\xff" * 10, b"[" * 200_000, b"\x0a\x0b" * 100_000, b"\x0b" * 100_000])
+def test_an_answer_that_is_none_is_a_clause_and_no_traceback(fleet, caplog, garbage):
+    class Garbage:
+        def SerializeToString(self):  # noqa: N802
+            return garbage
+
+    answers = {"GetModelStatus": "GetModelStatusResponse", "HandleReloadConfigRequest": "ReloadConfigResponse"}
+    for name in answers:
+        setattr(fleet.stand_in, name, lambda request, context: Garbage())
+    assert fleet.view("emotion")[fleet.address] == View("answers something else than a GetModelStatusResponse")
+    refused = fleet.reload(lambda _: ModelServerConfig())
+    assert str(refused[fleet.address]) == "answers something else than a ReloadConfigResponse"
+    assert caplog.text == ""
+
+
+def test_a_state_that_nobody_knows_is_shown_by_its_number(fleet):
+    response = protos.GetModelStatusResponse()
+    response.model_version_status.add(version=3, state=99)
+    fleet.stand_in.GetModelStatus = lambda request, context: response
+    view = fleet.view("emotion")[fleet.address]
+    assert view.versions == {3: VersionState("state 99")}
+    assert view.available() == set()
+
+
 def test_a_model_that_a_server_does_not_know_has_no_versions(fleet):
     assert fleet.view("age")[fleet.address] == View()
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from mien_client import protos
 from mien_client.cli import CommandError
 from mien_client.security import Security, channel_credentials, security
@@ -114,9 +115,8 @@ class Server:
                 answer, told = self._call("ModelService", "GetModelStatus", request.SerializeToString(), timeout)
             except _NotFound:
                 return View()
-            names = protos.ModelVersionStatus.State.Name
             versions = {
-                status.version: VersionState(names(status.state), _reason(status.status.error_message))
+                status.version: VersionState(_state(status.state), _reason(status.status.error_message))
                 for status in answer.model_version_status
             }
             found = {}
@@ -167,15 +167,17 @@ class Server:
     def _call(self, service: str, name: str, request: bytes, timeout: float) -> tuple[Any, Mapping[str, Any]]:
         """Return the response, and the metadata that came after it."""
         method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").methods_by_name[name]
-        method_call: Any = self._channel.unary_unary(
-            f"/tensorflow.serving.{service}/{name}",
-            response_deserializer=getattr(protos, method.output_type.name).FromString,
-        )
+        # Parsed here: gRPC would log a traceback about a response that is not one.
+        method_call: Any = self._channel.unary_unary(f"/tensorflow.serving.{service}/{name}")
         try:
             response, call = method_call.with_call(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _failure(error.code(), error.details() or "", timeout) from None
-        return response, dict(call.trailing_metadata() or ())
+        try:
+            answer = getattr(protos, method.output_type.name).FromString(response)
+        except DecodeError:
+            raise ServerError(f"answers something else than a {method.output_type.name}") from None
+        return answer, dict(call.trailing_metadata() or ())
 
 
 def _unlabelled(metadata: Mapping[str, Any]) -> tuple[int, float] | None:
@@ -184,6 +186,12 @@ def _unlabelled(metadata: Mapping[str, Any]) -> tuple[int, float] | None:
         return int(metadata[COUNT_HEADER]), float(metadata[SECONDS_HEADER])
     except (KeyError, ValueError):
         return None
+
+
+def _state(number: int) -> str:
+    """The name of a version's state; servers may know states that we do not."""
+    known = protos.ModelVersionStatus.State
+    return str(known.Name(number)) if number in known.values() else f"state {number}"
 
 
 def _reason(message: str) -> str:
