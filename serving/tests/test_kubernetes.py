@@ -268,8 +268,8 @@ def test_the_server_understands_its_flags(overlay):
 def test_what_was_rolled_out_is_not_set_back_by_applying_the_overlay_again(overlay):
     assert ("ConfigMap", ROLLED_OUT) not in rendered(overlay)
     create = f"kubectl -n mien create configmap {ROLLED_OUT} --from-file=mien/serving/k8s/models.config"
-    assert create in (K8S / "README.md").read_text()
-    assert f"--configmap mien/{ROLLED_OUT}" in (K8S / "README.md").read_text()
+    assert create in (K8S / "README.md").read_text(encoding="utf-8")
+    assert f"--configmap mien/{ROLLED_OUT}" in (K8S / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_models_are_those_of_models_config():
