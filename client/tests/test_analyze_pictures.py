@@ -143,5 +143,5 @@ def test_without_the_extra_the_sentence_names_it(grpc_address):
         "import sys\nsys.modules['cv2'] = None\nfrom mien_client import Client\n"
         "try:\n    Client(sys.argv[1]).analyze_pictures('a.png')\nexcept ImportError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, grpc_address], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, grpc_address], capture_output=True, encoding="utf-8", check=True)
     assert "pip install 'mien-client[pictures]'" in done.stdout
