@@ -132,8 +132,3 @@ def test_garbage_on_a_port_disturbs_nobody(server, port, garbage):
         connection.sendall(garbage)
         assert post(server, "/v1/models/tiny:predict").json() == PREDICTED
     assert server.predict("ours") == 1
-
-
-def test_both_ports_answer_over_ipv4_and_ipv6(server):
-    for host in ("127.0.0.1", "[::1]"):
-        assert requests.get(f"http://{host}:{server.rest_port}/v1/models/tiny", timeout=20).status_code == 200
