@@ -42,7 +42,7 @@ SIGNATURE_DEFAULT: Final = "serving_default"
 SIGNATURE_RAW: Final = "serving_raw"
 """Takes ``image_bytes``, string [N], the 2,304 pixel bytes of each image."""
 SIGNATURE_ENCODED: Final = "serving_encoded"
-"""Takes ``image_bytes``, string [N], one PNG or JPEG file each."""
+"""Takes ``image_bytes``, string [N], each a PNG or JPEG file of one upright face crop, not of a whole photograph."""
 
 IMAGES_INPUT: Final = "images"
 IMAGE_BYTES_INPUT: Final = "image_bytes"

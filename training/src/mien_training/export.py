@@ -21,6 +21,7 @@ import tensorflow as tf
 from mien_client import contract, protos
 from numpy.typing import NDArray
 
+from mien_training.encoded import read_encoded
 from mien_training.errors import ExportError
 from mien_training.files import sha256, write_json
 from mien_training.prediction import freeze, inference
@@ -130,7 +131,7 @@ def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:
     signatures = {
         contract.SIGNATURE_DEFAULT: tf.function(lambda images: answer(images), [many_images]),
         contract.SIGNATURE_RAW: tf.function(lambda image_bytes: answer(_from_raw(image_bytes)), [many_bytes]),
-        contract.SIGNATURE_ENCODED: tf.function(lambda image_bytes: answer(_from_encoded(image_bytes)), [many_bytes]),
+        contract.SIGNATURE_ENCODED: tf.function(lambda image_bytes: answer(read_encoded(image_bytes)), [many_bytes]),
     }
     tf.saved_model.save(module, str(folder), signatures)
 
@@ -143,17 +144,6 @@ def _from_raw(image_bytes: Any) -> Any:
     with tf.control_dependencies([check]):
         pixels = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=_SIDE**2)
     return tf.reshape(pixels, [tf.shape(image_bytes)[0], _SIDE, _SIDE])
-
-
-def _from_encoded(image_bytes: Any) -> Any:
-    """Strings [N], each a PNG or JPEG of any size, to uint8 [N, 48, 48]: the whole picture, made grey and scaled."""
-
-    def decode(one: Any) -> Any:
-        grey = tf.io.decode_image(one, channels=1, expand_animations=False)
-        small = tf.image.resize(grey, [_SIDE, _SIDE], method="area")
-        return tf.cast(tf.round(small[..., 0]), tf.uint8)
-
-    return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([_SIDE, _SIDE], tf.uint8))
 
 
 def _random_images(count: int) -> NDArray[np.uint8]:
