@@ -48,7 +48,9 @@ def test_json(face, address, backend, capsys):
     assert document["errors"] == []
     first, second = document["faces"]
     assert (first["file"], first["face"], first["emotion"]) == (str(face), 1, "Happy")
-    assert first["crop"] == {"left": 0, "top": 0, "side": 48}
+    assert first["crop"] == {"left": 0, "top": 0, "side": 48, "angle": 0.0}
+    assert first["score"] == 1.0
+    assert 0.5 < second["score"] < 1
     assert list(first["probabilities"]) == list(EMOTIONS)
     assert first["confidence"] == first["probabilities"]["Happy"]
     expected = backend.values("keypoints", 1, np.asarray(Image.open(face))[None])[0]

@@ -346,6 +346,58 @@ def test_a_face_is_found_in_the_dark_and_cut_close(portrait):
     np.testing.assert_allclose((crop.left, crop.top, crop.side), (0, 0, side), atol=25)
 
 
+@pytest.mark.parametrize("tilt", [-40, -30, 20, 30])
+def test_a_tilted_face_is_found_and_turned_upright(portrait, tilt):
+    left, top, side = FACE
+    centre = (left + side / 2, top + side / 2)
+    matrix = cv2.getRotationMatrix2D(centre, -tilt, 1)  # clockwise
+    grey = cv2.warpAffine(portrait.grey, matrix, portrait.grey.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
+    assert abs(crop.angle - tilt) <= 15
+    np.testing.assert_allclose((crop.left, crop.top, crop.side), FACE, atol=40)
+    [upright] = find_faces(portrait)
+    assert np.corrcoef(crop.image.ravel(), upright.image.ravel())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("side", [60, 120])
+def test_a_small_face_is_found_in_a_large_picture(portrait, side):
+    grey = np.full((2000, 3000), 90, np.uint8)
+    scale = side / FACE[2]
+    small = cv2.resize(portrait.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grey[700 : 700 + small.shape[0], 1900 : 1900 + small.shape[1]] = small
+    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
+    found = np.array([crop.left - 1900, crop.top - 700, crop.side]) / scale
+    np.testing.assert_allclose(found, FACE, atol=30)
+
+
+def test_a_face_has_a_score_and_doubtful_ones_are_dropped(portrait):
+    [crop] = find_faces(portrait)
+    assert 0.5 < crop.score < 1
+    assert find_faces(portrait, min_score=crop.score) != []
+    assert find_faces(portrait, min_score=crop.score + 0.001) == []
+    doubtful = [pictures._Found(10, 20, 50, score=0.49), pictures._Found(90, 20, 50, score=0.5)]
+    with mock.patch.object(pictures, "_search", return_value=doubtful):
+        assert [crop.score for crop in find_faces(portrait)] == [0.5]
+        assert [crop.score for crop in find_faces(portrait, min_score=0)] == [0.49, 0.5]
+
+
+def test_an_arm_is_not_a_face(portrait):
+    left, top, side = FACE
+    for grey in (portrait.grey[top + side :], portrait.grey[:, left + side :]):
+        assert find_faces(Picture(np.stack([grey] * 3, axis=-1), grey)) == []
+
+
+@pytest.mark.parametrize("angle", [0, 22, -44])
+def test_points_of_a_tilted_face_are_mapped_back(angle):
+    """On a ramp a pixel's value says in which column (or row) it lies."""
+    points = np.array([[24.0, 24.0], [10.0, 24.0], [24.0, 38.0], [12.0, 40.0]])
+    for axis in (0, 1):
+        ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+        crop = crop_of(ramp if axis == 0 else ramp.T, (70, 90, 96, angle))
+        values = [crop.image[int(y), int(x)] for x, y in points]
+        np.testing.assert_allclose(crop.to_picture(points)[:, axis], values, atol=1)
+
+
 def test_faces_come_from_left_to_right(portrait):
     grey = np.hstack([portrait.grey, portrait.grey])
     first, second = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
@@ -359,7 +411,7 @@ def test_no_face(shape):
 
 
 def crop_of(grey, box):
-    with mock.patch.object(pictures, "_boxes", return_value=[box]):
+    with mock.patch.object(pictures, "_search", return_value=[pictures._Found(*box)]):
         [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
     return crop
 
@@ -374,13 +426,13 @@ def crop_is_box(monkeypatch):
 @given(side=st.integers(10, 150), left=st.integers(0, 100), top=st.integers(0, 100))
 def test_points_are_mapped_back_to_where_their_pixels_came_from(side, left, top):
     """On a ramp a pixel's value says in which column (or row) it lies, so the crop tells where its pixels were."""
-    steepness = 255 // side
+    steepness = 255 // (side + 8)
     pixels = np.arange(5, 43)  # Beyond these an enlarged crop has no neighbours to interpolate with.
     for axis, start in ((0, left), (1, top)):
-        ramp = np.clip((np.arange(256) - start) * steepness, 0, 255).astype(np.uint8)
+        ramp = np.clip((np.arange(256) - start + 4) * steepness, 0, 255).astype(np.uint8)
         grey = np.tile(ramp, (256, 1)) if axis == 0 else np.tile(ramp[:, None], (1, 256))
         crop = crop_of(grey, (left, top, side))
-        came_from = start + crop.image.mean(axis=axis)[pixels] / steepness
+        came_from = start - 4 + crop.image.mean(axis=axis)[pixels] / steepness
         mapped = crop.to_picture(np.stack([pixels, pixels], axis=-1))[:, axis]
         np.testing.assert_allclose(mapped, came_from, atol=0.02 + 0.6 / steepness, rtol=0)
 

@@ -158,7 +158,13 @@ def _document(result: Result) -> dict[str, Any]:
     return {
         "file": result.file,
         "face": result.number,
-        "crop": {"left": result.crop.left, "top": result.crop.top, "side": result.crop.side},
+        "crop": {
+            "left": result.crop.left,
+            "top": result.crop.top,
+            "side": result.crop.side,
+            "angle": result.crop.angle,
+        },
+        "score": round(result.crop.score, 4),
         "emotion": result.face.emotion,
         "confidence": result.face.confidence,
         "probabilities": result.face.probabilities,
