@@ -216,6 +216,21 @@ def test_variable_lengths_are_padded_with_the_first_element_if_asked(graph, batc
     assert [answer.result(PATIENT) for answer in answers] == [[[2, 4, 2]], [[6, 8, 10]]]
 
 
+def test_one_long_row_does_not_make_all_others_as_long_if_that_takes_too_much_memory(graph, batching):
+    busy(graph, batching)
+    answers = batching([[1]] * 90, [[3] * 1_000_000], max_batch_size=100, pad_variable_length_inputs=True)
+    graph.gate.set()
+    assert [len(answer.result(PATIENT)[0]) for answer in answers] == [1, 1_000_000]
+    assert [len(batch) for batch in graph.batches[1:]] == [90, 1]
+
+
+@pytest.mark.parametrize("row", [np.ones([1, 1_000_000]), np.array(["x" * 8_000_000], object)])
+def test_a_large_row_is_not_repeated_to_fill_a_batch_up(graph, batching, row):
+    (answer,) = batching(row, allowed_batch_sizes=(1000,), max_batch_size=1000)
+    answer.result(PATIENT)
+    assert [len(batch) for batch in graph.batches] == [1]
+
+
 def test_batches_are_filled_up_to_an_allowed_size_with_the_last_ones_first_row(graph, batching):
     (answer,) = batching([1, 2, 3], allowed_batch_sizes=(1, 2, 4))
     assert answer.result(PATIENT) == [2, 4, 6]

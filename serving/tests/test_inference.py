@@ -67,6 +67,18 @@ def test_the_features_of_a_context_come_before_those_of_each_example():
     }
 
 
+def test_a_context_that_becomes_gigabytes_once_each_example_has_a_copy_is_refused():
+    context = {"features": {"feature": {"c": {"bytes_list": {"value": [bytes(1 << 20)]}}}}}
+    model = Model(outputs=np.zeros(4, np.float32))
+    examples = Input(example_list_with_context={"context": context, "examples": [{}] * 4})
+    regress(model, "", examples)
+    for _ in range(1000):
+        examples.example_list_with_context.examples.add()
+    for call in (regress, lambda *args: classify(Model(classes=ANY_CLASSES), *args[1:])):
+        with pytest.raises(StatusError, match=r"The context has 1048.* each of the 1004 examples has a copy; 16777216"):
+            call(model, "", examples)
+
+
 @pytest.mark.parametrize(
     ("call", "model", "code", "message"),
     [

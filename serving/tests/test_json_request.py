@@ -4,7 +4,9 @@ The recorded cases cover the common errors word by word; here is what they leave
 """
 
 import base64
+import functools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mien_client.protos import DataType, TensorInfo
 from mien_serving._json_request import predict_inputs
-from mien_serving._json_value import parse_object
+from mien_serving._json_value import parse_object, text
 from mien_serving._status import Code, StatusError
 
 
@@ -173,7 +175,6 @@ def test_column_format_takes_bytes_without_a_list():
             {"x": "STRING"},
             'JSON Value: {\n    "b64": 1\n} not formatted correctly for base64 data',
         ),
-        ({"inputs": [10**400]}, {"x": "FLOAT"}, "JSON Parse error: Number too big to be stored in double."),
         (
             {"inputs": [1.23456789]},
             {"x": "INT32"},
@@ -208,6 +209,8 @@ def test_types_that_json_cannot_express_are_unimplemented():
     [
         (b'{"instances": "\xff"}', "JSON Parse error: Invalid encoding in string. at offset: 15"),
         (b'{"a": 1e999}', "JSON Parse error: Number too big to be stored in double. at offset: 6"),
+        (b'{"a": 1%s}' % (b"0" * 400), "JSON Parse error: Number too big to be stored in double. at offset: 6"),
+        (b'{"a": -%s}' % (b"9" * 5000), "JSON Parse error: Number too big to be stored in double. at offset: 6"),
         (b"{} {}", "JSON Parse error: The document root must not be followed by other values. at offset: 3"),
         (b"\xef\xbb\xbf{", "JSON Parse error: Missing a name for object member. at offset: 4"),
     ],
@@ -216,3 +219,31 @@ def test_a_body_that_is_no_json_is_told_so(body, message):
     with pytest.raises(StatusError) as error:
         parse_object(body)
     assert error.value.message == message
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**300])
+def test_an_integer_of_more_than_64_bits_is_a_floating_point_number(number):
+    assert parse_object(b'{"a": %d}' % number) == {"a": pytest.approx(number)}
+    [array] = predict_inputs(parse_object(b'{"inputs": [%d]}' % number), infos(x="DOUBLE"))[0].values()
+    assert array.tolist() == pytest.approx([number])
+    with pytest.raises(StatusError, match="is not of expected type: int64"):
+        predict_inputs(parse_object(b'{"inputs": [%d]}' % number), infos(x="INT64"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "x" * 10**6,
+        ["x"] * 10**6,
+        {f"{number}": number for number in range(10**5)},
+        {"x" * 10**6: 1},
+        functools.reduce(lambda inner, _: {"a": inner}, range(200), dict.fromkeys(map(str, range(10**5)), 1)),
+    ],
+)
+def test_of_a_large_value_an_error_tells_how_it_begins(document):
+    tracemalloc.start()
+    try:
+        assert len(text(document)) < 11_000
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()

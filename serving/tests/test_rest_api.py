@@ -39,3 +39,23 @@ def test_the_model_is_asked_once_per_request(api):
 def test_a_body_that_is_nested_too_deeply_is_refused(api, body):
     answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", body))
     assert answer.status == 400
+
+
+@pytest.mark.parametrize("path", ["/versions/{}", "/versions/{}/metadata", "/versions/{}:predict"])
+@pytest.mark.parametrize("version", [str(2**63), "9" * 5000])
+def test_a_version_that_none_can_have_is_a_bad_request(api, path, version):
+    method = "POST" if path.endswith("predict") else "GET"
+    answer = api.answer(HttpRequest(method, "/v1/models/m" + path.format(version), b"{}"))
+    assert (answer.status, answer.body) == (400, b"")
+
+
+def test_zeros_before_a_version_do_not_count(api):
+    assert api.answer(HttpRequest("GET", f"/v1/models/m/versions/{'0' * 5000}1", b"")).status == 200
+
+
+@pytest.mark.parametrize("verb", ["predict", "classify", "regress"])
+@pytest.mark.parametrize("key", ["instances", "inputs", "examples", "context", "signature_name", "other"])
+def test_a_number_of_5000_digits_is_a_bad_request(api, verb, key):
+    body = b'{"%s": [%s]}' % (key.encode(), b"7" * 5000)
+    answer = api.answer(HttpRequest("POST", f"/v1/models/m:{verb}", body))
+    assert (answer.status, json.loads(answer.body)["error"][:24]) == (400, "JSON Parse error: Number")

@@ -1,5 +1,7 @@
 """Tensors on the wire: what TensorFlow writes is read, and what is written TensorFlow reads."""
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from mien_client.protos import DataType, TensorProto
-from mien_serving._tensor import NUMPY_TYPES, array_from_proto, type_name, write_proto
+from mien_serving._tensor import MAX_FILL, NUMPY_TYPES, TooLargeToFillError, array_from_proto, type_name, write_proto
 
 tf = pytest.importorskip("tensorflow")
 tensor_pb2 = pytest.importorskip("tensorflow.core.framework.tensor_pb2")
@@ -125,6 +127,83 @@ def test_a_tensor_of_unknown_rank_is_refused():
     proto.tensor_shape.unknown_rank = True
     with pytest.raises(ValueError):
         array_from_proto(proto)
+
+
+EVERY_TYPE = [DataType.Name(data_type) for data_type in NUMPY_TYPES]
+ONE_VALUE = {
+    "DT_HALF": {"half_val": [1]},
+    "DT_BFLOAT16": {"half_val": [1]},
+    "DT_COMPLEX64": {"scomplex_val": [1, 2]},
+    "DT_STRING": {"string_val": [b"a"]},
+    "DT_UINT8": {"int_val": [1]},
+}
+
+
+def allocated(function):
+    """How many bytes a function had at the same time, numpy's included."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("data_type", EVERY_TYPE)
+@pytest.mark.parametrize("fields", [{}, None])
+@pytest.mark.parametrize("shape", [[900_000, 48, 48], [3_000_000], [1, 1, 5_000_000]])
+def test_a_shape_that_asks_for_far_more_than_was_sent_is_refused_before_anything_is_filled(data_type, fields, shape):
+    fields = ONE_VALUE.get(data_type, {}) if fields is None else fields
+    proto = tensor(shape, data_type, **fields)
+
+    def read():
+        with pytest.raises(ValueError):
+            array_from_proto(proto)
+
+    assert allocated(read) < 1e6
+
+
+@pytest.mark.parametrize("length", [1, 1024, 100_000])
+def test_a_string_that_stands_for_many_counts_each_time(length):
+    many = MAX_FILL // max(length, 1024)
+    proto = tensor([many + 1], "DT_STRING", string_val=[b"x" * length])
+    assert array_from_proto(proto).size == many + 1
+    with pytest.raises(TooLargeToFillError, match=rf"has {many + 2} values, but 1 were sent; .* fill up {many}$"):
+        array_from_proto(tensor([many + 2], "DT_STRING", string_val=[b"x" * length]))
+
+
+@pytest.mark.parametrize("data_type", EVERY_TYPE)
+@pytest.mark.parametrize("content", [b"", b"a", b"\0" * 1000])
+def test_bytes_that_do_not_suffice_are_refused_before_anything_is_filled(data_type, content):
+    proto = tensor([900_000, 48, 48], data_type, tensor_content=content)
+
+    def read():
+        with pytest.raises(ValueError):
+            array_from_proto(proto)
+
+    assert allocated(read) < 1e6
+
+
+def test_a_shape_of_a_million_dimensions_is_refused_before_they_are_multiplied():
+    with pytest.raises(ValueError, match="1000000 dimensions are more than 64"):
+        array_from_proto(tensor([2**62] * 1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("data_type", "fields"),
+    [
+        ("DT_UINT8", {"int_val": [1] * 1_000_000}),
+        ("DT_HALF", {"half_val": [1] * 1_000_000}),
+        ("DT_FLOAT", {"float_val": [1] * 1_000_000}),
+        ("DT_COMPLEX64", {"scomplex_val": [1] * 2_000_000}),
+    ],
+)
+def test_values_are_converted_without_an_object_for_each(data_type, fields):
+    proto = tensor([1_000_000], data_type, **fields)
+    values = array_from_proto(proto)
+    assert values.tolist() == [values[0]] * 1_000_000
+    assert allocated(lambda: array_from_proto(proto)) < 16e6
+    assert allocated(lambda: array_from_proto(tensor([1], data_type, **fields))) < 1e6
 
 
 def test_content_is_not_copied():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,9 @@ Promise = Future[list[np.ndarray]] | asyncio.Future[list[np.ndarray]]
 """Where a thread, or an event loop, waits for the outputs of a request."""
 
 Outcome = list[np.ndarray] | StatusError
+
+_MAX_PADDING: Final = 64 << 20
+"""By how many bytes a batch may be larger than its requests, since one row of many megabytes lengthens all others."""
 
 P = TypeVar("P", bound=Promise)
 
@@ -309,6 +312,10 @@ def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]
     """The outputs of each task, from one run."""
     size = sum(task.size for task in tasks)
     padded = queue.options.padded(size)
+    if _padding_bytes(tasks, padded, queue.options.pad_variable_length_inputs) > _MAX_PADDING:
+        if len(tasks) > 1:
+            raise StatusError(Code.RESOURCE_EXHAUSTED, "These requests are too different in length to share a batch")
+        padded = size
     feeds = {
         name: _merged([task.feeds[name] for task in tasks], padded - size, queue.options.pad_variable_length_inputs)
         for name in tasks[0].feeds
@@ -328,6 +335,27 @@ def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]
         parts.append([output[begin : begin + task.size] for output in outputs])
         begin += task.size
     return parts
+
+
+def _padding_bytes(tasks: Sequence[_Task[Any]], padded: int, pad_variable_length: bool) -> int:
+    """By how many bytes a batch is larger than its requests, at most."""
+    missing = padded - sum(task.size for task in tasks)
+    if not missing and not pad_variable_length:
+        return 0
+    total = 0
+    for name, first in tasks[0].feeds.items():
+        values = [task.feeds[name] for task in tasks]
+        shape = np.max([value.shape[1:] for value in values], axis=0) if pad_variable_length else first.shape[1:]
+        added = padded * math.prod(map(int, shape)) - sum(value.size for value in values)
+        total += added * max(_longest(value) for value in values)
+    return total
+
+
+def _longest(value: np.ndarray) -> int:
+    """The bytes of an array's largest element, since strings differ."""
+    if value.dtype == np.object_:
+        return max(map(len, value.flat), default=0)
+    return value.itemsize
 
 
 def _merged(values: list[np.ndarray], padding: int, pad_variable_length: bool) -> np.ndarray:

@@ -23,6 +23,9 @@ from mien_serving._servable import NO_DEADLINE, Servable
 from mien_serving._status import Code, StatusError, invalid_argument
 from mien_serving._tensor import DATA_TYPES
 
+_MAX_CONTEXTS: Final = 16 << 20
+"""Bytes that the copies of a context, one for each example, may have together."""
+
 _KINDS: Final = {CLASSIFY: "classification", REGRESS: "regression"}
 
 Outputs = Mapping[str, np.ndarray]
@@ -134,6 +137,12 @@ def _serialized_examples(examples: Input) -> np.ndarray:
         case "example_list_with_context":
             # Serialized messages, one after the other, are the message that has the fields of both.
             context = examples.example_list_with_context.context.SerializeToString()
+            count = len(examples.example_list_with_context.examples)
+            if (copies := len(context) * count) > _MAX_CONTEXTS:
+                raise invalid_argument(
+                    f"The context has {len(context)} bytes, and {copies} when each of the {count} examples "
+                    f"has a copy; {_MAX_CONTEXTS} are allowed"
+                )
             batch = [context + one.SerializeToString() for one in examples.example_list_with_context.examples]
         case _:
             batch = [one.SerializeToString() for one in examples.example_list.examples]

@@ -243,7 +243,7 @@ def _checked(value: Any, dtype: int) -> Any:
         return decode_base64(value)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if dtype in _FLOATS:
-        return _float(value) if is_number else _refuse_type(value, dtype)
+        return float(value) if is_number else _refuse_type(value, dtype)
     if dtype in _INTEGERS:
         fits = is_number and isinstance(value, int) and _INTEGERS[dtype].min <= value <= _INTEGERS[dtype].max
         return value if fits else _refuse_type(value, dtype)
@@ -252,13 +252,6 @@ def _checked(value: Any, dtype: int) -> Any:
     if dtype == _BOOL:
         return value if isinstance(value, bool) else _refuse_type(value, dtype)
     raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {text(value)} to type: {type_name(dtype)}")
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise invalid_argument("JSON Parse error: Number too big to be stored in double.") from error
 
 
 def _refuse_type(value: Any, dtype: int) -> NoReturn:

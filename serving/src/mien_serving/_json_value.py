@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -17,9 +17,18 @@ from mien_serving._status import invalid_argument
 
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
+_MAX_PRINTED: Final = 10_000
+"""Characters of a JSON value in an error message."""
+
+_MAX_PRINTED_VALUES: Final = 5_000
+"""Values of which those characters are taken."""
+
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parses a body that must be a JSON object; ``NaN``, ``Infinity`` and integers of 64 bits are kept.
+
+    RapidJSON reads the numbers, not Python: larger integers become floating-point numbers, and what is too large for
+    those is an error.
 
     Raises:
         StatusError: It is not one.
@@ -28,7 +37,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise invalid_argument("JSON Parse error: The document is empty")
     mark = len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0
     try:
-        document = rapidjson.loads(body[mark:] if mark else body, number_mode=rapidjson.NM_NAN)
+        document = rapidjson.loads(body[mark:] if mark else body, number_mode=rapidjson.NM_NAN | rapidjson.NM_NATIVE)
     except rapidjson.JSONDecodeError as error:
         offset, _, reason = str(error).removeprefix("Parse error at offset ").partition(": ")
         raise invalid_argument(f"JSON Parse error: {reason} at offset: {int(offset) + mark}") from error
@@ -54,28 +63,36 @@ def signature_name(document: Mapping[str, Any]) -> str:
 
 
 def text(value: object) -> str:
-    """Prints a JSON value as TensorFlow Serving does in its error messages."""
+    """Prints a JSON value as TensorFlow Serving does in its error messages; of a large one, only how it begins."""
     if isinstance(value, float):
         return decimals(np.array([value], np.float32 if abs(value) <= _MAX_FLOAT32 else np.float64))[0]
     printed: str = rapidjson.dumps(
-        _with_raw_numbers(value),
+        _beginning(value, iter(range(_MAX_PRINTED_VALUES))),
         indent=4,
         ensure_ascii=False,
         number_mode=rapidjson.NM_NAN,
         write_mode=rapidjson.WM_SINGLE_LINE_ARRAY,
     )
-    return printed
+    return printed if len(printed) <= _MAX_PRINTED else f"{printed[:_MAX_PRINTED]}…"
 
 
-def _with_raw_numbers(value: Any) -> Any:
-    """The value with every finite float as RapidJSON prints it, which Python's binding leaves to Python."""
+def _beginning(value: Any, numbers: Iterator[int]) -> Any:
+    """As many values of a document as there are numbers, since indentation makes a large one many times larger.
+
+    Every finite float is as RapidJSON prints it, which Python's binding leaves to Python.
+    """
     match value:
         case float() if np.isfinite(value):
             return rapidjson.RawJSON(_number(value))
         case list():
-            return [_with_raw_numbers(element) for element in value]
+            return [_beginning(element, numbers) for element, _ in zip(value, numbers)]  # noqa: B905
         case dict():
-            return {name: _with_raw_numbers(element) for name, element in value.items()}
+            return {
+                name[: _MAX_PRINTED + 1]: _beginning(element, numbers)
+                for (name, element), _ in zip(value.items(), numbers)  # noqa: B905
+            }
+        case str():
+            return value[: _MAX_PRINTED + 1]
         case _:
             return value
 

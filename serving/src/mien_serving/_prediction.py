@@ -11,7 +11,7 @@ from mien_client.protos import TensorProto
 
 from mien_serving._servable import NO_DEADLINE, Servable, SignatureTensors
 from mien_serving._status import Code, StatusError, invalid_argument
-from mien_serving._tensor import array_from_proto
+from mien_serving._tensor import TooLargeToFillError, array_from_proto
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 """The signature of requests that name none."""
@@ -124,6 +124,8 @@ def _input(tensors: SignatureTensors, name: str, inputs: Mapping[str, np.ndarray
         return value
     try:
         return array_from_proto(value)
+    except TooLargeToFillError as error:
+        raise invalid_argument(f"tensor parsing error: {name}: {error}") from error
     except ValueError as error:
         raise invalid_argument(f"tensor parsing error: {name}") from error
 

@@ -42,6 +42,7 @@ _MODEL: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _MAX_VERSION: Final = 2**63 - 1
+_MAX_VERSION_DIGITS: Final = len(str(_MAX_VERSION))  # Python refuses to read thousands of digits.
 _MAX_DECOMPRESSED: Final = 100 << 20
 """TensorFlow Serving's limit for compressed bodies."""
 
@@ -181,9 +182,10 @@ class _BadVersion(Exception):
 def _model_spec(match: re.Match[str]) -> ModelSpec:
     spec = ModelSpec(name=unquote(match[1] or ""))
     if match[2]:
-        if int(match[2]) > _MAX_VERSION:
+        digits = match[2].lstrip("0") or "0"
+        if len(digits) > _MAX_VERSION_DIGITS or int(digits) > _MAX_VERSION:
             raise _BadVersion
-        spec.version.value = int(match[2])
+        spec.version.value = int(digits)
     elif match[3]:
         spec.version_label = unquote(match[3])
     return spec

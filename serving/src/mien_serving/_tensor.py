@@ -67,9 +67,22 @@ _FIELDS: Final[dict[int, tuple[str, Any]]] = {
 _IN_PARTS: Final = {"half_val", "float8_val", "scomplex_val", "dcomplex_val"}
 
 _MAX_BYTES: Final = 2**31 - 1
-"""As much as a message can hold: a shape that asks for more, with one value to fill it, is an attack."""
+"""The largest tensor, as much as a message can hold."""
+
+MAX_FILL: Final = 2 << 20
+"""By how many bytes a tensor may be larger than the values sent for it, since the last value stands for the rest."""
+
+_MIN_STRING: Final = 1024
+"""Bytes that a string counts for at least when it stands for others: what it unpacks to may be larger than itself."""
+
+_SLICE: Final = 1 << 16
+"""Values converted at once. Other threads run between two slices, and only one slice is there as Python objects."""
 
 _MAX_SHIFT: Final = 28  # Lengths have 32 bits.
+
+
+class TooLargeToFillError(ValueError):
+    """A shape asks for far more values than were sent."""
 
 
 def type_name(data_type: int) -> str:
@@ -81,27 +94,44 @@ def array_from_proto(proto: TensorProto) -> np.ndarray:
     """Reads a tensor from the wire, as TensorFlow's ``Tensor::FromProto`` does.
 
     Typed fields may hold fewer values than the shape asks for: the last one then fills the rest, and zero if there is
-    none. The array of a tensor with ``tensor_content`` shares its memory with the message and is read-only.
+    none; it may fill up `MAX_FILL` bytes. The array of a tensor with ``tensor_content`` shares its memory with the
+    message and is read-only.
 
     Raises:
+        TooLargeToFillError: The shape asks for far more values than were sent.
         ValueError: The message is not a tensor that can be served.
     """
-    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
+    dims = proto.tensor_shape.dim
+    # Counted before anything is computed from them: a message has room for millions of dimensions.
+    if len(dims) > MAX_DIMENSIONS:
+        raise ValueError(f"{len(dims)} dimensions are more than {MAX_DIMENSIONS}")
+    shape = tuple([dim.size for dim in dims])
     if proto.dtype not in NUMPY_TYPES or proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError("neither type nor shape may be unknown")
     size, numpy_type = math.prod(shape), NUMPY_TYPES[proto.dtype]
-    if len(shape) > MAX_DIMENSIONS or size * numpy_type.itemsize > _MAX_BYTES:
+    if size * numpy_type.itemsize > _MAX_BYTES:
         raise ValueError("too large")
     if not size:
         return np.empty(shape, numpy_type)
     if proto.tensor_content:
         return _values_from_content(proto.tensor_content, size, numpy_type).reshape(shape)
-    values = _values_from_field(proto)
-    if not values.size:
-        return np.full(shape, b"" if numpy_type == np.object_ else 0, numpy_type)
+    values = _values_from_field(proto, size)
     if values.size < size:
-        values = np.concatenate([values, np.full(size - values.size, values[-1], numpy_type)])
-    return values[:size].reshape(shape)
+        last: Any = values[-1] if values.size else (b"" if numpy_type == np.object_ else numpy_type.type(0))
+        value_bytes = max(len(last), _MIN_STRING) if numpy_type == np.object_ else numpy_type.itemsize
+        _check_fill(shape, values.size, value_bytes)
+        values = np.concatenate([values, np.full(size - values.size, last, numpy_type)])
+    return values.reshape(shape)
+
+
+def _check_fill(shape: Sequence[int], sent: int, value_bytes: int) -> None:
+    """Refuses a shape that asks for far more than was sent, before anything is filled."""
+    size = math.prod(shape)
+    if (size - sent) * value_bytes > MAX_FILL:
+        raise TooLargeToFillError(
+            f"shape [{','.join(map(str, shape))}] has {size} values, but {sent} were sent; the last value may fill up "
+            f"{MAX_FILL // value_bytes}"
+        )
 
 
 def _values_from_content(content: bytes, size: int, numpy_type: Any) -> np.ndarray:
@@ -112,17 +142,26 @@ def _values_from_content(content: bytes, size: int, numpy_type: Any) -> np.ndarr
     return np.frombuffer(content, numpy_type)
 
 
-def _values_from_field(proto: TensorProto) -> np.ndarray:
+def _values_from_field(proto: TensorProto, size: int) -> np.ndarray:
+    """The values that were sent, no more than the tensor has."""
     field, part_type = _FIELDS[proto.dtype]
     written, numpy_type = getattr(proto, field), NUMPY_TYPES[proto.dtype]
     if field == "float8_val":
-        return np.frombuffer(written, numpy_type)
-    # The 16 bits of a half are in 32.
-    parts = np.array(written, np.int32).astype(part_type) if field == "half_val" else np.array(written, part_type)
-    if field not in _IN_PARTS:
-        return parts.astype(numpy_type, copy=False)
-    together = numpy_type.itemsize // parts.itemsize
-    return parts[: len(parts) // together * together].view(numpy_type)
+        return np.frombuffer(written, numpy_type)[:size]
+    together = numpy_type.itemsize // np.dtype(part_type).itemsize if field in _IN_PARTS else 1
+    parts = _sliced(written, min(len(written) // together, size) * together, field, part_type)
+    return parts.view(numpy_type) if field in _IN_PARTS else parts.astype(numpy_type, copy=False)
+
+
+def _sliced(written: Sequence[Any], count: int, field: str, part_type: Any) -> np.ndarray:
+    parts = np.empty(count, part_type)
+    for begin in range(0, count, _SLICE):
+        values = written[begin : min(begin + _SLICE, count)]
+        # The 16 bits of a half are in 32.
+        parts[begin : begin + len(values)] = (
+            np.array(values, np.int32).astype(part_type) if field == "half_val" else np.array(values, part_type)
+        )
+    return parts
 
 
 def _strings_from_content(content: bytes, count: int) -> list[bytes]:
