@@ -1,7 +1,8 @@
 """The whole deployment on a real Docker engine: three replicas behind the edge, watched by Prometheus.
 
-The image of the local model server stands in for tensorflow/serving; docker-compose.yml, .env, the edge and the
-monitoring are what operators run. `make test-docker` runs it; `.ci/docker-engine` starts an engine where there is none.
+The image of the local model server stands in for tensorflow/serving, unless SERVING_IMAGE names one.
+docker-compose.yml, the edge and the monitoring are what operators run. `make test-docker` runs it; `.ci/docker-engine`
+starts an engine where there is none.
 """
 
 import json
@@ -13,17 +14,22 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import requests
-from mien_client import AccessDeniedError, Client
+from mien_client import AccessDeniedError, Client, protos
 from mien_client.pictures import find_faces, read_picture
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "mien-serving:test"
-SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env").read_text(encoding="utf-8"), re.MULTILINE))
+SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
+
+# What a server exits with after SIGTERM: TensorFlow Serving has no handler for it, the local model server has.
+ENDED = {True: {"0"}, False: {"0", "143"}}
 
 # Building the image downloads TensorFlow, and starting three servers takes a while.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
@@ -54,12 +60,28 @@ def free_port():
         return free.getsockname()[1]
 
 
+def free_ports(count, lowest):
+    """As many neighbouring ports, as Compose writes them."""
+    for first in range(lowest, lowest + 2000, count):
+        with ExitStack() as opened, suppress(OSError):
+            for port in range(first, first + count):
+                opened.enter_context(socket.create_server(("127.0.0.1", port)))
+            return f"{first}-{first + count - 1}"
+    raise AssertionError("no free ports")
+
+
+def checkout():
+    """What git sees of this checkout: every file that is changed or new."""
+    return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8").stdout
+
+
 class Stack:
     """docker-compose.yml as it runs, with the profiles edge and monitoring."""
 
     def __init__(self, compose, project, environment, certificates, folder):
         self.compose, self.project, self.environment = compose, project, environment
         self.folder, self.certificates = folder, certificates
+        self.checkout = checkout()
         self.ca, self.key = certificates / "ca.crt", (certificates / "api-key").read_text(encoding="utf-8").strip()
 
     def run(self, *arguments):
@@ -120,6 +142,8 @@ def compose():
 @pytest.fixture(scope="module")
 def image(compose):
     """Builds the image of the local model server; pip's settings here hold there, too."""
+    if given := os.environ.get("SERVING_IMAGE"):
+        return given
     names = {"BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} & set(os.environ)
     arguments = [f"--build-arg={name}={os.environ[name]}" for name in sorted(names)]
     docker("build", "-f", ROOT / "serving/docker/Dockerfile", "-t", IMAGE, *arguments, ROOT)
@@ -141,8 +165,8 @@ def stack(compose, image, published, tmp_path_factory):
         "SERVING_REPLICAS": "3",
         "SERVING_CPUS": "1",
         "BATCH_THREADS": "1",
-        "GRPC_PORT": "",
-        "REST_PORT": "",
+        "GRPC_PORT": free_ports(3, 20000),
+        "REST_PORT": free_ports(3, 30000),
         "MODELS_DIR": str(folder / "models"),
         "CONFIG_DIR": str(folder / "config"),
         "EDGE_CERTIFICATES": str(certificates / "edge"),
@@ -189,7 +213,7 @@ def test_the_image_takes_the_environment_and_the_flags_of_tensorflow_serving(ima
 
         until(available)
         docker("stop", container)
-        assert docker("inspect", "-f", "{{.State.ExitCode}}", container) == "0"
+        assert docker("inspect", "-f", "{{.State.ExitCode}}", container) in ENDED[image == IMAGE]
     finally:
         docker("rm", "-f", container)
 
@@ -209,10 +233,10 @@ class Load:
         ]
 
     def call(self, stack, kind, face, options):
-        with stack.client(kind) as mien:
+        with stack.client(kind, api_key=stack.key, **options) as mien:
             while not self.done.wait(0.02):
                 try:
-                    self.versions[kind, mien.analyze(face, **options).versions["emotion"]] += 1
+                    self.versions[kind, mien.analyze(face).versions["emotion"]] += 1
                 except Exception as error:
                     self.failures.append(f"{kind}: {error}")
 
@@ -258,7 +282,7 @@ def test_every_replica_gets_its_share(stack, face):
         pass
     [edge] = stack.containers("edge")
     lines = [json.loads(line) for line in docker("logs", edge).splitlines() if line.startswith("{")]
-    shares = Counter(line["replica"].partition(":")[0] for line in lines if line["replica"])
+    shares = Counter(line["replica"].partition(":")[0] for line in lines if line["replica"][-5:] in (":8500", ":8501"))
     assert len(shares) == 3
     assert min(shares.values()) > sum(shares.values()) / 6
 
@@ -377,7 +401,8 @@ def test_a_rollout_goes_through_the_replicas_and_no_caller_notices(stack, face, 
             assert one.analyze(face).versions["emotion"] == 2
 
 
-def test_a_replica_that_is_killed_is_not_missed_and_comes_back(stack, face):
+def test_a_replica_that_is_killed_is_not_missed_and_comes_back_at_its_ports(stack, face):
+    addresses = set(stack.servers)
     victim = stack.containers("serving")[0]
     with Load(stack, face) as load:
         docker("exec", victim, "bash", "-c", "kill -KILL -1", check=False)  # Everything but the first process.
@@ -386,6 +411,84 @@ def test_a_replica_that_is_killed_is_not_missed_and_comes_back(stack, face):
         stack.wait_until_healthy()
         load.wait_for_more()
     assert load.failures == []
+    assert set(stack.servers) == addresses
+
+
+def test_a_frozen_replica_holds_up_nobody_for_long(stack, face):
+    """It takes connections, since the kernel does so, and answers nothing."""
+    victim = stack.containers("serving")[0]
+    with Load(stack, face) as load:
+        docker("pause", victim)
+        try:
+            load.wait_for_more(200)
+        finally:
+            docker("unpause", victim)
+        stack.wait_until_healthy()
+        load.wait_for_more()
+    assert load.failures == []
+
+
+def test_one_caller_with_large_bodies_keeps_nobody_from_an_answer(stack, face):
+    body = b'{"signature_name": "serving_raw", "instances": [{"b64": "' + b"A" * 7_500_000 + b'"}]}'
+    url = f"https://127.0.0.1:{stack.environment['EDGE_PORT']}/v1/models/emotion:predict"
+    other, enough = (str(stack.certificates / "client.crt"), str(stack.certificates / "client.key")), threading.Event()
+    answers = Counter()
+
+    def insist():
+        with requests.Session() as session:
+            session.verify, session.cert, session.trust_env = str(stack.ca), other, False
+            while not enough.is_set():
+                answers[session.post(url, data=body, timeout=60).status_code] += 1
+
+    callers = [threading.Thread(target=insist) for _ in range(48)]  # 360 MB at once; the edge may have 256
+    for caller in callers:
+        caller.start()
+    with Load(stack, face) as load:
+        load.wait_for_more()
+        until(lambda: answers[429])
+    enough.set()
+    for caller in callers:
+        caller.join()
+    assert load.failures == []
+    assert answers[400]  # some reached a replica, to which they say nothing
+    assert answers.keys() <= {400, 429, 503}
+    for container in stack.containers():
+        assert docker("inspect", "-f", "{{.State.OOMKilled}}", container) == "false"
+
+
+def test_a_replica_survives_refusing_large_requests(stack, face):
+    """Far more than its queue takes, in requests of as many faces as one may have."""
+    victim = stack.containers("serving")[0]
+    before = docker("inspect", "-f", "{{.RestartCount}}", victim)
+    request = protos.PredictRequest(model_spec={"name": "emotion"})
+    images = np.stack([face] * 1024)
+    request.inputs["images"].dtype = protos.DataType.Value("DT_UINT8")
+    request.inputs["images"].tensor_content = images.tobytes()
+    for size in images.shape:
+        request.inputs["images"].tensor_shape.dim.add(size=size)
+    outcomes = Counter()
+
+    def insist(predict):
+        for _ in range(3):
+            try:
+                predict(request, timeout=60)
+                outcomes["OK"] += 1
+            except grpc.RpcError as error:
+                outcomes[error.code().name] += 1
+
+    with grpc.insecure_channel(docker("port", victim, 8500)) as channel:
+        predict = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            protos.PredictRequest.SerializeToString,
+            protos.PredictResponse.FromString,
+        )
+        callers = [threading.Thread(target=insist, args=(predict,)) for _ in range(32)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert outcomes.keys() == {"OK", "UNAVAILABLE"}
+    assert docker("inspect", "-f", "{{.State.OOMKilled}} {{.RestartCount}}", victim) == f"false {before}"
 
 
 def test_a_replica_that_stays_away_is_told_of(stack, face):
@@ -402,16 +505,51 @@ def test_a_replica_that_stays_away_is_told_of(stack, face):
     assert load.failures == []
 
 
+def test_a_broken_version_holds_up_neither_good_ones_nor_a_restart(stack, face, published):
+    """Each replica restarts while it is there, and not even callers who ask once only notice."""
+    keypoints, aside = stack.folder / "models" / "keypoints", stack.folder / "aside"
+    aside.mkdir()
+    (aside / "saved_model.pb").write_bytes(b"not a graph")
+    aside.rename(keypoints / "9")
+
+    def available(server):
+        with Client(server) as one:
+            return one.analyze(face).versions["keypoints"] == 2
+
+    until(lambda: stack.prometheus('sum(:tensorflow:cc:saved_model:load_attempt_count{status!="success"}) >= 3'))
+    shutil.copytree(published / "keypoints" / "1", aside)
+    aside.rename(keypoints / "2")
+    until(lambda: all(available(server) for server in stack.servers), timeout_s=120)
+
+    started = {
+        container: docker("inspect", "-f", "{{.State.StartedAt}}", container) for container in stack.containers()
+    }
+    addresses = set(stack.servers)
+    with Load(stack, face, max_attempts=1) as load:
+        restart = [ROOT / "serving/edge/rolling-restart", "-p", stack.project, "--profile=edge"]
+        done = subprocess.run(restart, cwd=ROOT, env=stack.environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stdout + done.stderr
+        load.wait_for_more()
+    assert load.failures == []
+    assert set(stack.servers) == addresses
+    for container in stack.containers("serving"):
+        assert docker("inspect", "-f", "{{.State.StartedAt}}", container) != started[container]
+    shutil.rmtree(keypoints / "9")
+    stack.wait_until_healthy()
+
+
 def test_everything_can_be_restarted_and_is_as_it_was(stack, face):
     containers = stack.containers()
     samples = max(stack.prometheus('count_over_time(up{job="serving"}[1h])').values())
     stack.run("stop")
     for container in containers:
         facts = json.loads(docker("inspect", container))[0]
-        assert facts["State"]["ExitCode"] == 0, facts["Name"]  # They end when asked, and are not killed.
+        ours = facts["Config"]["Image"] != stack.environment["SERVING_IMAGE"] or facts["Config"]["Image"] == IMAGE
+        assert str(facts["State"]["ExitCode"]) in ENDED[ours], facts["Name"]  # They end when asked, and are not killed.
     stack.run("start")
     stack.wait_until_healthy()
     for kind in ("grpc", "rest"):
         with stack.client(kind) as mien:
-            assert mien.analyze(face)[0].versions == {"emotion": 2, "keypoints": 1}
+            assert mien.analyze(face)[0].versions == {"emotion": 2, "keypoints": 2}
+    assert checkout() == stack.checkout  # Nothing that git tracks has changed.
     until(lambda: max(stack.prometheus('count_over_time(up{job="serving"}[1h])').values(), default=0) >= samples)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Starts the model server in its container: writes the files that its flags name, from the environment, and becomes it.
-# $BATCH_… and the others are explained in .env.
+# $BATCH_… and the others are explained in .env.example.
 set -eu
 files=${TMPDIR:-/tmp}
 

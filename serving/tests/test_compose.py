@@ -1,4 +1,4 @@
-"""docker-compose.yml, .env and models.config: what operators run in production."""
+"""docker-compose.yml, .env.example and models.config: what operators run in production."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from mien_serving._flags import add_flags, without_meaning
 ROOT = Path(__file__).parents[2]
 MODELS = [contract.EMOTION_MODEL, contract.KEYPOINT_MODEL]
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-ENV = (ROOT / ".env").read_text(encoding="utf-8")
+ENV = (ROOT / ".env.example").read_text(encoding="utf-8")
 SETTINGS = dict(line.split("=", 1) for line in ENV.splitlines() if line and not line.startswith("#"))
 VARIABLE = re.compile(r"\$\{(\w+)(:?-)([^}]*)\}")  # ${REST_API_PORT:-…} is the container's: it begins with $$.
 PROFILES = ("edge", "gpu", "monitoring")
@@ -29,7 +29,7 @@ def variables():
 
 
 def resolved(**changed):
-    """The services of docker-compose.yml with the settings of .env filled in."""
+    """The services of docker-compose.yml with the settings of .env.example filled in."""
     values = {**SETTINGS, **changed}
     text = COMPOSE.replace("$$", "\0")
     text = VARIABLE.sub(lambda m: m[0] if m[1] not in values else values[m[1]] or ("" if m[2] == "-" else m[3]), text)
@@ -116,6 +116,21 @@ def test_the_server_understands_every_flag_and_each_means_something(service):
     assert flags.enable_grpc_healthcheck_service
     assert flags.allow_version_labels_for_unavailable_models
     assert flags.model_config_file_poll_wait_seconds == 5
+
+
+def test_a_broken_version_holds_up_no_other_and_a_start_for_less_than_a_minute(service):
+    """TensorFlow Serving's own defaults, five more tries, 60 s apart, on the only thread, hold up all for minutes."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flags = parser.parse_args(service["command"])
+    assert flags.num_load_threads >= 2
+    assert 1 < flags.max_num_load_retries * flags.load_retry_interval_micros / 1e6 < 60
+    assert flags.load_retry_interval_micros >= 10_000_000  # or a storage that is slow for a moment fails every try
+
+
+def test_the_precision_is_a_setting(compose):
+    for precision in ("", "bfloat16"):
+        assert f"--mixed_precision={precision}" in compose(MIXED_PRECISION=precision)["serving"]["command"]
 
 
 @pytest.fixture
@@ -217,9 +232,26 @@ def test_every_setting_arrives(compose):
 
 
 def test_replicas_have_ports_of_their_own(compose):
-    serving = compose(SERVING_REPLICAS="3", GRPC_PORT="", REST_PORT="")["serving"]
+    serving = compose(SERVING_REPLICAS="3", GRPC_PORT="18500-18502", REST_PORT="18600-18602")["serving"]
     assert int(serving["scale"]) == 3
-    assert published({"serving": serving}) == {("127.0.0.1", "")}
+    assert published({"serving": serving}) == {("127.0.0.1", "18500-18502"), ("127.0.0.1", "18600-18602")}
+
+
+def test_git_sees_nothing_of_a_deployment():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    files = [
+        ".env",
+        "deployed/models.config",
+        "certificates/ca.key",
+        "models/emotion/1",
+        "models.journal",
+        "models.lock",
+    ]
+    ignored = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert ignored.stdout.split() == files
+    tracked = subprocess.run(["git", "ls-files", *files], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert not tracked.stdout
 
 
 def test_the_gpu_replica_stands_in_for_the_others(compose):

@@ -1,28 +1,59 @@
-"""The edge's own configuration, run by a real nginx in front of a real server: who gets in, and how much."""
+"""The edge's own configuration, run by a real HAProxy in front of real servers: who gets in, and how much."""
 
 import json
-import os
+import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
+import hypothesis
 import pytest
 import requests
+from hypothesis import strategies as st
 from mien_client import protos
 
 EDGE = Path(__file__).parents[1] / "edge"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/bin"
+SETTINGS = {
+    "CPUS": 1,
+    "CLIENT_CERTIFICATES": "optional",
+    "REQUEST_MEGABYTES": 8,
+    "REQUEST_RATE": 1000,
+    "REQUESTS_AT_ONCE": 256,
+    "LARGE_REQUESTS": 8,
+    "REQUEST_THREADS": 128,
+}
 
 
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
+
+
+def until(condition, timeout_s=60):
+    """Waits for something to become true; returns it."""
+    give_up = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.05)
+    return found
+
+
+def answers(port):
+    try:
+        return requests.get(f"http://127.0.0.1:{port}", timeout=10).status_code == 200
+    except requests.ConnectionError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -36,49 +67,62 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start_edge(server, certificates, tmp_path_factory):
-    """Starts nginx as the container does, with these settings, at a free port."""
-    if not (shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin") and shutil.which("envsubst")):
-        pytest.skip("nginx or envsubst is not installed (Debian: apt install nginx gettext-base)")
+    """Starts HAProxy as the container does, with these settings and replicas, at a free port."""
+    if not shutil.which("haproxy", path=PATH):
+        pytest.skip("haproxy is not installed (Debian: apt install haproxy)")
     running = []
 
-    def start(backend=None, **settings):
-        backend = backend or (server.grpc_port, server.rest_port)
-        folder = tmp_path_factory.mktemp("nginx")
-        port, health = free_port(), free_port()
-        here = {
-            "8443": str(port),
+    def start(*replicas, model="ours", patience="60s", instead=(), **settings):
+        replicas = replicas or [(server.grpc_port, server.rest_port)]
+        folder = tmp_path_factory.mktemp("haproxy")
+        port, health, admin, refuse = free_port(), free_port(), free_port(), free_port()
+        config = (EDGE / "haproxy.cfg").read_text(encoding="utf-8")
+        for inside, outside in {
+            ":8443": f":{port}",
             "127.0.0.1:8080": f"127.0.0.1:{health}",
-            "serving:8500": f"127.0.0.1:{backend[0]}",
-            "serving:8501": f"127.0.0.1:{backend[1]}",
-            "/dev/stdout": str(folder / "access.log"),
-        }
-        template = (EDGE / "nginx.conf.template").read_text(encoding="utf-8")
-        for inside, outside in here.items():
-            assert inside in template
-            template = template.replace(inside, outside)
-        if os.getuid() == 0:  # Its workers would be somebody else, who may not write here.
-            template = "user root;\n" + template
-        (folder / "nginx.conf.template").write_text(template, encoding="utf-8")
-        shutil.copy(EDGE / "start.sh", folder)
-        usual = {"CLIENT_CERTIFICATES": "optional", "REQUEST_SIZE": "8m", "REQUEST_RATE": 1000, "REQUEST_BURST": 1000}
+            "127.0.0.1:8081": f"127.0.0.1:{admin}",
+            "127.0.0.1:8082": f"127.0.0.1:{refuse}",
+            "/v1/models/emotion": f"/v1/models/{model}",
+            "/v1/models/keypoints": f"/v1/models/{model}",
+            "timeout check 1s": f"timeout check {patience}",  # On a busy machine nobody is taken for frozen.
+            **dict(instead),
+        }.items():
+            assert inside in config
+            config = config.replace(inside, outside)
+        for index, inside in enumerate(("serving:8500", "serving:8501")):
+            template = re.compile(rf"( +)server-template replica 1-16 {inside}( .*)")
+            assert len(template.findall(config)) == 3  # for small requests, large ones, and those of the last resort
+            lines = (
+                rf"\1server replica{number} 127.0.0.1:{ports[index]} port {ports[1]}\2"
+                for number, ports in enumerate(replicas, 1)
+            )
+            config = template.sub("\n".join(lines), config)
+        config = config.replace("http-check connect port 8501", "http-check connect")
+        (folder / "haproxy.cfg").write_text(config, encoding="utf-8")
+        for file in ("start.sh", "refuse.lua"):
+            shutil.copy(EDGE / file, folder)
         environment = {
-            "PATH": "/usr/sbin:/usr/bin:/bin:/usr/local/bin",
-            "TMPDIR": str(folder),
+            "PATH": PATH,
             "CERTIFICATES": str(certificates / "edge"),
-            **{name: str(value) for name, value in (usual | settings).items()},
+            **{name: str(value) for name, value in (SETTINGS | settings).items()},
         }
         process = subprocess.Popen(
-            ["sh", folder / "start.sh"], env=environment, stderr=(folder / "errors").open("w", encoding="utf-8")
+            ["sh", folder / "start.sh"],
+            env=environment,
+            stdout=(folder / "access.log").open("w", encoding="utf-8"),
+            stderr=(folder / "errors").open("w", encoding="utf-8"),
         )
         running.append(process)
-        for _ in range(600):
-            try:
-                assert requests.get(f"http://127.0.0.1:{health}", timeout=10).status_code == 200
-                break
-            except requests.ConnectionError:
-                assert process.poll() is None, (folder / "errors").read_text(encoding="utf-8")
-                threading.Event().wait(0.05)
-        return SimpleNamespace(port=port, grpc=f"127.0.0.1:{port}", rest=f"https://127.0.0.1:{port}", folder=folder)
+        until(lambda: answers(health) or process.poll() is not None)
+        assert process.poll() is None, (folder / "errors").read_text(encoding="utf-8")
+        return SimpleNamespace(
+            port=port,
+            grpc=f"127.0.0.1:{port}",
+            rest=f"https://127.0.0.1:{port}",
+            folder=folder,
+            process=process,
+            admin=admin,
+        )
 
     yield start
     for process in running:
@@ -195,15 +239,19 @@ def test_the_server_is_who_it_says(edge, certificates):
 
 
 def test_a_request_that_is_too_large_is_refused(start_edge, ask, kind, key):
-    small = start_edge(REQUEST_SIZE="64k")
+    small = start_edge(REQUEST_MEGABYTES=1)
     assert ask(small, kind, key=key, numbers=100) == answered(kind)
     # "larger than max" tells clients that there is no use in trying again.
-    text = "the request is larger than max (64k)" if kind == "grpc" else "the request is larger than 64k"
-    assert ask(small, kind, key=key, numbers=100_000) == refused(kind, "RESOURCE_EXHAUSTED", 413, text)
+    text = "the request is larger than max: 1 MB"
+    assert ask(small, kind, key=key, numbers=400_000) == refused(kind, "RESOURCE_EXHAUSTED", 413, text)
+
+
+def test_a_request_within_the_limit_passes_however_large(edge, ask, kind, key):
+    assert ask(edge, kind, key=key, numbers=1_000_000) == answered(kind)
 
 
 def test_more_requests_than_allowed_are_refused(start_edge, ask, kind, key, pair):
-    slow = start_edge(REQUEST_RATE=1, REQUEST_BURST=3)
+    slow = start_edge(REQUEST_RATE=1)
     answers = {ask(slow, kind, key=key) for _ in range(20)}
     assert answers == {
         answered(kind),
@@ -234,8 +282,272 @@ def test_orders_do_not_pass(edge, certificates, key):
     session.verify, session.headers["x-api-key"] = str(certificates / "ca.crt"), key
     assert session.get(f"{edge.rest}/monitoring/prometheus/metrics", timeout=30).status_code == 404
     assert session.get(f"{edge.rest}/", timeout=30).status_code == 404
-    assert session.delete(f"{edge.rest}/v1/models/ours", timeout=30).status_code == 403
+    assert session.delete(f"{edge.rest}/v1/models/ours", timeout=30).status_code == 405
     assert session.get(f"{edge.rest}/v1/models/ours", timeout=30).json()["model_version_status"]
+
+
+GOOD = ["/v1/models/ours", "/v1/models/ours/versions/1", "/v1/models/ours/labels/stable/metadata"]
+ALMOST = [
+    "/v1/models/ours/../ours",
+    "/v1/models/../models/ours",
+    "/v1/models/%2e%2e/models/ours",
+    "/v1/models/..%2fmodels/ours",
+    "/v1/models//ours",
+    "//v1/models/ours",
+    "/v1/./models/ours",
+    "/V1/models/ours",
+    "/v1/models/ours/",
+    "/v1/models/ours%0a",
+    "/v1/models/ours%00",
+    "/v1/models/ours\x00",
+    "/v1/models/ours\x0b",
+    "/v1/models/ours\x7f",
+    "/v1/models/our\xdf",
+    "/v1/models/ours;x=1",
+    "/v1/models/ours?x=1",
+    "/v1/models/ours#x",
+    "/v1/models/%6furs",
+    "/v1\\models\\ours",
+    "/v1/models/..",
+    "/v1/models/ours/versions/-1",
+    "/v1/models/ours:predict",  # asked with GET
+    "/v1/models/ours:reload",
+    "/v1/models",
+    "/monitoring/prometheus/metrics",
+    "/v1/models/../../monitoring/prometheus/metrics",
+    "*",
+    "http://localhost/v1/models/ours/../ours",
+]
+PIECES = [
+    "/",
+    "//",
+    ".",
+    "..",
+    "%2e",
+    "%2f",
+    "%0a",
+    "%00",
+    ";",
+    "?",
+    "v1",
+    "models",
+    "ours",
+    "labels",
+    "versions",
+    "1",
+    ":",
+]
+
+
+@pytest.fixture(scope="module")
+def status_of(edge, certificates, key):
+    """The status that the edge gives to a path, sent as it is."""
+    context = ssl.create_default_context(cafile=certificates / "ca.crt")
+
+    def get(path, method="GET"):
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\nConnection: close\r\n\r\n"
+        with (
+            socket.create_connection(("127.0.0.1", edge.port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(head.encode("latin-1"))
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return int(answer.split(b" ", 2)[1])
+
+    return get
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_paths_of_the_api_pass(status_of, path):
+    assert status_of(path) in (200, 400, 404) if "labels" in path else status_of(path) == 200
+
+
+@pytest.mark.parametrize("path", ALMOST)
+def test_no_other_spelling_of_a_path_passes(status_of, path):
+    assert status_of(path) in (400, 404, 405)
+
+
+@hypothesis.given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join))
+@hypothesis.settings(max_examples=200)
+def test_whatever_passes_is_a_path_of_the_api(edge, status_of, path):
+    if status_of(f"/{path}") not in (400, 404, 405):
+        assert re.fullmatch(r"v1/models/\w+(/versions/\d+|/labels/\w+)?(/metadata)?", path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        RELOAD,
+        f"{RELOAD}/../GetModelStatus",
+        "/tensorflow.serving.ModelService//GetModelStatus",
+        "/tensorflow.serving.ModelService/GetModelStatus%0a",
+        "/tensorflow.serving.ModelService/GetModelStatus?x",
+        "/tensorflow.serving.ModelService/GetModelStatus;x",
+        "/tensorflow.serving.ModelService/%47etModelStatus",
+        "/tensorflow.serving.modelservice/GetModelStatus",
+        "/tensorflow.serving.PredictionService/predict",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_no_other_call_passes(edge, certificates, key, path):
+    credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+    with grpc.secure_channel(edge.grpc, credentials) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(path)(b"", timeout=30, metadata=[("x-api-key", key)])
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert "404" in refused.value.details()  # the edge's own
+
+
+def test_compressed_messages_are_refused_since_nobody_knows_how_large_they_are(edge, certificates, key):
+    credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+    message, options = bytes(1_000_000), {"metadata": [("x-api-key", key)], "compression": grpc.Compression.Gzip}
+    with grpc.secure_channel(edge.grpc, credentials) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(PREDICT)(message, timeout=30, **options)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert refused.value.details() == "compressed requests are not accepted"
+
+
+@pytest.mark.parametrize(
+    ("headers", "data", "status"),
+    [
+        ({"Content-Encoding": "gzip"}, b"x", 415),
+        ({}, iter([b"x"]), 411),  # in chunks, without a Content-Length
+    ],
+)
+def test_bodies_whose_size_is_not_known_are_refused(edge, certificates, key, headers, data, status):
+    answer = requests.post(
+        f"{edge.rest}/v1/models/ours:predict",
+        data=data,
+        headers={"x-api-key": key, **headers},
+        verify=str(certificates / "ca.crt"),
+        timeout=30,
+    )
+    assert answer.status_code == status
+
+
+def test_keys_are_read_again_on_sighup(start_edge, certificates, ask, kind):
+    edge = start_edge()
+    added = f"{kind}-0123456789abcdef"
+    assert ask(edge, kind, key=added)[0] in ("UNAUTHENTICATED", 401)
+    with (certificates / "edge" / "api-keys").open("a", encoding="utf-8") as keys:
+        keys.write(f"{added} another\n")
+
+    def let_in():
+        edge.process.send_signal(signal.SIGHUP)  # again and again: one that comes while it still starts is lost
+        return ask(edge, kind, key=added) == answered(kind)
+
+    until(let_in)
+
+
+@pytest.fixture(scope="module")
+def two_replicas(start_server, publish, tmp_path_factory):
+    repository = tmp_path_factory.mktemp("replicas")
+    publish(repository / "ours", 1)
+    return [start_server("--model_name=ours", f"--model_base_path={repository / 'ours'}") for _ in range(2)]
+
+
+def waiting(channel, key, file):
+    """Begins a call that is answered once the file exists."""
+    request = protos.PredictRequest(model_spec={"name": "ours", "signature_name": "wait_for"})
+    request.inputs["file"].dtype = protos.DataType.Value("DT_STRING")
+    request.inputs["file"].string_val.append(str(file).encode())
+    request.inputs["file"].tensor_shape.dim.add(size=1)
+    call = channel.unary_unary(PREDICT, protos.PredictRequest.SerializeToString, protos.PredictResponse.FromString)
+    return call.future(request, timeout=60, metadata=[("x-api-key", key)])
+
+
+@pytest.fixture
+def channel(certificates):
+    """Opens gRPC channels to an edge."""
+    credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+    with ExitStack() as opened:
+        yield lambda edge: opened.enter_context(grpc.secure_channel(edge.grpc, credentials))
+
+
+def test_requests_are_spread_and_a_frozen_replica_gets_none(start_edge, two_replicas, ask, kind, key):
+    """A frozen process takes connections, since the kernel does so, and answers nothing."""
+    edge = start_edge(*((it.grpc_port, it.rest_port) for it in two_replicas), patience="1s")
+
+    def replicas(calls):
+        before = len(lines(edge))
+        for _ in range(calls):
+            assert ask(edge, kind, key=key) == answered(kind)
+        until(lambda: len(lines(edge)) == before + calls)
+        return {line["replica"] for line in lines(edge)[before:]}
+
+    assert len(replicas(10)) == 2
+    two_replicas[0].process.send_signal(signal.SIGSTOP)
+    try:
+        # One request waits for it, until it has not answered three times; whoever sent it is told to ask again.
+        answers = {ask(edge, kind, key=key) for _ in range(2)}
+        assert answers <= {answered(kind), refused(kind, "UNAVAILABLE", 503, "no replica answers")}
+        assert len(replicas(20)) == 1
+    finally:
+        two_replicas[0].process.send_signal(signal.SIGCONT)
+    until(lambda: len(replicas(4)) == 2)
+
+
+def test_a_replica_is_asked_all_the_same_where_none_has_both_models(start_edge, server, ask, kind, key):
+    half = start_edge(model="no-such-model")
+    until(lambda: "has no server available" in (half.folder / "errors").read_text(encoding="utf-8"))
+    assert ask(half, kind, key=key) == answered(kind)
+
+
+def lines(edge):
+    return [
+        json.loads(line)
+        for line in (edge.folder / "access.log").read_text(encoding="utf-8").splitlines()
+        if line[0] == "{"
+    ]
+
+
+def test_an_answer_may_take_longer_than_a_part_of_a_body(start_edge, two_replicas, channel, key, tmp_path):
+    replicas = [(it.grpc_port, it.rest_port) for it in two_replicas]
+    impatient = start_edge(*replicas, instead={"timeout client 10s": "timeout client 1s"})
+    call = waiting(channel(impatient), key, tmp_path / "go")
+    time.sleep(3)
+    (tmp_path / "go").touch()
+    call.result()
+
+
+def test_a_caller_may_not_ask_for_too_much_at_once(start_edge, two_replicas, channel, ask, key, pair, tmp_path):
+    edge = start_edge(*((it.grpc_port, it.rest_port) for it in two_replicas), REQUESTS_AT_ONCE=2)
+    calls = [waiting(channel(edge), key, tmp_path / "go") for _ in range(2)]
+    text = "more than 2 requests at once"
+    for kind in ("grpc", "rest"):
+        until(lambda kind=kind: ask(edge, kind, key=key) == refused(kind, "RESOURCE_EXHAUSTED", 429, text))
+        assert ask(edge, kind, pair=pair) == answered(kind)
+    (tmp_path / "go").touch()
+    for call in calls:
+        call.result()
+    for kind in ("grpc", "rest"):
+        until(lambda kind=kind: ask(edge, kind, key=key) == answered(kind))
+
+
+def test_large_bodies_that_never_end_hold_up_nobody(edge, certificates, ask, key, pair):
+    context = ssl.create_default_context(cafile=certificates / "ca.crt")
+    head = f"POST /v1/models/ours:predict HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n"
+    with ExitStack() as opened:
+        for _ in range(20):
+            plain = opened.enter_context(socket.create_connection(("127.0.0.1", edge.port), timeout=30))
+            connection = opened.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+            connection.sendall(f"{head}Content-Length: 8000000\r\n\r\n".encode() + bytes(100_000))
+        for kind in ("grpc", "rest"):
+            assert ask(edge, kind, key=key) == answered(kind)  # small ones, even of the same caller
+            assert ask(edge, kind, pair=pair, numbers=1_000_000) == answered(kind)  # a large one, of another
+
+
+def test_a_refused_body_that_never_ends_is_not_waited_for(start_edge, certificates):
+    impatient = start_edge(instead={"timeout server 10s": "timeout server 500ms"})
+    context = ssl.create_default_context(cafile=certificates / "ca.crt")
+    head = "POST /v1/models/ours:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", impatient.port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(head.encode() + bytes(100_000))
+        while connection.recv(65536):
+            pass
 
 
 def test_the_log_tells_who_asked_what_and_never_what_was_sent(start_edge, ask, kind, key, pair):
@@ -251,9 +563,9 @@ def test_the_log_tells_who_asked_what_and_never_what_was_sent(start_edge, ask, k
     assert {line["caller"] for line in lines} == {"first-key", "CN=first-client"}
     for line in lines:
         assert line["status"] == 200
-        assert line["grpc_status"] == ("0" if kind == "grpc" else "")
+        assert line["grpc_status"] == ("0" if kind == "grpc" else "-")
         assert line["path"] == (PREDICT if kind == "grpc" else "/v1/models/ours:predict")
-        assert line["seconds"] >= 0
+        assert line["milliseconds"] >= 0
         assert line["bytes_in"] > 0
         assert line["replica"]
     for secret in (key, "instances"):

@@ -187,6 +187,13 @@ class TestReadiness:
         assert start["periodSeconds"] * start["failureThreshold"] == 300
         assert readiness["periodSeconds"] * readiness["failureThreshold"] <= 10
 
+    def test_a_broken_version_does_not_keep_a_pod_from_starting(self, overlay):
+        flags = server_flags(overlay)
+        assert flags.num_load_threads >= 2
+        retries_s = flags.max_num_load_retries * flags.load_retry_interval_micros / 1e6
+        start = server(overlay)["startupProbe"]
+        assert 0 < retries_s < start["periodSeconds"] * start["failureThreshold"] / 5
+
     def test_a_server_is_killed_for_silence_only(self, overlay):
         probe = server(overlay)["livenessProbe"]
         assert probe["grpc"] == {"port": 8500}
@@ -244,13 +251,17 @@ def until(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("overlay", EVERYTHING)
-def test_the_server_understands_its_flags(overlay):
+def server_flags(overlay):
     parser = argparse.ArgumentParser()
     add_flags(parser)
     environment = {found["name"]: found["value"] for found in server(overlay).get("env", [])}
     arguments = [re.sub(r"\$\((\w+)\)", lambda m: environment[m[1]], text) for text in server(overlay)["args"]]
-    flags = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("overlay", EVERYTHING)
+def test_the_server_understands_its_flags(overlay):
+    flags = server_flags(overlay)
     assert (flags.port, flags.rest_api_port) == (8500, 8501)
     assert {port["containerPort"] for port in server(overlay)["ports"]} == {8500, 8501}
     assert flags.allow_version_labels_for_unavailable_models
@@ -286,7 +297,7 @@ def test_the_models_are_those_of_models_config():
 def test_batching_is_tuned_as_in_compose():
     env = dict(
         line.split("=", 1)
-        for line in (ROOT / ".env").read_text(encoding="utf-8").splitlines()
+        for line in (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
         if re.match("[A-Z_]+=", line)
     )
     for folder in ("base", "kserve"):
