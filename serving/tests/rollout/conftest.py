@@ -159,10 +159,11 @@ class Site:
             (self.repository / model).mkdir(parents=True)
             shutil.copytree(tiny_model(model, 1), self.repository / model / "1")
 
-    def start(self, count):
-        """Starts servers at the same time, on ports that stay theirs."""
+    def start(self, count, *flags):
+        """Starts servers at the same time, on ports that stay theirs; a version is tried once unless flags say more."""
         self.servers = [ServerProcess(self, number) for number in range(count)]
         for server in self.servers:
+            server.flags = flags or server.flags
             server.start()
         for server in self.servers:
             server.wait_until_ready()
@@ -220,11 +221,12 @@ class ServerProcess:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.process = None
+        self.flags = ["--max_num_load_retries=0"]
 
     def start(self):
         command = [MIEN, "serve", f"--port={self.address.rpartition(':')[2]}", "--rest_api_port=0"]
         command += [f"--model_config_file={self.site.config}", f"--model_repository={self.site.repository}"]
-        command += ["--allow_version_labels_for_unavailable_models=true", "--max_num_load_retries=0"]
+        command += ["--allow_version_labels_for_unavailable_models=true", *self.flags]
         command += ["--file_system_poll_wait_seconds=0.2", "--grpc_max_threads=32"]
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, encoding="utf-8")
@@ -283,9 +285,9 @@ def start_site(tmp_path_factory, tiny_model):
     """Starts a site with as many servers as wanted, in a folder of its own or in one that is given."""
     sites = []
 
-    def start(count, folder=None):
+    def start(count, folder=None, flags=()):
         sites.append(Site(folder or tmp_path_factory.mktemp("site"), tiny_model))
-        return sites[-1].start(count)
+        return sites[-1].start(count, *flags)
 
     yield start
     for site in sites:

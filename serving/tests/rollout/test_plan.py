@@ -50,6 +50,12 @@ def promotion(before, after):
     return done("promote", desired({before}, stable=before), desired({before, after}, stable=after))
 
 
+def compared(version, *, passed):
+    """What the journal says of a comparison with version 1."""
+    gates = [] if passed else ["agreement"]
+    return {"verb": "compare", "event": "done", "stable": 1, "canary": version, "passed": passed, "failed_gates": gates}
+
+
 class TestAdopt:
     def test_makes_the_highest_version_that_all_servers_have_stable(self):
         plan = _plan.adopt("emotion", desired(None), views({1, 2}, {1, 2, 3}))
@@ -208,14 +214,17 @@ class TestRollback:
         assert plan.after == desired({1, 2}, stable=1, blue=2)
 
     def test_can_be_told_where_to(self, folder):
-        plan = _plan.rollback("emotion", 3, desired({1, 2}, stable=2), [promotion(1, 2)], folder)
+        plan = _plan.rollback("emotion", 3, desired({1, 2}, stable=2), [promotion(3, 1), promotion(1, 2)], folder)
         assert plan.after.labels == {"stable": 3}
 
     def test_that_died_half_way_goes_on_to_where_it_went(self, folder):
         after = desired({1}, stable=1)
-        begun = {"verb": "rollback", "event": "begun", "after": after.document()}
-        state = desired({1, 2}, stable=1)
-        assert _plan.rollback("emotion", None, state, [promotion(1, 2), begun], folder).after.labels == {"stable": 1}
+        before = desired({1, 2}, stable=2).document()
+        begun = {"verb": "rollback", "event": "begun", "before": before, "after": after.document()}
+        for state in (desired({1, 2}, stable=1), after):
+            plan = _plan.rollback("emotion", None, state, [promotion(1, 2), begun], folder)
+            assert plan.after == after
+            assert plan.unloaded == {2}  # Which may still be on its way.
 
     def test_run_again_or_by_a_second_person_goes_no_further_back_unless_told_to(self, folder):
         entries = [
@@ -243,9 +252,36 @@ class TestRollback:
         assert plan.after == desired({2}, stable=2)
         assert plan.notes == ("What was stable last, 9, has been deleted; version 2 of emotion was so before it.",)
 
-    def test_to_a_version_that_was_deleted_says_what_there_is(self, folder):
-        with pytest.raises(CommandError, match=r"there is no version 9 in .*, only 1, 2, 3; name one of these"):
+    def test_never_leads_to_a_version_that_was_deleted(self, folder):
+        with pytest.raises(CommandError, match="that were stable before 2 have been deleted: 9"):
             _plan.rollback("emotion", None, desired({2}, stable=2), [promotion(9, 2)], folder)
+        with pytest.raises(CommandError, match=r"there is no version 9 in .*, only 1, 2, 3; name one of these"):
+            _plan.rollback("emotion", 9, desired({2}, stable=2), [promotion(9, 2)], folder)
+
+    def test_nor_recommends_one(self, folder):
+        entries = [promotion(9, 2), promotion(2, 3), done("rollback", desired({3}, stable=3), desired({2}, stable=2))]
+        [note] = _plan.rollback("emotion", None, desired({2}, stable=2), entries, folder).notes
+        assert "--to" not in note
+        assert "all versions of emotion that were stable before 2 have been deleted: 9" in note
+
+    def test_to_a_version_that_never_was_stable_needs_force(self, folder):
+        entries = [promotion(1, 2)]
+        with pytest.raises(CommandError, match="version 3 of emotion never was stable: add --force to go there"):
+            _plan.rollback("emotion", 3, desired({2}, stable=2), entries, folder)
+        plan = _plan.rollback("emotion", 3, desired({2}, stable=2), entries, folder, force=True)
+        assert plan.after == desired({3}, stable=3)
+
+    @pytest.mark.parametrize("to", [None, 2])
+    def test_so_does_one_that_failed_its_comparison_and_was_promoted_all_the_same(self, folder, to):
+        entries = [compared(2, passed=False), promotion(1, 2), promotion(2, 3)]
+        with pytest.raises(CommandError, match="version 2 of emotion failed agreement when it was compared"):
+            _plan.rollback("emotion", to, desired({3}, stable=3), entries, folder)
+        plan = _plan.rollback("emotion", to, desired({3}, stable=3), entries, folder, force=True)
+        assert plan.after == desired({2}, stable=2)
+
+    def test_but_not_one_that_passed_then_and_was_worse_than_a_later_one(self, folder):
+        entries = [compared(2, passed=True), promotion(1, 2), promotion(2, 3), compared(2, passed=False)]
+        assert _plan.rollback("emotion", None, desired({3}, stable=3), entries, folder).after == desired({2}, stable=2)
 
     def test_from_the_first_stable_version_is_refused(self, folder):
         with pytest.raises(CommandError, match=r"no version of emotion was stable before 2; .*abort emotion` takes"):

@@ -18,6 +18,7 @@ from mien_serving.rollout._lock import locked
 from mien_serving.rollout._models_config import CANARY, STABLE, Desired, ModelsConfig
 from mien_serving.rollout._plan import Views
 from mien_serving.rollout._transition import Plan, Transition, TransitionError
+from mien_serving.rollout._trial import Trial
 
 
 def say(text: str) -> None:
@@ -69,12 +70,12 @@ def promote(arguments: argparse.Namespace) -> int:
 
     done = change(arguments, "promote", f"promote {model}", plan)
     if not arguments.dry_run:
-        stable = done.after.labels[STABLE]
-        old = next(iter(stable_before(Journal(arguments.repository).entries(model), stable)), None)
-        say(
-            f"Back: mien rollout rollback {model}, at once, as version {old} stays loaded.\n"
-            f"When you are sure: mien rollout retire {model} {old}."
-        )
+        before = stable_before(Journal(arguments.repository).entries(model), done.after.labels[STABLE])
+        if before and before[0] in done.kept:
+            say(
+                f"Back: mien rollout rollback {model}, at once, as version {before[0]} stays loaded.\n"
+                f"When you are sure: mien rollout retire {model} {before[0]}."
+            )
     return 0
 
 
@@ -86,6 +87,7 @@ def abort(arguments: argparse.Namespace) -> int:
         "abort",
         f"abort {model}",
         lambda config, _, journal: _plan.abort(model, config.desired(model), journal.entries(model)),
+        onwards=True,
     )
     return 0
 
@@ -96,7 +98,8 @@ def rollback(arguments: argparse.Namespace) -> int:
 
     def plan(config: ModelsConfig, _: Views, journal: Journal) -> Plan:
         folder = config.folder(model, arguments.repository)
-        return _plan.rollback(model, arguments.to, config.desired(model), journal.entries(model), folder)
+        entries = journal.entries(model)
+        return _plan.rollback(model, arguments.to, config.desired(model), entries, folder, force=arguments.force)
 
     change(arguments, "rollback", f"rollback {model}", plan, onwards=True)
     return 0
@@ -149,6 +152,8 @@ def adopt(arguments: argparse.Namespace) -> int:
 def apply(arguments: argparse.Namespace) -> int:
     """Makes the servers agree with models.config."""
     config = ModelsConfig.read(arguments.config)
+    for problem in _plan.missing_base_paths(config, arguments.repository):
+        raise CommandError(f"nothing was changed: {problem}")
     for model in [arguments.model] if arguments.model else config.models:
         if config.desired(model).versions is None and not arguments.model:
             say(f"{model}: the servers choose which versions they load; there is nothing to apply")
@@ -191,14 +196,17 @@ def change(
     """
     journal = Journal(arguments.repository)
     guard = contextlib.nullcontext() if arguments.dry_run else locked(lock_path(arguments.repository), doing)
-    with guard, Fleet(arguments.servers, arguments.timeout) as fleet:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(guard)
+        fleet = stack.enter_context(Fleet(arguments.servers, arguments.timeout))
         config = ModelsConfig.read(arguments.config)
         survey = _plan.survey(config, fleet, arguments.repository, arguments.model, strict=not onwards)
         plan = plan_of(config, survey.views, journal)
         # What cannot be written is noticed before anything is.
         config.with_desired(plan.model, plan.kept, plan.after.labels)
         say(f"{plan.model}: {plan.before}  ->  {plan.after}")
-        for note in plan.notes:
+        missing = _plan.left_out(journal.entries(plan.model), arguments.servers)
+        for note in (*plan.notes, *(f"! {address} {reason}." for address, reason in missing.items())):
             say(f"  {note}")
         if journal.skipped:
             say(f"  {journal.damage()}.")
@@ -208,12 +216,21 @@ def change(
             return plan
         fallback = _fallback(journal.entries(plan.model), verb, plan)
         facts = {"before": plan.before.document(), "after": plan.after.document(), "why": arguments.why}
+        facts |= {"servers": arguments.servers}
+        facts |= {"left_out": [*missing]} if missing else {}
         facts |= {"gone": sorted(plan.gone)} if plan.gone else {}
         facts |= {"delete": True} if last else {}
         facts |= {"move_unlabelled": True} if move_unlabelled else {}
         action = journal.begin(verb, plan.model, **facts)
+        trial = stack.enter_context(Trial(config.folder(plan.model, arguments.repository)))
         transition = Transition(
-            config, fleet, survey, patience_s=arguments.wait, say=lambda text: say(f"  {text}"), onwards=onwards
+            config,
+            fleet,
+            survey,
+            patience_s=arguments.wait,
+            say=lambda text: say(f"  {text}"),
+            onwards=onwards,
+            trial=trial,
         )
         try:
             transition.run(plan)
@@ -239,10 +256,12 @@ def _stop(
     """Takes back what can be, and says what is in force."""
     interrupted = isinstance(error, KeyboardInterrupt)
     why = "interrupted" if interrupted else str(error)
-    forward = onwards or interrupted or (isinstance(error, TransitionError) and error.step == "unload")
+    nowhere = fallback == plan.after
+    forward = onwards or interrupted or nowhere or (isinstance(error, TransitionError) and error.step == "unload")
     if not forward:
         try:
             refused = transition.take_back(plan.model, fallback)
+            why += transition.late_errors(plan.model)
         except CommandError as another:
             forward, why = True, f"{why}; and {another}"
         else:
@@ -253,11 +272,14 @@ def _stop(
             ) from None
     now = transition.config.desired(plan.model)
     _note(action, detail=why, in_force=now.document(), resume=True)
-    text = f"{why}. In force by models.config: {plan.model} {now}. Run the same again to finish"
+    text = f"{why}. In force by models.config: {plan.model} {now}"
     if interrupted:
-        sys.stderr.write(f"mien rollout: {text}\n")
+        sys.stderr.write(f"mien rollout: {text}. Run the same again to finish\n")
         raise error
-    raise CommandError(text) from None
+    have = transition.what_servers_have(plan)
+    if nowhere:
+        raise CommandError(f"{why}. models.config says {now}, but servers have {have}. Run the same again") from None
+    raise CommandError(f"{text}; servers have {have}. Run the same again to finish") from None
 
 
 def _fallback(entries: Iterable[Entry], verb: str, plan: Plan) -> Desired:

@@ -193,6 +193,9 @@ def _rollback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=_version, metavar="VERSION", help="this version, not the one that was stable before"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="also to a version that never was stable, or that failed its comparison"
+    )
     _add_change(parser)
 
 

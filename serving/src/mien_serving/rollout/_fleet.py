@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mien_client.transports import Answer, Target
     from numpy.typing import NDArray
 
-AVAILABLE, END = "AVAILABLE", "END"
+LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
 
 _AT_ONCE: Final = 16
 """Servers that are asked at the same time."""
@@ -116,7 +116,7 @@ class Server:
             except _NotFound:
                 return View()
             versions = {
-                status.version: VersionState(_state(status.state), _reason(status.status.error_message))
+                status.version: VersionState(_state(status.state), reason(status.status.error_message))
                 for status in answer.model_version_status
             }
             found = {}
@@ -194,7 +194,7 @@ def _state(number: int) -> str:
     return str(known.Name(number)) if number in known.values() else f"state {number}"
 
 
-def _reason(message: str) -> str:
+def reason(message: str) -> str:
     """Why a version ended, on one line: TensorFlow puts the cause behind a paragraph of guesses."""
     words = " ".join(message.rpartition("Original error:")[2].split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"

@@ -176,6 +176,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_text_list(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 def _is_version(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_VERSION
 
@@ -209,7 +213,7 @@ _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "version": _is_version,
     "gone": _is_version_list,
     **dict.fromkeys(("stable", "canary"), _is_version_or_none),
-    "failed_gates": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    **dict.fromkeys(("failed_gates", "servers", "left_out"), _is_text_list),
     "without": lambda value: isinstance(value, dict),
 }
 """What each field of an entry must hold, if it is there."""
@@ -253,6 +257,41 @@ def last_move(entries: Iterable[Entry], now: int | None) -> Entry | None:
         if "after" in entry and entry["event"] == DONE and _stable(entry, "before") != _stable(entry, "after"):
             last = entry
     return last if last and _stable(last, "after") == now else None
+
+
+def ever_stable(entries: Iterable[Entry]) -> set[int]:
+    """Return every version that a model's label ``stable`` has named, as far as the journal knows."""
+    found: set[int | None] = set()
+    for entry in entries:
+        if "after" in entry:
+            found |= {_stable(entry, "before"), _stable(entry, "after") if entry["event"] == DONE else None}
+    return {version for version in found if version is not None}
+
+
+def failed_comparison(entries: Iterable[Entry], version: int) -> Entry | None:
+    """Return the comparison that a version failed, if it did.
+
+    The one that counts is the last one before the version was promoted: what is compared with a better one later was
+    good enough once.
+    """
+    last = verdict = None
+    promoted = False
+    for entry in entries:
+        if entry["verb"] == "compare" and entry.get("canary") == version:
+            last = entry
+        elif entry["verb"] == "promote" and entry["event"] == DONE and _stable(entry, "after") == version:
+            verdict, promoted = last, True
+    counts = verdict if promoted else last
+    return counts if counts and not counts.get("passed") else None
+
+
+def last_fleet(entries: Iterable[Entry]) -> Entry | None:
+    """Return the last change that was carried out, if the journal knows which servers took part in it."""
+    last = None
+    for entry in entries:
+        if "after" in entry and entry["event"] == DONE:
+            last = entry
+    return last if last and "servers" in last else None
 
 
 def _stable(entry: Entry, side: str) -> int | None:

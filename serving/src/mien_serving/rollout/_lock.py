@@ -66,6 +66,20 @@ def locked(path: Path, doing: str, *, patience_s: float = 0.0) -> Iterator[None]
         _release(path, owner["token"])
 
 
+def holder(path: Path) -> dict[str, Any] | None:
+    """Return who holds a lock now, with ``who``, ``pid``, ``doing`` and ``since``; None if nobody does."""
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        owner = _owner(descriptor)
+    finally:
+        os.close(descriptor)
+    return None if owner is None or stale(owner) else owner
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     # What a link names is not ours to write to.

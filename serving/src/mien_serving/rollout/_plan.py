@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,26 @@ _ENOUGH_S: Final = 60.0
 """For how long a server must have seen no request without a label before that says anything."""
 
 _FINISHES: Final = "This finishes what was begun and not finished."
+
+
+def missing_base_paths(config: ModelsConfig, repository: Path) -> list[str]:
+    """Return a sentence on each model whose base path is not there: TensorFlow Serving would wait for it for ever."""
+    return [
+        f"{config.path} names the base path of {name}, but there is no folder {folder}, and TensorFlow Serving would "
+        "wait for it for ever; say where the repository is with --repository"
+        for name in config.models
+        if not (folder := config.folder(name, repository)).is_dir()
+    ]
+
+
+def unfit(config: ModelsConfig, name: str, view: View) -> str:
+    """Return why a server cannot take a configuration now, as a clause without its name; empty if it can."""
+    if view.error or view.versions:
+        return view.error
+    return (
+        f"knows no model {name}, which {config.path} names, and a reload would block for ever if its base path is "
+        "missing there; restart it with this file"
+    )
 
 
 def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, strict: bool = True) -> Survey:
@@ -40,30 +60,19 @@ def survey(config: ModelsConfig, fleet: Fleet, repository: Path, model: str, *, 
     Raises:
         CommandError: It would not.
     """
-    for name in config.models:
-        folder = config.folder(name, repository)
-        if not folder.is_dir():
-            raise CommandError(
-                f"nothing was changed: {config.path} names the base path of {name}, but there is no folder {folder}, "
-                "and TensorFlow Serving would wait for it for ever; say where the repository is with --repository"
-            )
+    for problem in missing_base_paths(config, repository):
+        raise CommandError(f"nothing was changed: {problem}")
     labels = sorted({STABLE, CANARY, *config.desired(model).labels})
     views = fleet.views({name: labels if name == model else () for name in config.models})
-    unfit: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, of_model in views.items():
         for address, view in of_model.items():
-            if view.error:
-                unfit.setdefault(address, view.error)
-            elif not view.versions:
-                unfit.setdefault(
-                    address,
-                    f"knows no model {name}, which {config.path} names, and a reload would block for ever if its base "
-                    "path is missing there; restart it with this file",
-                )
-    if unfit and strict:
-        told = "; ".join(f"{address} {reason}" for address, reason in unfit.items())
+            if reason := unfit(config, name, view):
+                reasons.setdefault(address, reason)
+    if reasons and strict:
+        told = "; ".join(f"{address} {reason}" for address, reason in reasons.items())
         raise CommandError(f"nothing was changed: {told}. Start or mend it, or leave it out of --servers")
-    return Survey(views[model], unfit)
+    return Survey(views[model], reasons)
 
 
 def adopt(model: str, desired: Desired, views: Views, without: int = -1) -> Plan:
@@ -220,14 +229,26 @@ def abort(model: str, desired: Desired, entries: Iterable[Entry]) -> Plan:
     return Plan(model, desired, Desired(desired.versions - gone, labels), notes, gone)
 
 
-def rollback(model: str, to: int | None, desired: Desired, entries: Iterable[Entry], folder: Path) -> Plan:
-    """Makes the version stable that was so before, and unloads what took its place."""
+def rollback(
+    model: str, to: int | None, desired: Desired, entries: Iterable[Entry], folder: Path, *, force: bool = False
+) -> Plan:
+    """Makes the version stable that was so before, and unloads what took its place.
+
+    Args:
+        model: The model.
+        to: Another version to go back to.
+        desired: What is desired of the model.
+        entries: Of the journal.
+        folder: The model's folder in the repository.
+        force: Whether that version may be one that never was stable, or failed its comparison.
+    """
     stable = desired.labels.get(STABLE)
     if desired.versions is None or stable is None:
         raise CommandError(f"no version of {model} was ever made stable ({desired}): there is nothing to go back from")
     begun = _journal.unfinished(entries)
     if begun and begun["verb"] == "rollback" and to in (None, begun["after"]["labels"][STABLE]):
-        return Plan(model, desired, Desired.read(begun["after"]), (_FINISHES,))
+        gone = frozenset(begun["before"]["versions"] or ()) - frozenset(begun["after"]["versions"])
+        return Plan(model, desired, Desired.read(begun["after"]), (_FINISHES,), gone)
     done = _journal.last_move(entries, stable)
     target: int | None = to
     notes: tuple[str, ...] = ()
@@ -238,12 +259,42 @@ def rollback(model: str, to: int | None, desired: Desired, entries: Iterable[Ent
     if target is None:
         hint = f"; `mien rollout abort {model}` takes the canary back" if CANARY in desired.labels else ""
         raise CommandError(
-            f"no version of {model} was stable before {stable}{hint}; name one with --to VERSION if you know better"
+            f"{_nothing_before(model, stable, entries)}{hint}; name another version with --to, if you know better"
         )
     _repository.check_version(folder, target)
+    if target != stable and not force:
+        _check_good(model, target, entries)
     labels = {label: version for label, version in desired.labels.items() if label != CANARY} | {STABLE: target}
     bad = {stable, desired.labels.get(CANARY, stable)} - {*labels.values()}
     return Plan(model, desired, Desired((desired.versions | {target}) - bad, labels), notes)
+
+
+def _nothing_before(model: str, stable: int, entries: Iterable[Entry]) -> str:
+    """Why there is no version to go back to."""
+    if before := _journal.stable_before(entries, stable):
+        return f"all versions of {model} that were stable before {stable} have been deleted: {_numbers(before)}"
+    return f"no version of {model} was stable before {stable}"
+
+
+def _check_good(model: str, target: int, entries: Iterable[Entry]) -> None:
+    """Refuses to go back to a version of which nothing good is known.
+
+    Raises:
+        CommandError: It never was stable, or it failed its comparison.
+    """
+    hint = "add --force to go there all the same"
+    if target not in _journal.ever_stable(entries):
+        raise CommandError(f"version {target} of {model} never was stable: {hint}")
+    if failed := _journal.failed_comparison(entries, target):
+        gates = ", ".join(failed.get("failed_gates", ())) or "its gates"
+        raise CommandError(
+            f"version {target} of {model} failed {gates} when it was compared with {failed.get('stable')}: {hint}, or "
+            "name another version with --to"
+        )
+
+
+def _numbers(versions: Iterable[int]) -> str:
+    return " and ".join(map(str, versions))
 
 
 def _told(done: Entry) -> str:
@@ -256,19 +307,21 @@ def _again(model: str, done: Entry, entries: Iterable[Entry], folder: Path) -> s
     """What to say to whoever rolls back what was rolled back already."""
     stable = done["after"]["labels"][STABLE]
     further = _before(model, stable, entries, folder)[0]
-    way = f"mien rollout rollback {model} --to {further if further is not None else 'VERSION'}"
-    return f"{_told(done)}; this makes sure of it. If {stable} is bad, too: {way}"
+    told = f"{_told(done)}; this makes sure of it"
+    if further is None:
+        return f"{told}. If {stable} is bad, too: {_nothing_before(model, stable, entries)}."
+    return f"{told}. If {stable} is bad, too: mien rollout rollback {model} --to {further}"
 
 
 def _before(model: str, stable: int, entries: Iterable[Entry], folder: Path) -> tuple[int | None, tuple[str, ...]]:
     """The version to go back to: the last one that was stable and is still there; and what to know of it."""
     before = _journal.stable_before(entries, stable)
     there = set(_repository.versions(folder))
-    target = next((version for version in before if version in there), before[0] if before else None)
+    target = next((version for version in before if version in there), None)
     deleted = before[: before.index(target)] if target is not None else []
     if not deleted:
         return target, ()
-    gone = " and ".join(map(str, deleted))
+    gone = _numbers(deleted)
     return target, (f"What was stable last, {gone}, has been deleted; version {target} of {model} was so before it.",)
 
 
@@ -293,6 +346,18 @@ def retire(
     if stable is not None and (way_back := _before(model, stable, entries, folder)[0]) in gone:
         notes.append(f"`mien rollout rollback {model}` would lead to version {way_back}, which you retire.")
     return Plan(model, desired, Desired(desired.versions - gone, desired.labels), tuple(notes), gone)
+
+
+def left_out(entries: Iterable[Entry], servers: Collection[str]) -> dict[str, str]:
+    """Return the servers that took part in the last change of a model and are not named now, with a clause on each."""
+    last = _journal.last_fleet(entries)
+    if last is None:
+        return {}
+    told = (
+        f"took part in `{last['verb']}` at {last['time'][:19]} but is not among --servers, so it keeps what it has; "
+        f"name it too, or run `mien rollout apply {last['model']}` if it is gone for good"
+    )
+    return {address: told for address in last["servers"] if address not in servers}
 
 
 def apply(model: str, desired: Desired, views: Views, entries: Iterable[Entry]) -> Plan:

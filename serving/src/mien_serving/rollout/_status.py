@@ -14,7 +14,8 @@ from typing import Any
 
 from mien_client.cli import CommandError
 
-from mien_serving.rollout import _repository
+from mien_serving.rollout import _lock, _plan, _repository
+from mien_serving.rollout._changes import lock_path
 from mien_serving.rollout._configmap import ConfigMap
 from mien_serving.rollout._fleet import END, Fleet, View
 from mien_serving.rollout._journal import BEGUN, Entry, Journal, unfinished
@@ -27,24 +28,31 @@ _MOST_COLUMNS = 4
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Prints what is served where; the exit status is 1 if a server does not agree with models.config."""
+    """Prints what is served where; the exit status is 1 if a server does not agree with models.config, or could not."""
     with Fleet(arguments.servers, arguments.timeout) as fleet:
         while True:
-            document = look(arguments.config, arguments.repository, fleet)
+            document = look(arguments.config, arguments.repository, fleet, arguments.servers)
             text = json.dumps(document, indent=2) + "\n" if arguments.json else "".join(render(document))
             sys.stdout.write(_CLEAR + text if arguments.watch and sys.stdout.isatty() else text)
             sys.stdout.flush()
             if not arguments.watch:
-                return 1 if any(model["disagreements"] for model in document["models"].values()) else 0
+                return 1 if _wrong(document) else 0
             time.sleep(arguments.watch)
 
 
-def look(config_file: Path | ConfigMap, repository: Path, fleet: Fleet) -> dict[str, Any]:
+def look(config_file: Path | ConfigMap, repository: Path, fleet: Fleet, servers: Collection[str]) -> dict[str, Any]:
     """Looks at everything once.
+
+    Args:
+        config_file: models.config.
+        repository: The folder that stands for ``/models``.
+        fleet: The servers.
+        servers: How the operator names them.
 
     Returns:
         A document: for each model what is desired, its versions in the repository and on every server, the labels on
-        every server, what disagrees, and what was begun and not finished.
+        every server, what disagrees, what is in progress, and what was begun and not finished; and what is wrong with
+        the configuration itself, so that no server could take it.
 
     Raises:
         CommandError: models.config or the repository cannot be read.
@@ -53,14 +61,30 @@ def look(config_file: Path | ConfigMap, repository: Path, fleet: Fleet) -> dict[
     journal = Journal(repository)
     desired = {model: config.desired(model) for model in config.models}
     views = fleet.views({model: sorted({STABLE, CANARY, *state.labels}) for model, state in desired.items()})
-    models = {
-        model: _look_at(state, config.folder(model, repository), views[model], journal.entries(model))
-        for model, state in desired.items()
-    }
+    holder = _lock.holder(lock_path(repository))
+    models: dict[str, Any] = {}
+    for model, state in desired.items():
+        entries = journal.entries(model)
+        document = _look_at(state, config.folder(model, repository), views[model], entries)
+        stored = _repository.version_folders(config.folder(model, repository))
+        document["disagreements"] = [
+            *(_repository.ambiguity(version, found) for version, found in stored.items() if len(found) > 1),
+            *(f"{address} {reason}" for address, reason in _plan.left_out(entries, servers).items()),
+            *(
+                f"{address} {problem}"
+                for address, view in views[model].items()
+                for problem in _disagreements(config, model, state, view, views[model])
+            ),
+        ]
+        document["in_progress"] = _in_progress(model, holder)
+        if document["in_progress"]:
+            document["unfinished"] = ""
+        models[model] = document
     return {
         "config": str(config_file),
         "repository": str(repository),
         "servers": [server.address for server in fleet.servers],
+        "problems": _plan.missing_base_paths(config, repository),
         "models": models,
         "journal_damage": journal.damage(),
     }
@@ -86,16 +110,29 @@ def _look_at(desired: Desired, folder: Path, views: Mapping[str, View], entries:
             for version in sorted({*stored, *held, *failed, *(desired.versions or ())})
         },
         "servers": {address: {"error": view.error, "labels": dict(view.labels)} for address, view in views.items()},
-        "disagreements": [
-            *(_repository.ambiguity(version, found) for version, found in stored.items() if len(found) > 1),
-            *(
-                f"{address} {problem}"
-                for address, view in views.items()
-                for problem in disagreements(desired, view, views)
-            ),
-        ],
         "unfinished": f"{_command(begun)}, begun by {begun['who']} at {begun['time'][:19]}" if begun else "",
     }
+
+
+def _disagreements(
+    config: ModelsConfig, model: str, desired: Desired, view: View, views: Mapping[str, View]
+) -> Iterable[str]:
+    """Why a server cannot take the configuration, or else what it has otherwise."""
+    reason = _plan.unfit(config, model, view)
+    return [reason] if reason else disagreements(desired, view, views)
+
+
+def _in_progress(model: str, holder: Mapping[str, Any] | None) -> str:
+    """What somebody does with a model now, who, and for how long."""
+    if holder is None or holder["doing"].split()[1:2] != [model]:
+        return ""
+    age = _repository.age(max(0.0, time.time() - holder["since"]))
+    return f"{holder['doing']}, by {holder['who']} (process {holder['pid']}), for {age}"
+
+
+def _wrong(document: Mapping[str, Any]) -> bool:
+    """Whether `mien rollout apply` would have something to do, or to complain about."""
+    return bool(document.get("problems")) or any(model["disagreements"] for model in document["models"].values())
 
 
 def disagreements(desired: Desired, view: View, views: Mapping[str, View]) -> Iterator[str]:
@@ -142,12 +179,22 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         yield from table(rows)
         for disagreement in model["disagreements"]:
             yield f"  ! {disagreement}\n"
+        if model.get("in_progress"):
+            yield f"  in progress: {model['in_progress']}\n"
         if model["unfinished"]:
             yield f"  ! unfinished: {model['unfinished']}; run it again\n"
         yield "\n"
     if damage := document.get("journal_damage"):
         yield f"{damage}\n"
-    wrong = sum(bool(model["disagreements"]) for model in document["models"].values())
+    for problem in document.get("problems", ()):
+        yield f"! {problem}\n"
+    if document.get("problems"):
+        yield "no server could take this configuration, so `mien rollout apply` would change nothing\n"
+        return
+    if any(model.get("in_progress") for model in document["models"].values()):
+        yield f"a rollout is in progress: until it has ended, servers need not agree with {document['config']}\n"
+        return
+    wrong = _wrong(document)
     count = len(document["servers"])
     who = "the server agrees" if count == 1 else f"all {count} servers agree"
     yield (
@@ -261,8 +308,9 @@ def _ended(entry: Entry) -> str:
         return "passed" if entry.get("passed") else f"failed {', '.join(entry.get('failed_gates', ()))}"
     if entry.get("event") == "failed":
         return f"{'unfinished' if entry.get('resume') else 'taken back'}: {entry.get('detail', '')}"
-    without = entry.get("without")
-    return f"done without {', '.join(without)}" if without else "done"
+    without, left_out = entry.get("without"), entry.get("left_out")
+    told = f"done without {', '.join(without)}" if without else "done"
+    return f"{told}, left out {', '.join(left_out)}" if left_out else told
 
 
 def _numbers(versions: Collection[int]) -> str:

@@ -14,18 +14,25 @@ running a verb again finishes what was begun.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mien_serving._unlabelled import NOTICED_S
-from mien_serving.rollout._fleet import END, Fleet, ServerError, View
+from mien_serving.rollout._fleet import END, LOADING, Fleet, ServerError, View, reason
 from mien_serving.rollout._models_config import STABLE, Desired, ModelsConfig
+from mien_serving.rollout._trial import Trial
 
 _POLL_S: Final = 0.25
 
 _TELL_S: Final = 3.0
 """After how long a person wants to know what is waited for."""
+
+_SUSPECT_S: Final = 5.0
+"""After how long a version that is still LOADING may be one that the server tries again and again."""
+
+_LATE_S: Final = 12.0
+"""For how long to wait for the error of a version that was taken back: a server tells it after its next attempt."""
 
 _GRACE_S: Final = 1.0
 """For how long a server may still tell how the last attempt to load a version ended."""
@@ -118,10 +125,12 @@ class Transition:
         patience_s: How long loading or unloading may take.
         say: Told what has been done.
         onwards: Whether to go on without servers that do not answer or cannot do it, as long as one can.
+        trial: Finds out why servers do not load a version.
 
     Attributes:
         config: The file as it is now.
         left_out: The servers that had to be left out, with the reason.
+        loading: The versions that a server took long to load.
     """
 
     def __init__(
@@ -133,8 +142,11 @@ class Transition:
         patience_s: float,
         say: Callable[[str], None],
         onwards: bool = False,
+        trial: Trial | None = None,
     ) -> None:
         self.config = config
+        self._trial = trial
+        self.loading: set[int] = set()
         self.left_out = dict(survey.unfit)
         self._before = config
         self._views = survey.views
@@ -159,7 +171,7 @@ class Transition:
             self._write(plan.model, both, plan.before.labels)
             self._say(f"models.config keeps {_versions(both)} loaded")
         self._reload("load", lambda address: self._beside(plan.model, both, self._views[address]))
-        self._wait("load", plan.model, lambda view: _not_loaded(view, plan.kept))
+        self._wait("load", plan.model, lambda view: _not_loaded(view, plan.kept), explain=plan.kept)
         self._say(f"{self._servers()} {_versions(plan.kept)} AVAILABLE")
         self._write(plan.model, both, plan.after.labels)
         self._reload("label")
@@ -185,6 +197,30 @@ class Transition:
             self._write(model, to.versions, to.labels)
         return self._fleet.reload(lambda _: self.config.message)
 
+    def late_errors(self, model: str) -> str:
+        """Return why versions that servers took long to load cannot be loaded, which they tell once they may stop."""
+        give_up = time.monotonic() + _LATE_S
+        while self.loading and time.monotonic() < give_up:
+            views = self._fleet.view(model, (), self.left_out)
+            errors = {
+                address: f"version {version} cannot be loaded: {view.versions[version].error}"
+                for address, view in views.items()
+                for version in self.loading & view.versions.keys()
+                if view.versions[version].error
+            }
+            if errors:
+                return f"; {_sentence(errors)}"
+            if not any(self.loading & view.held() for view in views.values()):
+                break
+            time.sleep(_POLL_S)
+        return ""
+
+    def what_servers_have(self, plan: Plan) -> str:
+        """Return what every server has of the model now; servers that have the same are named together."""
+        labels = plan.before.labels.keys() | plan.after.labels.keys()
+        views = self._fleet.view(plan.model, labels)
+        return _sentence({address: _described(view) for address, view in views.items()})
+
     def _beside(self, model: str, versions: Collection[int], view: View) -> Any:
         """The configuration that adds versions to what a server has, and moves nothing."""
         available = view.available()
@@ -203,8 +239,23 @@ class Transition:
         refused = self._fleet.reload(config_for or (lambda _: self.config.message), self.left_out)
         self._settle(step, {address: str(error) for address, error in refused.items()})
 
-    def _wait(self, step: str, model: str, problem: Callable[[View], str], labels: Collection[str] = ()) -> None:
-        """Waits until no server has a problem; one that begins with a ``!`` does not go away by waiting."""
+    def _wait(
+        self,
+        step: str,
+        model: str,
+        problem: Callable[[View], str],
+        labels: Collection[str] = (),
+        explain: Collection[int] = (),
+    ) -> None:
+        """Waits until no server has a problem; one that begins with a ``!`` does not go away by waiting.
+
+        Args:
+            step: Which one waits.
+            model: Of which model.
+            problem: Says what is wrong with what a server has, if anything.
+            labels: Those to find out about.
+            explain: Versions that ought to be loaded, of which more is said if that takes long.
+        """
         started, told = time.monotonic(), False
         while True:
             problems = {}
@@ -214,6 +265,8 @@ class Transition:
             if not problems:
                 return
             waited = time.monotonic() - started
+            if explain and waited >= _TELL_S:
+                problems |= self._explained(model, explain, problems, waited)
             hopeless = {address: found[1:] for address, found in problems.items() if found.startswith("!")}
             problems = {address: found.removeprefix("!") for address, found in problems.items()}
             if hopeless and waited >= _GRACE_S:
@@ -224,6 +277,30 @@ class Transition:
                 told = True
                 self._say(f"waiting: {_sentence(problems)}")
             time.sleep(_POLL_S)
+
+    def _explained(
+        self, model: str, versions: Collection[int], problems: Mapping[str, str], waited: float
+    ) -> dict[str, str]:
+        """Return more about servers that do not load what they ought to, by their addresses."""
+        explained: dict[str, str] = {}
+        views = self._fleet.views(dict.fromkeys(self.config.models, ()))
+        for address, problem in problems.items():
+            if problem.startswith("!"):
+                continue
+            loading = {
+                (name, version)
+                for name, of_model in views.items()
+                for version, state in of_model[address].versions.items()
+                if state.state == LOADING
+            }
+            missing = sorted(set(versions) - views[model][address].available())
+            wanted = [version for version in missing if (model, version) in loading]
+            self.loading |= set(wanted)
+            if missing and loading and not wanted:
+                explained[address] = _busy(missing[0], sorted(loading))
+            elif wanted and waited >= _SUSPECT_S and self._trial and (found := self._trial.problem(wanted[0])):
+                explained[address] = f"!version {wanted[0]} is LOADING, and cannot be loaded here: {reason(found)}"
+        return explained
 
     def _settle(self, step: str, problems: Mapping[str, str], when: str = "") -> None:
         """Stops here if there are problems; or leaves these servers out, if that is wanted and others remain."""
@@ -247,6 +324,24 @@ def _not_loaded(view: View, versions: Collection[int]) -> str:
         if version not in view.available():
             return f"version {version} is {state}"
     return ""
+
+
+def _busy(version: int, loading: Sequence[tuple[str, int]]) -> str:
+    """Why a version has not even begun to load."""
+    others = " and ".join(f"version {other} of {name}" for name, other in loading)
+    return (
+        f"version {version} waits, as the server is busy loading {others}: if that is broken, it is tried again for "
+        "minutes, and nothing else is loaded meanwhile, unless the server runs with --num_load_threads=2"
+    )
+
+
+def _described(view: View) -> str:
+    """What a server has, but for the reasons."""
+    if view.error:
+        return view.error
+    versions = [f"{v} {s.state}" for v, s in sorted(view.versions.items()) if s.state != END or s.error]
+    labels = [f"{label} {version}" for label, version in sorted(view.labels.items(), reverse=True)]
+    return f"{', '.join(versions) or 'no version'}; {', '.join(labels) or 'no labels'}"
 
 
 def _mislabelled(view: View, labels: Collection[str], wanted: Mapping[str, int]) -> str:
