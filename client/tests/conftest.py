@@ -44,6 +44,8 @@ class Backend:
         self.answered = []
         self.metadata_requests = 0
         self.packed = False  # whether gRPC answers carry tensor_content
+        self.rest_reply = None  # (HTTP status, body) instead of every answer over REST
+        self.grpc_reply = lambda response: response  # what becomes of every answer over gRPC: a message or bytes
 
     def faces(self, count, seed=0):
         return np.random.default_rng(seed).integers(0, 256, (count, 48, 48), np.uint8)
@@ -116,12 +118,12 @@ class GrpcFrontEnd(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: self.answer(name, request, context),
             request_deserializer=getattr(protos, f"{name}Request").FromString,
-            response_serializer=getattr(protos, f"{name}Response").SerializeToString,
+            response_serializer=lambda reply: reply if isinstance(reply, bytes) else reply.SerializeToString(),
         )
 
     def answer(self, name, request, context):
         try:
-            return getattr(self, name)(request)
+            return self.backend.grpc_reply(getattr(self, name)(request))
         except Failure as failure:
             context.abort(grpc.StatusCode[failure.code], failure.text)
 
@@ -195,7 +197,7 @@ class RestFrontEnd(BaseHTTPRequestHandler):
 
     def answer(self, body):
         try:
-            status, document = 200, self.document(body)
+            status, document = self.server.backend.rest_reply or (200, self.document(body))
         except Failure as failure:
             status, document = STATUSES[failure.code], {"error": failure.text}
         payload = document if isinstance(document, bytes) else json.dumps(document).encode()

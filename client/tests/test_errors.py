@@ -9,10 +9,13 @@ import threading
 import mien_client
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mien_client import (
     AccessDeniedError,
     BadRequestError,
     Client,
+    ClientClosedError,
     DeadlineExceededError,
     MienError,
     ModelNotFoundError,
@@ -166,7 +169,14 @@ def test_a_rest_server_that_sends_one_byte_now_and_then(part, raw_server, backen
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-        b'HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n{"model_spec":{"version":"?"}}',
+        b'HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{"model_spec":{"version":"?"}}',
+        b"HTTP/1.1 999 Denied\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+        b"HTTP/1.1 400 Bad\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"7" * 5000,
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n{}",
     ],
 )
 def test_another_web_server(reply, raw_server, backend):
@@ -282,6 +292,129 @@ def test_a_call_after_a_failure_works(client, backend, failure):
     assert len(client.analyze(backend.faces(1))) == 1
 
 
+def rest_body(version='"1"', outputs="[[0]]"):
+    spec = f'{{"name": "emotion", "version": {version}}}'
+    states = f'[{{"version": {version}, "state": "AVAILABLE", "status": {{"error_message": ""}}}}]'
+    return f'{{"model_spec": {spec}, "model_version_status": {states}, "outputs": {outputs}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["Infinity", "-1", '"-1"', "1.5", "true", '"9999999999999999999"', '"1e3"', "[]", "null", f'"{"7" * 5000}"'],
+)
+def test_a_version_that_is_not_a_number(rest_address, backend, version):
+    backend.rest_reply = (200, rest_body(version))
+    with Client(rest_address, timeout=5) as client:
+        assert type(error_of(client, backend.faces(1))) is UnexpectedResponseError
+        with pytest.raises(UnexpectedResponseError):
+            client.status()
+
+
+@pytest.mark.parametrize(
+    "outputs", ["[" * 70 + "1" + "]" * 70, "[" * 100_000, '{"probabilities": {"deep": 1}}', f"[[{'7' * 400}]]", '""']
+)
+def test_outputs_that_python_or_numpy_cannot_hold(rest_address, backend, outputs):
+    backend.rest_reply = (200, rest_body(outputs=outputs))
+    with Client(rest_address, timeout=5) as client:
+        assert type(error_of(client, backend.faces(1))) is UnexpectedResponseError
+
+
+def test_a_long_explanation_is_cut(rest_address, backend):
+    backend.rest_reply = (400, b'{"error": "%s"}' % (b"x" * 1_000_000))
+    with Client(rest_address, timeout=5) as client:
+        assert len(str(error_of(client, backend.faces(1)))) < 1000
+
+
+def another_model(response):
+    response.model_spec.name = "resnet"
+    return response
+
+
+def another_signature(response):
+    response.model_spec.signature_name = "serving_other"
+    return response
+
+
+def huge_shape(response):
+    for output in getattr(response, "outputs", {}).values():
+        output.tensor_shape.Clear()
+        for size in (900_000, 48, 48):
+            output.tensor_shape.dim.add(size=size)
+        del output.float_val[1:]
+    return response
+
+
+def negative_shape(response):
+    for output in getattr(response, "outputs", {}).values():
+        for dim in output.tensor_shape.dim:
+            dim.size = -dim.size
+    return response
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (another_model, "comes from the model 'resnet'"),
+        (another_signature, "comes from the signature 'serving_other'"),
+        (huge_shape, r"of shape \(900000, 48, 48\), which no model of Mien answers with"),
+        (negative_shape, r"of shape \(-1, -5\)"),
+        (lambda response: b"\xff\xff\xff", "is not a message of this method"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["grpc", "aio"])
+def test_a_grpc_answer_that_is_not_ours(grpc_address, backend, awaited, kind, reply, told):
+    backend.grpc_reply = reply
+    with (awaited if kind == "aio" else Client)(grpc_address, timeout=5) as client:
+        error = error_of(client, backend.faces(1))
+    assert type(error) is UnexpectedResponseError
+    assert re.search(told, str(error))
+    assert (error.retryable, error.attempts) == (False, 1)
+
+
+def test_a_rest_answer_of_another_model(rest_address, backend):
+    backend.rest_reply = (200, rest_body().replace(b"emotion", b"resnet"))
+    with Client(rest_address, timeout=5) as client:
+        error = error_of(client, backend.faces(1))
+    assert type(error) is UnexpectedResponseError
+    assert "comes from the model 'resnet'" in str(error)
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_of_any_kind_are_an_error_of_ours(grpc_address, rest_address, backend, body):
+    backend.grpc_reply, backend.rest_reply = lambda response: body, (200, body)
+    for address in (grpc_address, rest_address):
+        with Client(address, timeout=5) as client:
+            assert isinstance(error_of(client, backend.faces(1)), UnexpectedResponseError | ModelNotFoundError)
+            try:
+                client.status()
+            except MienError as error:
+                assert not error.retryable  # noqa: PT017  # An empty message is an answer without versions.
+
+
+@pytest.mark.parametrize("kind", ["grpc", "aio", "rest"])
+def test_a_call_after_close(request, backend, awaited, kind):
+    address = request.getfixturevalue("rest_address" if kind == "rest" else "grpc_address")
+    with (awaited if kind == "aio" else Client)(address, timeout=5) as client:
+        client.analyze(backend.faces(1))
+        faces = client.analyze_iter(iter(backend.faces(9)), batch_size=1, max_in_flight=2)
+        next(faces)
+        client.close()
+        for call in (
+            lambda: client.analyze(backend.faces(1)),
+            lambda: list(client.analyze_iter(backend.faces(1))),
+            lambda: client.analyze_pictures([]),
+            client.status,
+            client.wait_ready,
+        ):
+            with pytest.raises(ClientClosedError, match="This client is closed: make a new one") as caught:
+                call()
+            assert isinstance(caught.value, RuntimeError)
+            assert (caught.value.retryable, caught.value.endpoint) == (False, address)
+        with pytest.raises((ClientClosedError, UnavailableError)):
+            list(faces)
+
+
 def test_closing_the_client_ends_a_running_call(client, backend):
     backend.before_answer = lambda model, version: client.close()
     assert type(error_of(client, backend.faces(256 * 4))) is UnavailableError
@@ -306,6 +439,7 @@ def test_the_tree_in_the_docstring_is_the_tree():
             depth = len(match[1]) // 4
             path[depth:] = [match[2]]
             drawn[match[2]] = (path[depth - 1] if depth else "Exception", "retryable" in match[3])
-    classes = inspect.getmembers(_exceptions, inspect.isclass)
+    members = inspect.getmembers(_exceptions, inspect.isclass)
+    classes = [(name, member) for name, member in members if member.__module__ == _exceptions.__name__]
     assert drawn == {name: (cls.__bases__[0].__name__, cls.retryable) for name, cls in classes}
     assert set(drawn) <= set(mien_client.__all__)

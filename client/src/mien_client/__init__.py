@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mien_client._exceptions import (
     AccessDeniedError,
     BadRequestError,
+    ClientClosedError,
     ConfigurationError,
     DataError,
     DeadlineExceededError,
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncClient",
     "BadRequestError",
     "Client",
+    "ClientClosedError",
     "ConfigurationError",
     "DataError",
     "DeadlineExceededError",

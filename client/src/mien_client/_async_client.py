@@ -16,6 +16,7 @@ from mien_client._analysis import Analysis, Face, PictureAnalysis
 from mien_client._base import (
     BATCHES_IN_FLIGHT,
     POLL_SECONDS,
+    PROBE_FACES,
     BaseClient,
     checked_count,
     checked_timeout,
@@ -34,7 +35,6 @@ from mien_client._faces import Found
 from mien_client._images import in_batches_async
 from mien_client._merging import CHUNK_FACES
 from mien_client._replicas import PROBE_TIMEOUT, Replica
-from mien_client.contract import STABLE_LABEL
 from mien_client.transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
 
 if TYPE_CHECKING:
@@ -286,15 +286,23 @@ class AsyncClient(BaseClient[AsyncTransport]):
             await asyncio.sleep(pause)
 
     async def _probe(self, replica: Replica[AsyncTransport]) -> None:
-        """Finds out whether a server that was down has both models again."""
-        deadline = Deadline(PROBE_TIMEOUT)
-        try:
-            for target in self._targets:
-                await self._resolve(replica.transport, Target(target.model, label=STABLE_LABEL), deadline)
-        except MienError as error:
-            self._replicas.probed(replica, error)
-        else:
-            self._replicas.probed(replica, None)
+        """Finds out whether a server that was down answers a small request to both models again."""
+        deadline, transport = Deadline(PROBE_TIMEOUT), replica.transport
+        error: MienError | None = None
+        for half in self._probing_halves():
+            while half.has_next():
+                request = half.next_request()
+                try:
+                    answer = await transport.predict(request.target, PROBE_FACES, request.output, deadline)
+                except MienError as problem:
+                    half.failed(request, problem)
+                    continue
+                if wrong := half.check(request, answer, transport.endpoint):
+                    half.failed(request, wrong)
+                else:
+                    half.answered(request, answer)
+            error = error or half.error
+        self._replicas.probed(replica, error)
 
     async def _resolve(self, transport: AsyncTransport, target: Target, deadline: Deadline) -> int:
         """Return the version that would answer ``target`` now."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis
 from mien_client._calls import Call
-from mien_client._exceptions import ConfigurationError, MienError, UnavailableError
+from mien_client._exceptions import ClientClosedError, ConfigurationError, MienError, UnavailableError
 from mien_client._images import as_images
 from mien_client._latencies import Latencies
 from mien_client._merging import Half, MissingLabels, merge, nothing
@@ -30,6 +30,7 @@ from mien_client._telemetry import Telemetry
 from mien_client.contract import (
     CANARY_LABEL,
     EMOTION_MODEL,
+    IMAGE_SIZE,
     KEYPOINT_MODEL,
     KEYPOINTS_OUTPUT,
     PROBABILITIES_OUTPUT,
@@ -51,6 +52,8 @@ _log = logging.getLogger("mien_client")
 
 LATEST = "latest"
 """In the place of a label: the newest version that is loaded, whatever labels say."""
+
+PROBE_FACES = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
 
 POLL_SECONDS = 0.1
 """Between two looks at a server that is not ready."""
@@ -131,7 +134,7 @@ class BaseClient(Generic[T]):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("this client is closed: make a new one")
+            raise ClientClosedError("This client is closed: make a new one", endpoint=self._replicas.endpoint)
 
     def _job(
         self,
@@ -166,6 +169,12 @@ class BaseClient(Generic[T]):
             hedge=self._hedge,
         )
         return Job(faces, halves, call, partial, telemetry, time.monotonic())
+
+    def _probing_halves(self) -> list[Half]:
+        """Return a call about one black face: what a server that was down must answer before it is asked again."""
+        outputs = (PROBABILITIES_OUTPUT, KEYPOINTS_OUTPUT)
+        usual = (preferences(Target(target.model, label=STABLE_LABEL)) for target in self._targets)
+        return [Half(targets, output, 1, MissingLabels()) for targets, output in zip(usual, outputs, strict=True)]
 
     def _look(self, deadline: Deadline) -> Deadline:
         """Returns when a server must have said whether it is ready; one of several must not hold up the others."""

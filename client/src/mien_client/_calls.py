@@ -13,7 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
-from mien_client._exceptions import MienError, NotServedError
+from mien_client._exceptions import (
+    AccessDeniedError,
+    MienError,
+    NotServedError,
+    ServerError,
+    UnexpectedResponseError,
+)
 from mien_client._latencies import Latencies
 from mien_client._merging import Half, Request
 from mien_client._replicas import Replica, Replicas, T
@@ -54,6 +60,11 @@ class _Progress(Generic[T]):
     tried: list[Replica[T]] = field(default_factory=list)
     again_at: float = math.inf
     error: MienError | None = None
+    bad: list[tuple[Replica[T], MienError]] = field(default_factory=list)
+
+
+_BAD_ANSWERS = (AccessDeniedError, ServerError, UnexpectedResponseError)
+"""What a broken server answers. Another one may answer well; to ask it is safe, for predictions have no effects."""
 
 
 class Call(Generic[T]):
@@ -130,12 +141,18 @@ class Call(Generic[T]):
 
     def answered(self, attempt: Attempt[T], answer: Answer) -> None:
         """Takes the answer to an attempt that is still waited for."""
+        endpoint = attempt.replica.transport.endpoint
+        if (wrong := attempt.request.half.check(attempt.request, answer, endpoint)) is not None:
+            self.failed(attempt, wrong)
+            return
         self._telemetry.ended(attempt, None, answer.version)
         self._replicas.answered(attempt.replica, attempt.sent_at)
+        for replica, error in self._open[attempt.request].bad:
+            self._replicas.bad(replica, error)
         self._latencies.note(time.monotonic() - attempt.sent_at)
         self._retries.answered()
         del self._open[attempt.request]
-        attempt.request.half.answered(attempt.request, answer, attempt.replica.transport.endpoint)
+        attempt.request.half.answered(attempt.request, answer)
         self._drop_waiting()
 
     def failed(self, attempt: Attempt[T], error: MienError) -> None:
@@ -146,13 +163,16 @@ class Call(Generic[T]):
         self._replicas.failed(attempt.replica, error)
         error.attempts = request.attempts
         progress.error = error
-        if progress.copies and (error.retryable or isinstance(error, NotServedError)):
+        elsewhere_may_answer = isinstance(error, (NotServedError, *_BAD_ANSWERS))
+        if isinstance(error, _BAD_ANSWERS):
+            progress.bad.append((attempt.replica, error))
+        if progress.copies and (error.retryable or elsewhere_may_answer):
             return  # Another server has the request already.
-        elsewhere = request.attempts < len(self._replicas) and self._replicas.fresh(progress.tried)
+        elsewhere = request.attempts < self._replicas.places and self._replicas.fresh(progress.tried)
         pause = None
         if request.half.wants(request) and not self._lost():
-            if isinstance(error, NotServedError) and elsewhere:
-                pause = 0.0  # Servers get and lose versions one after the other.
+            if elsewhere_may_answer and elsewhere:
+                pause = 0.0  # Servers get and lose versions one after the other, and one of them may be broken.
             else:
                 pause = self._retries.pause(request.attempts, error, self.deadline.remaining())
         if pause is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +21,14 @@ from mien_client._analysis import Analysis, Face, PictureAnalysis
 from mien_client._base import (
     BATCHES_IN_FLIGHT,
     POLL_SECONDS,
+    PROBE_FACES,
     BaseClient,
     checked_count,
     checked_timeout,
     preferences,
     states,
 )
-from mien_client._calls import Attempt, Call
+from mien_client._calls import GRACE_SECONDS, Attempt, Call
 from mien_client._exceptions import (
     DeadlineExceededError,
     MienError,
@@ -36,11 +38,11 @@ from mien_client._exceptions import (
 )
 from mien_client._faces import Found
 from mien_client._images import in_batches
-from mien_client._merging import CHUNK_FACES
+from mien_client._merging import CHUNK_FACES, Request
 from mien_client._replicas import PROBE_TIMEOUT, Replica
 from mien_client._threads import in_thread
-from mien_client.contract import STABLE_LABEL
-from mien_client.transports import Deadline, Pending, Target, Transport, VersionStatus, open_transport
+from mien_client.transports import Answer, Deadline, Pending, Target, Transport, VersionStatus, open_transport
+from mien_client.transports.failures import failure
 
 if TYPE_CHECKING:
     from mien_client._faces import PictureSource
@@ -342,15 +344,23 @@ class Client(BaseClient[Transport]):
             time.sleep(pause)
 
     def _probe(self, replica: Replica[Transport]) -> None:
-        """Finds out whether a server that was down has both models again."""
-        deadline = Deadline(PROBE_TIMEOUT)
-        try:
-            for target in self._targets:
-                self._resolve(replica.transport, Target(target.model, label=STABLE_LABEL), deadline)
-        except MienError as error:
-            self._replicas.probed(replica, error)
-        else:
-            self._replicas.probed(replica, None)
+        """Finds out whether a server that was down answers a small request to both models again."""
+        deadline, transport = Deadline(PROBE_TIMEOUT), replica.transport
+        error: MienError | None = None
+        for half in self._probing_halves():
+            while half.has_next():
+                request = half.next_request()
+                try:
+                    answer = _predict(transport, request, deadline)
+                except MienError as problem:
+                    half.failed(request, problem)
+                    continue
+                if wrong := half.check(request, answer, transport.endpoint):
+                    half.failed(request, wrong)
+                else:
+                    half.answered(request, answer)
+            error = error or half.error
+        self._replicas.probed(replica, error)
 
     def _resolve(self, transport: Transport, target: Target, deadline: Deadline) -> int:
         """Return the version that would answer ``target`` now."""
@@ -430,3 +440,15 @@ def _run(call: Call[Transport], faces: NDArray[np.uint8]) -> None:
     finally:
         for unanswered in pending.values():
             unanswered.cancel()
+
+
+def _predict(transport: Transport, request: Request, deadline: Deadline) -> Answer:
+    """Asks a server about one black face, and waits for the answer."""
+    ended = threading.Event()
+    pending = transport.predict(request.target, PROBE_FACES, request.output, deadline, ended.set)
+    if not ended.wait(deadline.remaining() + GRACE_SECONDS):
+        pending.cancel()
+        raise failure(
+            "DEADLINE_EXCEEDED", "", endpoint=transport.endpoint, target=request.target, timeout=deadline.timeout
+        )
+    return pending.result()

@@ -7,6 +7,7 @@
     ├── ConfigurationError           (also a ValueError)  an address, a timeout or a version that cannot be meant
     ├── PictureError                                      a file in which no face can be looked for
     ├── DataError                    (also a ValueError)  a file of labelled faces that cannot be used
+    ├── ClientClosedError            (also a RuntimeError)  a call of a client after its close()
     ├── UnavailableError             retryable            not reachable, too busy, or gone in mid-call
     ├── DeadlineExceededError        retryable            no answer in time
     ├── NotServedError
@@ -94,6 +95,10 @@ class DataError(MienError, ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+class ClientClosedError(MienError, RuntimeError):
+    """The client was closed before the call began. Make a new client."""
 
 
 class UnavailableError(MienError):

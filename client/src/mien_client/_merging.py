@@ -120,19 +120,23 @@ class Half:
         """Whether an answer to ``request`` is still of use: the half has not started again since, nor failed."""
         return request.start == self._restarts and not self.error
 
-    def answered(self, request: Request, answer: Answer, endpoint: str) -> None:
-        """Takes the answer to one of the requests, and who gave it."""
+    def check(self, request: Request, answer: Answer, endpoint: str) -> UnexpectedResponseError | None:
+        """Return what is wrong with the answer of the server at ``endpoint`` to one of the requests, or None."""
+        problem = self._problem(request, answer)
+        if problem is None:
+            return None
+        return UnexpectedResponseError(
+            f"the answer of {request.target} at {endpoint} {problem}",
+            endpoint=endpoint,
+            model=self.target.model,
+            version=answer.version,
+            label=self.target.label,
+        )
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """Takes an answer, in which `check` finds nothing wrong, to one of the requests."""
         self._in_flight -= 1
         if not self.wants(request):
-            return
-        if problem := self._problem(request, answer):
-            self.error = UnexpectedResponseError(
-                f"the answer of {request.target} at {endpoint} {problem}",
-                endpoint=endpoint,
-                model=self.target.model,
-                version=answer.version,
-                label=self.target.label,
-            )
             return
         self._pinned = self.target.pinned(answer.version)
         self._values[request.faces.start] = answer.values

@@ -21,6 +21,9 @@ fails too."""
 PROBE_TIMEOUT = 1.0
 """Seconds in which a server that failed must answer before it gets requests again."""
 
+NAMED_SERVERS = 3
+"""Servers that a name (``dns:///``) is assumed to stand for: so often is a request sent there after a bad answer."""
+
 _log = logging.getLogger("mien_client")
 
 
@@ -54,9 +57,9 @@ class Replica(Generic[T]):
 class Replicas(Generic[T]):
     """Takes turns between the servers that answer. Any thread may use it.
 
-    A server that cannot be reached, is too busy, does not have the model, or is silent, is down: it is left alone, and
-    gets requests again when it has answered a question that no caller waits for. If all are down they are asked
-    nevertheless: one of them may answer.
+    A server that cannot be reached, is too busy, does not have the model, is silent, or answers badly what another one
+    answers well, is down: it is left alone, and gets requests again when it has answered a small request that no caller
+    waits for. If all are down they are asked nevertheless: one of them may answer.
 
     Args:
         transports: One for each server.
@@ -88,6 +91,11 @@ class Replicas(Generic[T]):
         return len(self) > 1 or self.endpoint.startswith(("dns:", "ipv4:", "ipv6:"))
 
     @property
+    def places(self) -> int:
+        """Number of servers that a request can be tried on."""
+        return NAMED_SERVERS if self.several and len(self) == 1 else len(self)
+
+    @property
     def transports(self) -> list[T]:
         """One for each server, in the order of the addresses."""
         return [replica.transport for replica in self._replicas]
@@ -99,8 +107,8 @@ class Replicas(Generic[T]):
         return min(in_turn, key=lambda replica: (replica.down, replica in tried))
 
     def fresh(self, tried: Collection[Replica[T]]) -> bool:
-        """Whether there is a server that is up and not among those ``tried``."""
-        return any(not replica.down and replica not in tried for replica in self._replicas)
+        """Whether there is a server that is up and not among those ``tried``; a name may stand for one."""
+        return self.places > len(self) or any(not replica.down and replica not in tried for replica in self._replicas)
 
     def answered(self, replica: Replica[T], sent_at: float = math.inf) -> None:
         """Takes note of an answer to what was sent at ``sent_at``; if that was before the failure it proves nothing."""
@@ -115,6 +123,11 @@ class Replicas(Generic[T]):
     def failed(self, replica: Replica[T], error: MienError) -> None:
         """Takes note that a server has not answered as it should."""
         if isinstance(error, (UnavailableError, ModelNotFoundError)):
+            self._rest(replica, str(error))
+
+    def bad(self, replica: Replica[T], error: MienError) -> None:
+        """Takes note that a server answered badly what another server has answered well."""
+        if len(self) > 1:
             self._rest(replica, str(error))
 
     def silent(self, replica: Replica[T], since: float) -> None:

@@ -24,6 +24,10 @@ _CLASSES: dict[str, type[exceptions.MienError]] = {
 }
 
 
+_MOST_WORDS = 500
+"""Characters of a server's own words that are told."""
+
+
 def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: float) -> exceptions.MienError:
     """Returns the exception for a request that ended with ``code``, the name of a gRPC status code.
 
@@ -35,7 +39,7 @@ def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: flo
         timeout: How long, in seconds, the answer was waited for.
     """
     kind = _classify(code, text, target)
-    words = text.strip().partition("\n")[0] or code
+    words = text.strip().partition("\n")[0][:_MOST_WORDS] or code
     sentence = {
         exceptions.UnavailableError: f"{endpoint} is not available: {words}",
         exceptions.DeadlineExceededError: f"{endpoint} gave no answer for {target} within {timeout:g} s",

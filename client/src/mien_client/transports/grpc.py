@@ -10,13 +10,14 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from mien_client._exceptions import ConfigurationError, MienError
 from mien_client._forks import leave_alone, renew_in_children
 from mien_client.security import Security, channel_credentials
 from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
-from mien_client.transports.failures import failure
+from mien_client.transports.failures import failure, unexpected
 from mien_client.transports.grpc_forks import FORK_GATE
 from mien_client.transports.grpc_messages import (
     METADATA,
@@ -83,14 +84,13 @@ class GrpcTransport:
     def resolve(self, target: Target, deadline: Deadline) -> int:
         """See `Transport.resolve`."""
         call = self.send(METADATA, metadata_request(target), target, deadline)
-        return answering_version(self.result(call, target, deadline), self.endpoint, target)
+        return answering_version(self.result(METADATA, call, target, deadline), self.endpoint, target)
 
     def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
         """See `Transport.status`."""
         target = Target(model)
-        return version_statuses(
-            self.result(self.send(STATUS, status_request(model), target, deadline), target, deadline)
-        )
+        call = self.send(STATUS, status_request(model), target, deadline)
+        return version_statuses(self.result(STATUS, call, target, deadline))
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -112,12 +112,14 @@ class GrpcTransport:
             FORK_GATE.hold_until_ended(call)
         return call
 
-    def result(self, call: Any, target: Target, deadline: Deadline) -> Any:
+    def result(self, method: Method, call: Any, target: Target, deadline: Deadline) -> Any:
         """Waits for the response of a call."""
         try:
-            return call.result()
+            return method.read(call.result())
         except (grpc.RpcError, grpc.FutureCancelledError):
             raise self._failure(call.code(), call.details(), target, deadline) from None
+        except DecodeError:
+            raise unexpected("is not a message of this method", endpoint=self.endpoint, target=target) from None
 
     def _disconnect(self) -> None:
         self._lock = threading.Lock()
@@ -140,7 +142,7 @@ class GrpcTransport:
                     self._channel = grpc.secure_channel(self.endpoint, self._credentials, options=options)
                 elif self._channel is None:
                     self._channel = grpc.insecure_channel(self.endpoint, options=options)
-                self._methods[method.path] = self._channel.unary_unary(method.path, response_deserializer=method.read)
+                self._methods[method.path] = self._channel.unary_unary(method.path)
         return self._methods[method.path]
 
     def _failure(self, code: grpc.StatusCode, details: str | None, target: Target, deadline: Deadline) -> MienError:
@@ -156,7 +158,7 @@ class _Pending:
     deadline: Deadline
 
     def result(self) -> Answer:
-        response = self.transport.result(self.call, self.target, self.deadline)
+        response = self.transport.result(PREDICT, self.call, self.target, self.deadline)
         return read_answer(response, self.output, self.transport.endpoint, self.target)
 
     def cancel(self) -> None:

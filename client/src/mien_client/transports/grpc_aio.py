@@ -75,4 +75,4 @@ class AioTransport:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        return self._grpc.result(call, target, deadline)
+        return self._grpc.result(method, call, target, deadline)

@@ -14,6 +14,10 @@ from mien_client.contract import IMAGES_INPUT, SIGNATURE_DEFAULT
 from mien_client.transports import Answer, Target, VersionStatus
 from mien_client.transports.failures import unexpected
 
+_MOST_DIMENSIONS = 8
+_MOST_VALUES = 2**24
+"""In one answer: 64 MiB. A tensor of one value can claim to be of any size."""
+
 
 class Method(NamedTuple):
     """A method of a server: its path, and how its response is read. Its request is bytes."""
@@ -72,21 +76,28 @@ def read_answer(response: Any, output: str, endpoint: str, target: Target) -> An
     Raises:
         UnexpectedResponseError: If that is not what was asked for.
     """
+    version = answering_version(response, endpoint, target)
+    signature = response.model_spec.signature_name
+    if signature not in ("", SIGNATURE_DEFAULT):
+        raise unexpected(f"comes from the signature {signature[:100]!r}", endpoint=endpoint, target=target)
     if output not in response.outputs:
         raise unexpected(f"lacks the output {output!r}", endpoint=endpoint, target=target)
     try:
         values = to_array(response.outputs[output])
     except ValueError as error:
         raise unexpected(f"has an output {output!r} {error}", endpoint=endpoint, target=target) from None
-    return Answer(values, answering_version(response, endpoint, target))
+    return Answer(values, version)
 
 
 def answering_version(response: Any, endpoint: str, target: Target) -> int:
     """Returns the version that a response names.
 
     Raises:
-        UnexpectedResponseError: If it names none.
+        UnexpectedResponseError: If it names none, or another model.
     """
+    if response.model_spec.name != target.model:
+        told = response.model_spec.name[:100]
+        raise unexpected(f"comes from the model {told!r}", endpoint=endpoint, target=target)
     if not response.model_spec.HasField("version"):
         raise unexpected("does not name its version", endpoint=endpoint, target=target)
     return int(response.model_spec.version.value)
@@ -94,8 +105,13 @@ def answering_version(response: Any, endpoint: str, target: Target) -> int:
 
 def version_statuses(response: Any) -> tuple[VersionStatus, ...]:
     """Returns what a ``GetModelStatusResponse`` says."""
+    names = protos.ModelVersionStatus.State.DESCRIPTOR.values_by_number
     return tuple(
-        VersionStatus(entry.version, protos.ModelVersionStatus.State.Name(entry.state), entry.status.error_message)
+        VersionStatus(
+            entry.version,
+            names[entry.state].name if entry.state in names else str(entry.state),
+            entry.status.error_message,
+        )
         for entry in response.model_version_status
     )
 
@@ -111,6 +127,8 @@ def to_array(tensor: Any) -> NDArray[np.float32]:
         raise ValueError(f"of type {names[tensor.dtype].name if tensor.dtype in names else tensor.dtype}, not DT_FLOAT")
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = math.prod(shape)
+    if len(shape) > _MOST_DIMENSIONS or any(length < 0 for length in shape) or size > _MOST_VALUES:
+        raise ValueError(f"of shape {str(shape)[:100]}, which no model of Mien answers with")
     values: NDArray[np.float32]
     if tensor.tensor_content:
         whole = len(tensor.tensor_content) // 4 * 4

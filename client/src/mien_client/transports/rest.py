@@ -43,6 +43,9 @@ _CODES: dict[int, str] = {
     HTTPStatus.GATEWAY_TIMEOUT: "DEADLINE_EXCEEDED",
 }
 
+_NOT_HTTP = (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidHeader)
+"""What comes of an answer that breaks HTTP's rules."""
+
 
 class RestTransport:
     """A pool of connections to one server, and a thread for each answer that is waited for."""
@@ -81,9 +84,12 @@ class RestTransport:
         """See `Transport.resolve`."""
         document = self._request("GET", f"{_path(target)}/metadata", None, target, deadline)
         try:
-            return int(document["model_spec"]["version"])
+            name, version = str(document["model_spec"]["name"]), _number(document["model_spec"]["version"])
         except (KeyError, TypeError, ValueError):
-            raise unexpected("does not name its version", endpoint=self.endpoint, target=target) from None
+            raise unexpected("does not name its model and version", endpoint=self.endpoint, target=target) from None
+        if name != target.model:
+            raise unexpected(f"comes from the model {name[:100]!r}", endpoint=self.endpoint, target=target)
+        return version
 
     def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
         """See `Transport.status`."""
@@ -91,7 +97,7 @@ class RestTransport:
         document = self._request("GET", _path(target), None, target, deadline)
         try:
             return tuple(
-                VersionStatus(int(entry["version"]), entry["state"], entry["status"]["error_message"])
+                VersionStatus(_number(entry["version"]), str(entry["state"]), str(entry["status"]["error_message"]))
                 for entry in document["model_version_status"]
             )
         except (KeyError, TypeError, ValueError):
@@ -144,20 +150,25 @@ class RestTransport:
                 allow_redirects=False,
                 **self._settings,
             )
-        except requests.RequestException as error:
-            late = isinstance(error, requests.Timeout) or not deadline.remaining()
-            code = "DEADLINE_EXCEEDED" if late else "UNAVAILABLE"
+        except Exception as error:  # Some of urllib3's own come through, and what a session that is closed says.
+            if isinstance(error, _NOT_HTTP):
+                code = "UNIMPLEMENTED"
+            else:
+                late = isinstance(error, requests.Timeout) or not deadline.remaining()
+                code = "DEADLINE_EXCEEDED" if late else "UNAVAILABLE"
             raise self._failure(code, _innermost(error), target, deadline) from None
         try:
             document = json.loads(response.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
-        if response.status_code == HTTPStatus.OK and isinstance(document, dict):
-            return document
+        status = f"HTTP status {response.status_code} {response.reason}"
+        if response.status_code == HTTPStatus.OK:
+            if isinstance(document, dict):
+                return document
+            raise self._failure("UNIMPLEMENTED", f"{status} with a body that is not a JSON object", target, deadline)
         told = document.get("error") if isinstance(document, dict) else None
-        code = _code(response.status_code, told is not None)
-        text = str(told or f"HTTP status {response.status_code} {response.reason}")
-        raise self._failure(code, text, target, deadline)
+        text = told if isinstance(told, str) else ""
+        raise self._failure(_code(response.status_code, bool(text)), text or status, target, deadline)
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
@@ -207,9 +218,23 @@ def _path(target: Target) -> str:
 
 def _code(status: int, told: bool) -> str:
     """Returns the gRPC code behind an HTTP status; ``told``: whether the answer explains itself."""
-    if status < 400 or (status == HTTPStatus.NOT_FOUND and not told):
+    if not 400 <= status < 600 or (status == HTTPStatus.NOT_FOUND and not told):
         return "UNIMPLEMENTED"
-    return _CODES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or told or status >= 500:
+        return _CODES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+    return _CODES.get(status, "UNIMPLEMENTED")  # TensorFlow Serving explains itself, so this is another web server.
+
+
+def _number(version: Any) -> int:
+    """Return the number of a version, which JSON has as a text.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    number = int(version) if isinstance(version, str) and len(version) < 20 else -1
+    if not 0 <= number < 2**63:
+        raise ValueError("not the number of a version")
+    return number
 
 
 def _innermost(error: BaseException) -> str:
