@@ -357,7 +357,7 @@ def negative_shape(response):
         (another_model, "comes from the model 'resnet'"),
         (another_signature, "comes from the signature 'serving_other'"),
         (huge_shape, r"of shape \(900000, 48, 48\), which no model of Mien answers with"),
-        (negative_shape, r"of shape \(-1, -5\)"),
+        (negative_shape, r"do not fill its shape \(-1, -5\)"),
         (lambda response: b"\xff\xff\xff", "is not a message of this method"),
     ],
 )

@@ -127,7 +127,9 @@ def to_array(tensor: Any) -> NDArray[np.float32]:
         raise ValueError(f"of type {names[tensor.dtype].name if tensor.dtype in names else tensor.dtype}, not DT_FLOAT")
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = math.prod(shape)
-    if len(shape) > _MOST_DIMENSIONS or any(length < 0 for length in shape) or size > _MOST_VALUES:
+    if any(length < 0 for length in shape):
+        raise ValueError(f"whose values do not fill its shape {str(shape)[:100]}")
+    if len(shape) > _MOST_DIMENSIONS or size > _MOST_VALUES:
         raise ValueError(f"of shape {str(shape)[:100]}, which no model of Mien answers with")
     values: NDArray[np.float32]
     if tensor.tensor_content:
