@@ -111,7 +111,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         # Out: the canary gets its share.
         with callers.moving_to(stable=1, canary=good):
             site.done("canary", "emotion", good, "--why=fewer mistakes")
-        callers.until_seen("canary", good)
+            callers.until_seen("canary", good)  # Clients notice within about a second that there is a canary.
         in_force(site, {"stable": 1, "canary": good}, sorted({1, good}))
         assert "were never compared" in site.refused("promote", "emotion")
         report = tmp_path / "report.html"
@@ -136,7 +136,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         callers.until_seen("stable", good)
         with callers.moving_to(stable=good, canary=bad):
             site.done("canary", "emotion", bad)
-        callers.until_seen("canary", bad)
+            callers.until_seen("canary", bad)
         compared = site.mien("compare", "emotion", "--data", faces, "--max-p99-ratio=100")
         assert compared.returncode == 1
         assert "FAILED: agreement" in compared.stdout or "FAILED: accuracy delta, agreement" in compared.stdout
