@@ -329,7 +329,19 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
 async def _run(call: Call[AsyncTransport], faces: NDArray[np.uint8]) -> None:
     """Sends what a call asks for until it has ended."""
-    pending: dict[asyncio.Task[Answer], Attempt[AsyncTransport]] = {}
+    pending: dict[asyncio.Future[Answer], Attempt[AsyncTransport]] = {}
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            loop.call_soon_threadsafe(note)
+
+    call.wake = wake
     try:
         while not call.ended:
             for attempt in call.due():
@@ -337,10 +349,11 @@ async def _run(call: Call[AsyncTransport], faces: NDArray[np.uint8]) -> None:
                 images = faces[request.faces]
                 answer = transport.predict(request.target, images, request.output, call.deadline)
                 pending[asyncio.create_task(answer)] = attempt
-            if not pending:
-                await asyncio.sleep(call.pause())
-                continue
-            done, _ = await asyncio.wait(pending, timeout=call.pause(), return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [*pending, woken]
+            done, _ = await asyncio.wait(waiting, timeout=call.pause(), return_when=asyncio.FIRST_COMPLETED)
+            if woken in done:
+                done.remove(woken)
+                woken = loop.create_future()
             for task in done:
                 attempt, error = pending.pop(task), task.exception()
                 if not call.wants(attempt):

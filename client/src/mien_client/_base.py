@@ -24,6 +24,7 @@ from mien_client._exceptions import ClientClosedError, ConfigurationError, MienE
 from mien_client._images import as_images
 from mien_client._latencies import Latencies
 from mien_client._merging import Half, MissingLabels, merge, nothing
+from mien_client._pacing import Pacer
 from mien_client._replicas import PROBE_TIMEOUT, Replicas, T
 from mien_client._retries import MAX_ATTEMPTS, Retries
 from mien_client._telemetry import Telemetry
@@ -76,6 +77,7 @@ class Job(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.call.close()
         self.telemetry.finish(error)
 
     def result(self) -> Analysis:
@@ -125,6 +127,7 @@ class BaseClient(Generic[T]):
         self._targets = (_target(emotion_model, emotion_version), _target(keypoint_model, keypoint_version))
         self._missing_labels = MissingLabels()
         self._retries = Retries(checked_count("number of attempts", max_attempts))
+        self._pacer = Pacer()
         secured = security(tls, ca_file, cert_file, key_file, token, api_key)
         self._replicas = Replicas([self._open_transport(one, secured) for one in _addresses(address)])
         self._closed = False
@@ -163,6 +166,7 @@ class BaseClient(Generic[T]):
             self._replicas,
             deadline,
             self._retries,
+            self._pacer,
             self._latencies,
             telemetry,
             partial=partial,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -22,10 +22,11 @@ from mien_client._exceptions import (
 )
 from mien_client._latencies import Latencies
 from mien_client._merging import Half, Request
+from mien_client._pacing import Pacer, Turn
 from mien_client._replicas import Replica, Replicas, T
 from mien_client._retries import Retries
 from mien_client._telemetry import Telemetry
-from mien_client.transports import Answer, Deadline
+from mien_client.transports import Answer, Deadline, Target
 from mien_client.transports.failures import failure
 
 GRACE_SECONDS = 0.25
@@ -77,6 +78,7 @@ class Call(Generic[T]):
         replicas: Who can be asked.
         deadline: When all must be over.
         retries: The client's.
+        pacer: The client's.
         latencies: The client's.
         telemetry: What is told of this call.
         partial: Whether one of the halves is enough.
@@ -89,6 +91,7 @@ class Call(Generic[T]):
         replicas: Replicas[T],
         deadline: Deadline,
         retries: Retries,
+        pacer: Pacer,
         latencies: Latencies,
         telemetry: Telemetry,
         *,
@@ -99,6 +102,11 @@ class Call(Generic[T]):
         self._halves = halves
         self._replicas = replicas
         self._retries = retries
+        self._pacer = pacer
+        self._turn = Turn(lambda: self.wake())
+        self._stands_in_line = False
+        self.wake: Callable[[], object] = lambda: None
+        """Called, from any thread, when something may be due before `pause` is over."""
         self._enough = any if partial else all
         self._home = replicas.pick()
         self._open: dict[Request, _Progress[T]] = {}
@@ -120,19 +128,40 @@ class Call(Generic[T]):
         now = time.monotonic()
         if now >= self.deadline.moment + GRACE_SECONDS:
             self._give_up()
+        if now >= self.deadline.moment:
+            for model in self._halves:
+                model.give_up(self._late(model.target, self._home))
         for request, progress in list(self._open.items()):
             # What is sent can fail at once, and then the rest is not sent any more.
             if request in self._open and progress.again_at <= now and self._may_send(request, progress):
                 yield self._send(request, progress)
-        while half := self._next_half():
-            request = half.next_request()
+        self._stands_in_line = False
+        while (half := self._next_half()) is not None:
+            faces = self._pacer.take(self._turn, half.next_faces)
+            if not faces:
+                self._stands_in_line = True
+                break
+            request = half.next_request(faces)
             self._open[request] = _Progress()
             yield self._send(request, self._open[request])
+        if not self._stands_in_line:
+            self._pacer.leave(self._turn)
+
+    def close(self) -> None:
+        """Gives up what has not ended, if the caller does not wait for it."""
+        for request in list(self._open):
+            self._end(request)
+        self._pacer.leave(self._turn)
 
     def pause(self) -> float:
         """Returns for how many seconds nothing is due unless an answer comes."""
+        if not self._open and not self._stands_in_line:
+            return 0.0  # What was sent has failed at once.
+        now = time.monotonic()
         moments = [self.deadline.moment + GRACE_SECONDS, *(progress.again_at for progress in self._open.values())]
-        return max(0.0, min(moments) - time.monotonic())
+        if self._stands_in_line:
+            moments += [self.deadline.moment, self._turn.again_at]
+        return max(0.0, min(moments) - now)
 
     def wants(self, attempt: Attempt[T]) -> bool:
         """Whether the answer to ``attempt`` is still waited for."""
@@ -152,6 +181,7 @@ class Call(Generic[T]):
         self._latencies.note(time.monotonic() - attempt.sent_at)
         self._retries.answered()
         del self._open[attempt.request]
+        self._pacer.answered(attempt.request.size)
         attempt.request.half.answered(attempt.request, answer)
         self._drop_waiting()
 
@@ -168,19 +198,37 @@ class Call(Generic[T]):
             progress.bad.append((attempt.replica, error))
         if progress.copies and (error.retryable or elsewhere_may_answer):
             return  # Another server has the request already.
-        elsewhere = request.attempts < self._replicas.places and self._replicas.fresh(progress.tried)
+        elsewhere = request.attempts < len(self._replicas) and self._replicas.fresh(progress.tried)
+        if isinstance(error, _BAD_ANSWERS) and len(self._replicas) == 1:
+            elsewhere = request.attempts < self._replicas.places  # Behind a name, servers take turns.
+        waits = error._overloaded and self._may_wait(request)
+        if waits and not elsewhere:
+            self._wait(attempt, error)
+            return
         pause = None
         if request.half.wants(request) and not self._lost():
             if elsewhere_may_answer and elsewhere:
                 pause = 0.0  # Servers get and lose versions one after the other, and one of them may be broken.
             else:
                 pause = self._retries.pause(request.attempts, error, self.deadline.remaining())
-        if pause is None:
+        if pause is None and waits:
+            self._wait(attempt, error)
+        elif pause is None:
             self._settle(request, error)
         else:
             # The pause spares a server that is in trouble; another one need not be spared.
             progress.again_at = time.monotonic() + (0.0 if elsewhere else pause)
             _log.info("%s: sent again after attempt %d", error, request.attempts)
+
+    def _may_wait(self, request: Request) -> bool:
+        """Whether a request that found a server full shall be sent again when there is room."""
+        return self._retries.max_attempts > 1 and request.half.wants(request) and not self._lost()
+
+    def _wait(self, attempt: Attempt[T], error: MienError) -> None:
+        del self._open[attempt.request]
+        self._pacer.refused(attempt.request.size, attempt.sent_at)
+        attempt.request.half.refused(attempt.request, error)
+        _log.info("%s: sent again when there is room", error)
 
     def _may_send(self, request: Request, progress: _Progress[T]) -> bool:
         """Whether a request whose moment to be sent again has come shall be."""
@@ -208,7 +256,7 @@ class Call(Generic[T]):
         for request, progress in list(self._open.items()):
             if request in self._open:
                 self._note_silence(progress)
-                self._settle(request, self._late(request))
+                self._settle(request, self._late(request.target, progress.tried[-1]))
 
     def _note_silence(self, progress: _Progress[T]) -> None:
         now = time.monotonic()
@@ -217,8 +265,12 @@ class Call(Generic[T]):
                 # A server that is frozen, not slow, has answered nobody else lately either.
                 self._replicas.silent(attempt.replica, since=(attempt.sent_at + now) / 2)
 
-    def _settle(self, request: Request, error: MienError) -> None:
+    def _end(self, request: Request) -> None:
         del self._open[request]
+        self._pacer.ended(request.size)
+
+    def _settle(self, request: Request, error: MienError) -> None:
+        self._end(request)
         error.attempts = request.attempts
         request.half.failed(request, error)
         self._drop_waiting()
@@ -228,7 +280,7 @@ class Call(Generic[T]):
         if self._lost():
             for request, progress in list(self._open.items()):
                 if not progress.copies and progress.error:
-                    del self._open[request]
+                    self._end(request)
                     request.half.failed(request, progress.error)
 
     def _next_half(self) -> Half | None:
@@ -242,7 +294,6 @@ class Call(Generic[T]):
         # When the call will fail, what is left of it only waits for the answers that are on their way.
         return not self._enough(half.error is None for half in self._halves)
 
-    def _late(self, request: Request) -> MienError:
-        endpoint = self._open[request].tried[-1].transport.endpoint
-        timeout = self.deadline.timeout
-        return failure("DEADLINE_EXCEEDED", "", endpoint=endpoint, target=request.target, timeout=timeout)
+    def _late(self, target: Target, replica: Replica[T]) -> MienError:
+        endpoint, timeout = replica.transport.endpoint, self.deadline.timeout
+        return failure("DEADLINE_EXCEEDED", "", endpoint=endpoint, target=target, timeout=timeout)

@@ -415,20 +415,22 @@ def _stream(
 
 def _run(call: Call[Transport], faces: NDArray[np.uint8]) -> None:
     """Sends what a call asks for until it has ended."""
-    ended: SimpleQueue[Attempt[Transport]] = SimpleQueue()
+    ended: SimpleQueue[Attempt[Transport] | None] = SimpleQueue()
     pending: dict[Attempt[Transport], Pending] = {}
+    call.wake = functools.partial(ended.put, None)
     try:
         while not call.ended:
-            for attempt in call.due():
-                request, notify = attempt.request, functools.partial(ended.put, attempt)
-                transport, images = attempt.replica.transport, faces[request.faces]
+            for sent in call.due():
+                request, notify = sent.request, functools.partial(ended.put, sent)
+                transport, images = sent.replica.transport, faces[request.faces]
                 try:
-                    pending[attempt] = transport.predict(request.target, images, request.output, call.deadline, notify)
+                    pending[sent] = transport.predict(request.target, images, request.output, call.deadline, notify)
                 except MienError as error:
-                    call.failed(attempt, error)
-            try:
+                    call.failed(sent, error)
+            attempt = None
+            with suppress(Empty):
                 attempt = ended.get(timeout=call.pause())
-            except Empty:
+            if attempt is None:
                 continue
             answer = pending.pop(attempt)
             if not call.wants(attempt):

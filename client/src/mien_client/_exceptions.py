@@ -62,6 +62,7 @@ class MienError(Exception):
         self.version = version
         self.label = label
         self.attempts = 0
+        self._overloaded = False  # Whether a server refused the request because it is full.
 
     def to_dict(self) -> dict[str, Any]:
         """Return the error as plain JSON types: ``type`` (the name of its class), ``message`` and ``retryable``.

@@ -6,8 +6,10 @@ Nothing here does any I/O. Whoever does asks each half for requests, sends them,
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +60,11 @@ class Request:
     start: int
     attempts: int = 0
 
+    @property
+    def size(self) -> int:
+        """The number of faces."""
+        return int(self.faces.stop - self.faces.start)
+
 
 class Half:
     """One model's half of a call.
@@ -81,11 +88,15 @@ class Half:
         self._chunks = [slice(start, min(start + CHUNK_FACES, faces)) for start in range(0, faces, CHUNK_FACES)]
         self._restarts = 0
         self._in_flight = 0
+        self.begun = False
+        """Whether a request was sent for what is asked for now."""
         self._start()
 
     def _start(self) -> None:
         self._pinned = self.target
-        self._next = 0
+        self._waiting = deque(self._chunks)
+        self._sent = 0
+        self._refused: dict[int, tuple[int, MienError]] = {}
         self._values: dict[int, NDArray[np.float32]] = {}
 
     @property
@@ -99,22 +110,46 @@ class Half:
         """The answers to all requests, in the order of the faces."""
         return np.concatenate([self._values[chunk.start] for chunk in self._chunks])
 
-    @property
-    def begun(self) -> bool:
-        """Whether a request was sent for what is asked for now."""
-        return self._next > 0
-
     def has_next(self) -> bool:
         """Whether there is a request to send now. If not, there may be one after another answer has come."""
-        settled = self._next == 0 or self._pinned.version is not None
-        return not self.error and settled and self._next < len(self._chunks) and self._in_flight < CHUNKS_IN_FLIGHT
+        settled = self._sent == 0 or self._pinned.version is not None
+        return not self.error and settled and bool(self._waiting) and self._in_flight < CHUNKS_IN_FLIGHT
 
-    def next_request(self) -> Request:
-        """Returns the request to send now."""
-        request = Request(self, self._pinned, self._output, self._chunks[self._next], self._restarts)
-        self._next += 1
+    @property
+    def next_faces(self) -> int:
+        """How many faces the request to send now has."""
+        return int(self._waiting[0].stop - self._waiting[0].start)
+
+    def next_request(self, most: int = CHUNK_FACES) -> Request:
+        """Returns the request to send now, with at most so many faces; the others of its chunk come next."""
+        chunk = self._waiting.popleft()
+        attempts, error = self._refused.pop(chunk.start, (0, None))
+        if chunk.stop - chunk.start > most:
+            first, rest = slice(chunk.start, chunk.start + most), slice(chunk.start + most, chunk.stop)
+            place = self._chunks.index(chunk)
+            self._chunks[place : place + 1] = [first, rest]
+            self._waiting.appendleft(rest)
+            if error is not None:
+                self._refused[rest.start] = attempts, error
+            chunk = first
+        self.begun = True
+        self._sent += 1
         self._in_flight += 1
-        return request
+        return Request(self, self._pinned, self._output, chunk, self._restarts, attempts)
+
+    def refused(self, request: Request, error: MienError) -> None:
+        """Takes a request back that found a server full, to be sent again, perhaps in smaller pieces."""
+        self._in_flight -= 1
+        if self.wants(request):
+            self._sent -= 1
+            self._waiting.appendleft(request.faces)
+            self._refused[request.faces.start] = request.attempts, error
+
+    def give_up(self, late: MienError) -> None:
+        """Ends the half if it has something to send: with why that was refused, or as ``late`` if it never was."""
+        if not self.error and self._waiting:
+            attempts, self.error = max(self._refused.values(), default=(0, late), key=itemgetter(0))
+            self.error.attempts = attempts
 
     def wants(self, request: Request) -> bool:
         """Whether an answer to ``request`` is still of use: the half has not started again since, nor failed."""
@@ -138,6 +173,7 @@ class Half:
         self._in_flight -= 1
         if not self.wants(request):
             return
+        self._sent -= 1
         self._pinned = self.target.pinned(answer.version)
         self._values[request.faces.start] = answer.values
 
@@ -146,6 +182,7 @@ class Half:
         self._in_flight -= 1
         if not self.wants(request):
             return
+        self._sent -= 1
         not_served = isinstance(error, VersionNotFoundError)
         if not_served and error.version is not None and self.target.version is None and self._restarts < _MAX_RESTARTS:
             self._restart()
@@ -158,6 +195,7 @@ class Half:
 
     def _restart(self) -> None:
         self._restarts += 1
+        self.begun = False
         self._start()
 
     def _problem(self, request: Request, answer: Answer) -> str | None:

@@ -92,7 +92,7 @@ class Replicas(Generic[T]):
 
     @property
     def places(self) -> int:
-        """Number of servers that a request can be tried on."""
+        """Number of servers that a request can be tried on, as far as they can be told."""
         return NAMED_SERVERS if self.several and len(self) == 1 else len(self)
 
     @property
@@ -107,8 +107,8 @@ class Replicas(Generic[T]):
         return min(in_turn, key=lambda replica: (replica.down, replica in tried))
 
     def fresh(self, tried: Collection[Replica[T]]) -> bool:
-        """Whether there is a server that is up and not among those ``tried``; a name may stand for one."""
-        return self.places > len(self) or any(not replica.down and replica not in tried for replica in self._replicas)
+        """Whether there is a server that is up and not among those ``tried``."""
+        return any(not replica.down and replica not in tried for replica in self._replicas)
 
     def answered(self, replica: Replica[T], sent_at: float = math.inf) -> None:
         """Takes note of an answer to what was sent at ``sent_at``; if that was before the failure it proves nothing."""

@@ -24,6 +24,9 @@ _CLASSES: dict[str, type[exceptions.MienError]] = {
 }
 
 
+_FULL = "queue to which this task was submitted is full"
+"""What TensorFlow Serving says when a model's batching queue is full."""
+
 _MOST_WORDS = 500
 """Characters of a server's own words that are told."""
 
@@ -50,7 +53,10 @@ def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: flo
         exceptions.UnexpectedResponseError: f"{endpoint} does not answer as TensorFlow Serving does: {words}",
         exceptions.ServerError: f"{endpoint} failed on {target}: {words}",
     }[kind]
-    return kind(sentence, endpoint=endpoint, model=target.model, version=target.version, label=target.label)
+    error = kind(sentence, endpoint=endpoint, model=target.model, version=target.version, label=target.label)
+    full = code == "RESOURCE_EXHAUSTED" or (code == "UNAVAILABLE" and _FULL in text)
+    error._overloaded = full and kind is exceptions.UnavailableError
+    return error
 
 
 def unexpected(what: str, *, endpoint: str, target: Target) -> exceptions.UnexpectedResponseError:

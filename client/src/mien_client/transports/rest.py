@@ -168,7 +168,10 @@ class RestTransport:
             raise self._failure("UNIMPLEMENTED", f"{status} with a body that is not a JSON object", target, deadline)
         told = document.get("error") if isinstance(document, dict) else None
         text = told if isinstance(told, str) else ""
-        raise self._failure(_code(response.status_code, bool(text)), text or status, target, deadline)
+        code = _code(response.status_code, bool(text))
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and not text:
+            code = "RESOURCE_EXHAUSTED"  # What a proxy answers that limits its requests.
+        raise self._failure(code, text or status, target, deadline)
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
