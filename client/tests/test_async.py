@@ -73,7 +73,7 @@ def test_closing_the_client_ends_a_running_call(grpc_address, backend):
 
 
 def test_rest_is_not_for_asyncio():
-    with pytest.raises(ConfigurationError, match="AsyncClient speaks gRPC"):
+    with pytest.raises(ConfigurationError, match="which AsyncClient uses"):
         AsyncClient("http://localhost:8501")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._exceptions import ConfigurationError
+from mien_client.transports.addresses import rest_address
 
 if TYPE_CHECKING:
     from mien_client.security import Security
@@ -145,10 +146,10 @@ def open_transport(address: str, security: Security) -> Transport:
 
     Each one's libraries are imported here: together they take longer than everything else in this package.
     """
-    if _is_rest(address):
+    if (rest := rest_address(address)) is not None:
         from mien_client.transports.rest import RestTransport
 
-        return RestTransport(address, security)
+        return RestTransport(rest, security)
     from mien_client.transports.grpc import GrpcTransport
 
     return GrpcTransport(address, security)
@@ -156,14 +157,10 @@ def open_transport(address: str, security: Security) -> Transport:
 
 def open_async_transport(address: str, security: Security) -> AsyncTransport:
     """Returns the asyncio transport that ``address`` asks for. Nothing is sent yet."""
-    if _is_rest(address):
-        raise ConfigurationError(f"{address!r} is for REST, and AsyncClient speaks gRPC: say 'localhost:8500'")
+    if rest_address(address) is not None:
+        raise ConfigurationError(
+            f"Expected an address for gRPC such as 'localhost:8500', which AsyncClient uses, got {address!r} for REST"
+        )
     from mien_client.transports.grpc_aio import AioTransport
 
     return AioTransport(address, security)
-
-
-def _is_rest(address: str) -> bool:
-    if not isinstance(address, str) or not address or address != address.strip():
-        raise ConfigurationError(f"{address!r} is no address: say 'localhost:8500' or 'http://localhost:8501'")
-    return address.startswith(("http://", "https://"))

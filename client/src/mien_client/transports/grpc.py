@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from mien_client._exceptions import ConfigurationError, MienError
+from mien_client._exceptions import MienError
 from mien_client._forks import leave_alone, renew_in_children
 from mien_client.security import Security, channel_credentials
 from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
@@ -48,18 +48,11 @@ OPTIONS = [
 ]
 
 
-def checked_address(address: str) -> str:
-    """Returns ``address`` if it names a port."""
-    if ":" not in address:
-        raise ConfigurationError(f"{address!r} names no port: TensorFlow Serving's gRPC port is '{address}:8500'")
-    return address
-
-
 class GrpcTransport:
     """One channel in each process, to one server or to all that a name stands for."""
 
     def __init__(self, address: str, security: Security) -> None:
-        self.endpoint = checked_address(address)
+        self.endpoint = address
         security.is_for(address, encrypted=security.tls)
         self._credentials = channel_credentials(security) if security.tls else None
         self._headers = security.headers

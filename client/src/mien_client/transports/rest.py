@@ -11,14 +11,14 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus, cookiejar
 from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import requests
 from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 
-from mien_client._exceptions import ConfigurationError, MienError, NotServedError
+from mien_client._exceptions import MienError, NotServedError
 from mien_client._forks import leave_alone, renew_in_children
 from mien_client._threads import in_thread
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
@@ -51,10 +51,8 @@ class RestTransport:
     """A pool of connections to one server, and a thread for each answer that is waited for."""
 
     def __init__(self, address: str, security: Security) -> None:
-        if not _is_server(address):
-            raise ConfigurationError(f"{address!r} is no server's address: say something like 'http://localhost:8501'")
         security.is_for(address, encrypted=address.startswith("https://"))
-        self.endpoint = address.rstrip("/")
+        self.endpoint = address
         self._headers = {"Content-Type": "application/json", **dict(security.headers)}
         certificate = (security.cert_file, security.key_file) if security.cert_file and security.key_file else None
         # What the environment says of proxies and authorities is read once: each time takes as long as a small answer.
@@ -202,14 +200,6 @@ def to_array(document: dict[str, Any], output: str) -> NDArray[np.float32]:
         raise ValueError(f"has an output {output!r} that is not made of numbers")
     with np.errstate(over="ignore"):  # Too large for float32 becomes infinite, which is refused later.
         return values.astype(np.float32)
-
-
-def _is_server(address: str) -> bool:
-    parts = urlsplit(address)
-    try:
-        return bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment or "@" in parts.netloc)
-    except ValueError:  # The port is no number.
-        return False
 
 
 def _path(target: Target) -> str:
