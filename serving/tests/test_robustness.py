@@ -2,12 +2,14 @@
 
 import contextlib
 import gzip
+import json
 import random
 import resource
 import socket
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 import requests
 
@@ -17,7 +19,12 @@ PORTS = pytest.mark.parametrize("port", ["rest_port", "grpc_port"])
 
 @pytest.fixture(scope="module")
 def attacked(start_server, conformance_models):
-    return start_server("--model_name=tiny", f"--model_base_path={conformance_models / 'tiny'}", "--grpc_max_threads=4")
+    return start_server(
+        "--model_name=tiny",
+        f"--model_base_path={conformance_models / 'tiny'}",
+        "--grpc_max_threads=4",
+        "--enable_grpc_healthcheck_service",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +39,13 @@ def assert_serves(server):
     from mien_client import protos
 
     assert server.call("GetModelStatus", protos.GetModelStatusRequest(model_spec={"name": "tiny"}))
+
+
+@pytest.fixture
+def log_lines(attacked):
+    """What the server logs during a test."""
+    before = len(attacked.log.read_text(encoding="utf-8"))
+    return lambda: attacked.log.read_text(encoding="utf-8")[before:].splitlines()
 
 
 def connect(server, port):
@@ -131,3 +145,90 @@ def test_clients_that_hang_up_while_they_are_served(attacked):
     for _ in range(100):
         with connect(attacked, "rest_port") as impatient:
             impatient.sendall(request.encode())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
+@pytest.mark.parametrize("shape", [[900_000, 48, 48], [2**40], [1] * 60 + [2**30]])
+@pytest.mark.parametrize("data_type", ["DT_FLOAT", "DT_UINT8", "DT_STRING", "DT_HALF", "DT_COMPLEX128"])
+def test_a_tensor_of_gigabytes_of_which_one_value_was_sent_is_refused(attacked, data_type, shape):
+    from mien_client import protos
+
+    request = protos.PredictRequest(model_spec={"name": "tiny"})
+    request.inputs["x"].dtype = protos.DataType.Value(data_type)
+    for size in shape:
+        request.inputs["x"].tensor_shape.dim.add(size=size)
+    before = peak_megabytes(attacked)
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
+        attacked.call("Predict", request)
+    assert peak_megabytes(attacked) - before < 50
+
+
+def peak_megabytes(server):
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_small_message_that_unpacks_to_a_huge_one_is_refused_while_it_is_unpacked(attacked, compression):
+    before = peak_megabytes(attacked)
+    with grpc.insecure_channel(f"127.0.0.1:{attacked.grpc_port}", [("grpc.max_send_message_length", -1)]) as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        with pytest.raises(grpc.RpcError) as error:
+            predict(bytes(512 << 20), compression=compression, timeout=60)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert peak_megabytes(attacked) - before < 300
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+@pytest.mark.parametrize("message", [b"\xff" * 100, b"\x0a\x7f", b"\x0a\x02\xff\xff"])
+def test_noise_to_the_health_service_is_answered_and_not_logged(attacked, log_lines, method, message):
+    kind = attacked.channel.unary_unary if method == "Check" else attacked.channel.unary_stream
+    with pytest.raises(grpc.RpcError) as error:
+        next(iter(kind(f"/grpc.health.v1.Health/{method}")(message, timeout=30)))
+    assert (error.value.code(), error.value.details()) == (
+        grpc.StatusCode.INTERNAL,
+        "The request is not a HealthCheckRequest",
+    )
+    assert log_lines() == []
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        bytes(100),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT :99999999 HTTP/1.1\r\n\r\n",
+        b"GET /v1/models/tiny HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"POST /v1/models/tiny:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+    ],
+)
+def test_what_is_no_request_is_one_line_in_the_log_at_most(attacked, log_lines, request_bytes):
+    with connect(attacked, "rest_port") as connection:
+        connection.sendall(request_bytes)
+        assert connection.recv(1000).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
+    assert len(log_lines()) <= 1
+
+
+def test_callers_that_leave_while_they_are_served_are_not_logged(start_server, publish, tmp_path):
+    publish(tmp_path / "m", 1)
+    server = start_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+    before = server.log.read_text(encoding="utf-8")
+    waits = [tmp_path / f"{number}" for number in range(3)]
+    cancelled = server.wait_for_file("m", waits[0])
+    too_late = server.wait_for_file("m", waits[1], timeout=1)
+    body = json.dumps({"signature_name": "wait_for", "inputs": [str(waits[2])]})
+    with connect(server, "rest_port") as leaving:
+        leaving.sendall(f"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        server.until(lambda: all(wait.with_name(f"{wait.name}.started").exists() for wait in waits))
+    cancelled.cancel()
+    with pytest.raises(grpc.RpcError):
+        too_late.result()
+    for wait in waits:
+        wait.touch()
+    server.predict("m")
+    server.stop()
+    assert server.log.read_text(encoding="utf-8") == before

@@ -11,13 +11,12 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
-from grpc_health.v1.health_pb2 import HealthCheckResponse  # type: ignore[import-untyped]
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]
 from mien_client import protos
 
 from mien_serving._listening import grpc_target, port_error, socket_error
 from mien_serving._metrics import Metrics, measured
-from mien_serving._options import GrpcOptions
+from mien_serving._options import MAX_REQUEST, GrpcOptions
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import Services
 from mien_serving._status import Code, StatusError
@@ -25,7 +24,9 @@ from mien_serving._tls import server_credentials
 from mien_serving._unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving._workers import Workers
 
-_MAX_MESSAGE: Final = 2**31 - 1
+_MAX_RESPONSE: Final = 2**31 - 1
+_HANDSHAKE_MS: Final = 20_000
+"""How long a connection may take to begin to speak gRPC."""
 
 _REFUSAL: Final = (
     "Server Threadpool Exhausted: {} requests are being answered, and more are refused; raise --grpc_max_threads"
@@ -59,8 +60,10 @@ class GrpcFront:
         self._server = grpc.aio.server(
             options=list(
                 {
-                    "grpc.max_receive_message_length": _MAX_MESSAGE,
-                    "grpc.max_send_message_length": _MAX_MESSAGE,
+                    # gRPC keeps to it while it unpacks a compressed message, too.
+                    "grpc.max_receive_message_length": MAX_REQUEST,
+                    "grpc.max_send_message_length": _MAX_RESPONSE,
+                    "grpc.server_handshake_timeout_ms": _HANDSHAKE_MS,
                     # A second server on a port is a mistake, not a way to share it.
                     "grpc.so_reuseport": 0,
                     **options.channel_arguments,
@@ -69,7 +72,7 @@ class GrpcFront:
         )
         self._health = health.HealthServicer() if options.enable_health_service else None
         if self._health:
-            add_HealthServicer_to_server(self._health, self._server)
+            self._server.add_generic_rpc_handlers([_health_handler(self._health)])
         methods: dict[str, dict[str, Callable[[Any, float], Any]]] = {
             _PREDICTION_SERVICE: {
                 "Predict": services.predict,
@@ -185,3 +188,28 @@ class GrpcFront:
         else:
             model = request.tasks[0].model_spec.name if request.tasks else ""
         return measured(self._metrics, model, name, "GRPC")
+
+
+def _health_handler(servicer: health.HealthServicer) -> grpc.GenericRpcHandler:
+    """The standard health service; gRPC itself would log a traceback for each message that is not a request."""
+
+    async def parsed(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return HealthCheckRequest.FromString(body)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INTERNAL, "The request is not a HealthCheckRequest")
+
+    async def check(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await servicer.Check(await parsed(body, context), context)
+
+    async def watch(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await servicer.Watch(await parsed(body, context), context)
+
+    written = HealthCheckResponse.SerializeToString
+    return grpc.method_handlers_generic_handler(
+        "grpc.health.v1.Health",
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=written),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, response_serializer=written),
+        },
+    )

@@ -23,6 +23,9 @@ DEFAULT_GRPC_THREADS: Final = 160
 DEFAULT_REST_THREADS: Final = 64
 """Threads of REST, where requests wait for a free one. TensorFlow Serving has four threads a processor for each."""
 
+MAX_REQUEST: Final = 100 << 20
+"""Bytes of a request at most, over gRPC and REST, unpacked if it came compressed."""
+
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
 """Where Prometheus finds the metrics unless the monitoring configuration names another path."""
 

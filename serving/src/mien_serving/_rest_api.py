@@ -24,6 +24,7 @@ from mien_serving._json_request import predict_inputs
 from mien_serving._json_response import error_body, predict_body
 from mien_serving._json_value import parse_object, signature_name
 from mien_serving._metrics import Metrics, measured
+from mien_serving._options import MAX_REQUEST
 from mien_serving._prediction import DEFAULT_SIGNATURE, predict
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._services import SIGNATURE_DEF, Services
@@ -43,8 +44,6 @@ _MODEL: Final = re.compile(
 )
 _MAX_VERSION: Final = 2**63 - 1
 _MAX_VERSION_DIGITS: Final = len(str(_MAX_VERSION))  # Python refuses to read thousands of digits.
-_MAX_DECOMPRESSED: Final = 100 << 20
-"""TensorFlow Serving's limit for compressed bodies."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
         return body
     decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        plain = decompressor.decompress(body, _MAX_DECOMPRESSED)
+        plain = decompressor.decompress(body, MAX_REQUEST)
     except zlib.error:
         return b""
     return plain if decompressor.eof else b""

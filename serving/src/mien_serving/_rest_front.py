@@ -14,18 +14,14 @@ from mien_serving._http_server import HttpProtocol, HttpServer
 from mien_serving._json_response import error_body
 from mien_serving._listening import listen
 from mien_serving._metrics import Metrics
-from mien_serving._options import RestOptions
+from mien_serving._options import MAX_REQUEST, RestOptions
 from mien_serving._rest_api import HttpAnswer, HttpRequest, RestApi, decompressed, error_answer
 from mien_serving._servable import NO_DEADLINE
 from mien_serving._status import StatusError
 from mien_serving._workers import Workers
 
-_KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 2048
-MAX_BODY: Final = 2**31 - 1
-"""Bytes of a request's body at most, as gRPC has it."""
-
-_TOO_LARGE: Final = HttpAnswer(413, error_body(f"The request's body is larger than {MAX_BODY} bytes"))
+_TOO_LARGE: Final = HttpAnswer(413, error_body(f"The request's body is larger than {MAX_REQUEST} bytes"))
 _CORS_HEADERS: Final = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"POST, GET"),
@@ -62,7 +58,6 @@ class RestFront:
                 log_config=None,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
                 ws="none",
             )
         )
@@ -101,7 +96,9 @@ class RestFront:
         body = b"" if _too_large(headers) else await _received(receive)
         if body is None:
             return
-        answer = _TOO_LARGE if _too_large(headers) or len(body) > MAX_BODY else await self._answer(scope, headers, body)
+        answer = (
+            _TOO_LARGE if _too_large(headers) or len(body) > MAX_REQUEST else await self._answer(scope, headers, body)
+        )
         response_headers = [
             (b"content-type", answer.content_type.encode()),
             (b"content-length", b"%d" % len(answer.body)),
@@ -135,7 +132,7 @@ class RestFront:
 async def _received(receive: Receive) -> bytes | None:
     """The body of a request, no more of it than just too much; None if the client hung up."""
     chunks, size, more = [], 0, True
-    while more and size <= MAX_BODY:
+    while more and size <= MAX_REQUEST:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
@@ -146,4 +143,4 @@ async def _received(receive: Receive) -> bytes | None:
 
 
 def _too_large(headers: Mapping[str, str]) -> bool:
-    return int(headers.get("content-length", "0")) > MAX_BODY
+    return int(headers.get("content-length", "0")) > MAX_REQUEST
