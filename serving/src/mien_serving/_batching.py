@@ -18,7 +18,7 @@ import numpy as np
 
 from mien_serving._batching_parameters import BatchingOptions
 from mien_serving._metrics import Metrics
-from mien_serving._status import Code, StatusError, invalid_argument
+from mien_serving._status import Code, StatusError, invalid_argument, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,11 @@ Run = Callable[[Feeds, Sequence[str], float], list[np.ndarray]]
 """Runs a graph: feeds, fetches and deadline to one array for each fetch."""
 
 
-Promise = Future[list[np.ndarray]] | asyncio.Future[list[np.ndarray]]
-"""Where a thread, or an event loop, waits for the outputs of a request."""
-
 Outcome = list[np.ndarray] | StatusError
+"""The outputs of a request, or its error, which is a value here: see `mien_serving._workers`."""
+
+Promise = Future[Outcome] | asyncio.Future[Outcome]
+"""Where a thread, or an event loop, waits for the outcome of a request."""
 
 _MAX_PADDING: Final = 64 << 20
 """By how many bytes a batch may be larger than its requests, since one row of many megabytes lengthens all others."""
@@ -174,7 +175,7 @@ class BatchScheduler:
             StatusError: The request cannot be batched, there is no room for it, its time was over before its batch
                 ran, or what `run` raised.
         """
-        parts: list[Future[list[np.ndarray]]] = self._submit(owner, run, feeds, fetches, deadline, options, Future)
+        parts: list[Future[Outcome]] = self._submit(owner, run, feeds, fetches, deadline, options, Future)
         return _joined([part.result() for part in parts])
 
     async def run_async(
@@ -183,7 +184,7 @@ class BatchScheduler:
         """As `run`, but no thread waits: with many small requests, waking one for each costs more than its answer."""
         promise = asyncio.get_running_loop().create_future
         parts = self._submit(owner, run, feeds, fetches, deadline, options, promise)
-        return await parts[0] if len(parts) == 1 else _joined(await asyncio.gather(*parts))
+        return _joined([await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts))
 
     def _submit(
         self,
@@ -224,7 +225,13 @@ class BatchScheduler:
             thread.join()
 
     def _work(self) -> None:
-        while taken := self._next():
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """Runs a batch, of which nothing is kept while this thread waits for another; False if there will be none."""
+        taken = self._next()
+        if taken is not None:
             queue, batch = taken
             now = time.monotonic()
             wanted = [task for task in batch.tasks if _is_wanted(task.outputs)]
@@ -238,6 +245,7 @@ class BatchScheduler:
                     waited_s = [now - task.queued for task in waiting]
                     self._metrics.batch_run(queue.options.thread_pool_name, waited_s, padded, padded - size)
                 _settle(_run_together(queue, waiting))
+        return taken is not None
 
     def _next(self) -> tuple[_Queue, _Batch] | None:
         """Waits for the next batch that is due; None if there will be no more."""
@@ -260,7 +268,8 @@ class BatchScheduler:
         return None
 
 
-def _joined(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+def _joined(outcomes: Sequence[Outcome]) -> list[np.ndarray]:
+    parts = [value_of(outcome) for outcome in outcomes]
     return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -274,7 +283,7 @@ def _settle(outcomes: Iterable[tuple[Promise, Outcome]]) -> None:
     by_loop = defaultdict(list)
     for promise, outcome in outcomes:
         if isinstance(promise, Future):
-            _fulfil(promise, outcome)
+            promise.set_result(outcome)
         else:
             by_loop[promise.get_loop()].append((promise, outcome))
     for loop, its_outcomes in by_loop.items():
@@ -282,17 +291,10 @@ def _settle(outcomes: Iterable[tuple[Promise, Outcome]]) -> None:
             loop.call_soon_threadsafe(_fulfil_all, its_outcomes)
 
 
-def _fulfil_all(outcomes: Iterable[tuple[asyncio.Future[list[np.ndarray]], Outcome]]) -> None:
+def _fulfil_all(outcomes: Iterable[tuple[asyncio.Future[Outcome], Outcome]]) -> None:
     for promise, outcome in outcomes:
         if not promise.done():
-            _fulfil(promise, outcome)
-
-
-def _fulfil(promise: Promise, outcome: Outcome) -> None:
-    if isinstance(outcome, StatusError):
-        promise.set_exception(outcome)
-    else:
-        promise.set_result(outcome)
+            promise.set_result(outcome)
 
 
 def _run_together(queue: _Queue, tasks: Sequence[_Task[Any]]) -> Iterable[tuple[Promise, Outcome]]:
@@ -304,8 +306,8 @@ def _run_together(queue: _Queue, tasks: Sequence[_Task[Any]]) -> Iterable[tuple[
             return [outcome for task in tasks for outcome in _run_together(queue, [task])]
         if not isinstance(error, StatusError):
             logger.exception("A batch failed in a way that it should not")
-            error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        return [(tasks[0].outputs, error)]
+            return [(tasks[0].outputs, StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}"))]
+        return [(tasks[0].outputs, error.without_traceback())]
 
 
 def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]:

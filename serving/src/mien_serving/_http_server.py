@@ -34,9 +34,8 @@ class HttpServer(uvicorn.Server):
 class HttpProtocol(HttpToolsProtocol):
     """One connection, which is closed when its request or its answer makes no progress.
 
-    The head of a request must not be too large, since the parser keeps all of it, and must be complete in time. The body
-    and the answer must progress, each connection with neither is closed, and a client that leaves, or that does not
-    speak HTTP, is not worth a traceback.
+    The head of a request must not be too large, since the parser keeps all of it, and must be complete in time. The
+    body and the answer must make progress, and a connection without either is closed.
     """
 
     _in_head = True

@@ -23,7 +23,7 @@ from mien_serving._metrics import Metrics
 from mien_serving._options import ServerOptions
 from mien_serving._rest_api import RestApi
 from mien_serving._rest_front import RestFront
-from mien_serving._servable import BatchingServable, Servable
+from mien_serving._servable import BatchingServable, Servable, give_memory_back
 from mien_serving._server_core import ServerCore
 from mien_serving._services import Services
 from mien_serving._status import StatusError
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 _GRACE_S: Final = 30.0
 """How long requests in flight may take when the server is told to end."""
+
+_GIVE_MEMORY_BACK_S: Final = 30.0
+"""Pause between two times that memory which requests have left free is given back to the system."""
 
 
 class ModelServer:
@@ -86,6 +89,7 @@ class ModelServer:
         await grpc_front.start()
         await rest_front.start()
         self._poll_config_file()
+        threading.Thread(target=self._give_memory_back_periodically, name="memory", daemon=True).start()
         ended, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(ended.set))
@@ -128,6 +132,10 @@ class ModelServer:
                 self._core.reload_config(read_config(file))
             except StatusError as error:
                 logger.error("The model configuration stays as it was: %s", error)
+
+    def _give_memory_back_periodically(self) -> None:
+        while not self._stopped.wait(_GIVE_MEMORY_BACK_S):
+            give_memory_back()
 
 
 def _let_batches_go_first() -> None:

@@ -161,7 +161,7 @@ class Servable:
         """Frees the session; nothing may run any more."""
         self._session.close()
         del self._session, self._tensors
-        _give_memory_back()
+        give_memory_back()
 
     def _tensor(self, name: str) -> Any:
         if name not in self._tensors:
@@ -169,8 +169,8 @@ class Servable:
         return self._tensors[name]
 
 
-def _give_memory_back() -> None:
-    """Returns what is free to the system, which glibc else keeps in parts that the next version does not fit into."""
+def give_memory_back() -> None:
+    """Returns what is free to the system: glibc else keeps it, in parts that the next version does not fit into."""
     with suppress(AttributeError, OSError, TypeError):  # Other C libraries have no such function.
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 
 class Code(enum.IntEnum):
@@ -65,7 +67,22 @@ class StatusError(Exception):
         self.code = code
         self.message = message
 
+    def without_traceback(self) -> StatusError:
+        """The same error, which does not keep the frames that it came through, nor what it came from."""
+        return StatusError(self.code, self.message)
+
 
 def invalid_argument(message: str) -> StatusError:
     """The error for a request that can never succeed as it is."""
     return StatusError(Code.INVALID_ARGUMENT, message)
+
+
+def value_of(outcome: T | StatusError) -> T:
+    """Returns a value, or raises the error that is there in its place.
+
+    Raises:
+        StatusError: The error; not the object itself, which whoever holds it would keep with the frames of all callers.
+    """
+    if isinstance(outcome, StatusError):
+        raise outcome.without_traceback()
+    return outcome

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from mien_serving._status import Code, StatusError
+from mien_serving._status import Code, StatusError, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +37,15 @@ class Workers:
             StatusError: What the function raised; RESOURCE_EXHAUSTED if the request was refused; INTERNAL, with the
                 traceback in the log, if the function failed in any other way.
         """
-        future: Future[T]
+        future: Future[T | StatusError]
         if self._refusal is None:
-            future = self._executor.submit(function)
+            future = self._executor.submit(_outcome, function)
         else:
             self._take_place()
-            future = self._executor.submit(function)
+            future = self._executor.submit(_outcome, function)
             # Not when the caller gives up, but when the thread is free again.
             future.add_done_callback(lambda _: self._free.release())
-        try:
-            return await asyncio.wrap_future(future)
-        except StatusError:
-            raise
-        except Exception as error:
-            raise _unforeseen(error) from error
+        return value_of(await asyncio.wrap_future(future))
 
     async def wait_for(self, answer: Callable[[], Awaitable[T]]) -> T:
         """Waits for what is computed elsewhere; it counts as a thread that is busy.
@@ -75,6 +70,20 @@ class Workers:
     def stop(self) -> None:
         """Ends the threads; requests that run finish, those that wait do not begin."""
         self._executor.shutdown(cancel_futures=True)
+
+
+def _outcome(function: Callable[[], T]) -> T | StatusError:
+    """What a function returns, or the error that it raises.
+
+    A future keeps the error that it raises, and thereby the frames that wait for it with the tensors in them: a cycle
+    that only the garbage collector ends. So an error is a value until nobody waits, and leaves its traceback behind.
+    """
+    try:
+        return function()
+    except StatusError as error:
+        return error.without_traceback()
+    except Exception as error:
+        return _unforeseen(error)
 
 
 def _unforeseen(error: Exception) -> StatusError:

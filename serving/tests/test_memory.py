@@ -1,0 +1,138 @@
+"""What requests leave behind: nothing, without the help of the garbage collector."""
+
+import asyncio
+import gc
+import logging
+import time
+import weakref
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from mien_client import protos
+from mien_serving._batching import BatchScheduler
+from mien_serving._batching_parameters import BatchingOptions
+from mien_serving._status import StatusError, invalid_argument
+from mien_serving._workers import Workers
+
+FOREVER = float("inf")
+
+
+class Tensor:
+    """Stands for what a request has in memory."""
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Weak references to all tensors; the collector does not run."""
+    references = []
+    monkeypatch.setattr(Tensor, "__init__", lambda self: references.append(weakref.ref(self)))
+    logging.disable()  # What pytest records of a log keeps the tracebacks.
+    gc.collect()
+    gc.disable()
+    yield references
+    gc.enable()
+    logging.disable(logging.NOTSET)
+
+
+def refused():
+    tensor = Tensor()
+    raise invalid_argument("no")
+    return tensor
+
+
+def refused_because_of_another_error():
+    tensor = Tensor()
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        raise invalid_argument("no") from error
+    return tensor
+
+
+def failed():
+    tensor = Tensor()
+    raise ValueError("no")
+    return tensor
+
+
+def alive(references):
+    assert references
+    return [reference for reference in references if reference() is not None]
+
+
+@pytest.mark.parametrize("function", [refused, refused_because_of_another_error, failed])
+@pytest.mark.parametrize("refusal", [None, "busy"])
+def test_a_refused_request_leaves_nothing(made, function, refusal):
+    async def ask():
+        workers = Workers("test", 1, refusal)
+        tensor = Tensor()
+        with pytest.raises(StatusError):
+            await workers.run(function)
+        workers.stop()
+        return tensor
+
+    asyncio.run(ask())
+    assert not alive(made)
+
+
+@pytest.mark.parametrize("examples", [1, 3, 4, 1000])
+@pytest.mark.parametrize("function", [refused, failed])
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_request_whose_batch_is_refused_leaves_nothing(made, examples, function, in_thread):
+    scheduler = BatchScheduler(1)
+    options = BatchingOptions(max_batch_size=2, max_enqueued_batches=3)
+
+    async def ask():
+        tensor = Tensor()
+        feeds = {"x": np.zeros(examples)}
+        arguments = ("model", lambda *_: function(), feeds, ["y"], FOREVER, options)
+        try:
+            if in_thread:
+                scheduler.run(*arguments)
+            else:
+                await scheduler.run_async(*arguments)
+        except StatusError:
+            return tensor
+
+    async def ask_twice():
+        await ask()
+        await ask()
+
+    asyncio.run(ask_twice())
+    scheduler.stop()
+    assert not alive(made)
+
+
+def test_an_answered_batch_is_not_kept_until_the_next(made):
+    scheduler = BatchScheduler(1)
+    feeds = [np.zeros(10)]
+    reference = weakref.ref(feeds[0])
+    scheduler.run("model", lambda feeds, *_: [feeds["x"] + 1], {"x": feeds[0]}, ["y"], FOREVER, BatchingOptions())
+    feeds.clear()
+    give_up = time.monotonic() + 30
+    while reference() is not None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    scheduler.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident memory from /proc")
+def test_the_memory_of_a_burst_is_given_back_within_a_minute(start_server, conformance_models):
+    server = start_server("--model_name=tiny", f"--model_base_path={conformance_models / 'tiny'}", "--enable_batching")
+
+    def megabytes():
+        status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    before = megabytes()
+    request = protos.PredictRequest(model_spec={"name": "tiny"})
+    request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
+    request.inputs["x"].float_val.extend([1.0] * 2_000_000)
+    for size in (1_000_000, 2):
+        request.inputs["x"].tensor_shape.dim.add(size=size)
+    for call in [server.future("Predict", request) for _ in range(32)]:
+        with pytest.raises(grpc.RpcError, match="The batch scheduling queue to which this task was submitted is full"):
+            call.result()
+    server.until(lambda: megabytes() - before < 100, timeout_s=60)
