@@ -27,6 +27,9 @@ class Api:
         assert self.gate.wait(60)
         return HttpAnswer(200, b"x" * self.size)
 
+    def close(self):
+        pass
+
 
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch):

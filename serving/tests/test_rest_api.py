@@ -1,10 +1,12 @@
 """The REST API without HTTP: deadlines, and failures that no request should cause."""
 
 import json
+import re
 import time
 
 import pytest
 from mien_client.protos import ModelServerConfig
+from mien_serving._json_body import LARGE as LARGE_BODY
 from mien_serving._options import CoreOptions, SessionOptions
 from mien_serving._rest_api import HttpRequest, RestApi
 from mien_serving._servable import Servable
@@ -20,7 +22,9 @@ def api(saved_model, publish, tmp_path_factory):
     config.model_config_list.config.add(name="m", base_path=str(base_path), model_platform="tensorflow")
     core = ServerCore(lambda _, path: Servable(path, SessionOptions()), CoreOptions())
     core.start(config)
-    yield RestApi(Services(core))
+    api = RestApi(Services(core))
+    yield api
+    api.close()
     core.stop()
 
 
@@ -59,3 +63,56 @@ def test_a_number_of_5000_digits_is_a_bad_request(api, verb, key):
     body = b'{"%s": [%s]}' % (key.encode(), b"7" * 5000)
     answer = api.answer(HttpRequest("POST", f"/v1/models/m:{verb}", body))
     assert (answer.status, json.loads(answer.body)["error"][:24]) == (400, "JSON Parse error: Number")
+
+
+LARGE = b" " * LARGE_BODY
+
+
+def test_a_large_body_is_answered_as_a_small_one(api):
+    bodies = [
+        b'{"instances": [1, 2]}',
+        b'{"inputs": [1, 2]}',
+        b'{"inputs": ["a"]}',
+        b'{"signature_name": "none", "instances": [1]}',
+        b'{"signature_name": 1}',
+        b'{"instances": [1, 2',
+        b'{"instances": ' + b"[" * 100_000,
+        b'{"instances": [%s]}' % (b"7" * 5000),
+        b'{"examples": [{"a": 1}]}',
+        b"[]",
+        b"",
+    ]
+    for path in ("m:predict", "m:classify", "m:regress", "none:predict"):
+        for body in bodies:
+            small, large = (
+                api.answer(HttpRequest("POST", f"/v1/models/{path}", before + body)) for before in (b" " * 7, LARGE)
+            )
+            answers = [re.sub(r"at offset: \d+", "", one.body.decode()) for one in (small, large)]
+            if body:
+                assert (answers[1], large.status) == (answers[0], small.status)
+
+
+def test_large_bodies_are_read_in_another_process(api, monkeypatch):
+    def read(*_):
+        raise AssertionError("read in this process")
+
+    api.answer(HttpRequest("POST", "/v1/models/m:predict", LARGE))
+    monkeypatch.setattr("rapidjson.loads", read)
+    for verb in ("predict", "classify", "regress"):
+        assert api.answer(HttpRequest("POST", f"/v1/models/m:{verb}", LARGE + b"[")).status == 400
+    with pytest.raises(AssertionError, match="read in this process"):
+        api.answer(HttpRequest("POST", "/v1/models/m:predict", b"["))
+
+
+def test_the_process_that_reads_large_bodies_is_replaced_when_it_dies(api):
+    request = HttpRequest("POST", "/v1/models/m:predict", LARGE + b'{"instances": [1, 2]}')
+    assert api.answer(request).status == 200
+    api._bodies._process.kill()
+    assert api.answer(request).status == 429
+    assert api.answer(request).status == 200
+
+
+def test_a_large_body_waits_for_others_no_longer_than_its_deadline(api):
+    with api._bodies._lock:
+        answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", LARGE, deadline=time.monotonic() + 0.1))
+    assert answer.status == 504

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
@@ -14,15 +15,15 @@ from mien_client.protos import (
     ClassificationRequest,
     GetModelMetadataRequest,
     GetModelStatusRequest,
+    Input,
     ModelSpec,
     RegressionRequest,
     SignatureDefMap,
 )
 
-from mien_serving._json_examples import classification_body, read_examples, regression_body
-from mien_serving._json_request import predict_inputs
+from mien_serving._json_body import BodyReader, read_inference, read_predict
+from mien_serving._json_examples import classification_body, regression_body
 from mien_serving._json_response import error_body, predict_body
-from mien_serving._json_value import parse_object, signature_name
 from mien_serving._metrics import Metrics, measured
 from mien_serving._options import MAX_REQUEST
 from mien_serving._prediction import DEFAULT_SIGNATURE, predict
@@ -83,6 +84,11 @@ class RestApi:
     def __init__(self, services: Services, metrics: Metrics | None = None) -> None:
         self._services = services
         self._metrics = metrics
+        self._bodies = BodyReader()
+
+    def close(self) -> None:
+        """Ends the process that reads large requests, if there is one."""
+        self._bodies.close()
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """Answers one request; every error becomes an answer."""
@@ -115,30 +121,33 @@ class RestApi:
         return ModelSpec(), _malformed, ""
 
     def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
-        body = request.body
-        document = parse_object(body)
-        name = signature_name(document)
-        with self._services.core.handle(spec) as (_, servable):
+        with ExitStack() as stack:
+            # What is wrong with the body is told first; but what its values must be, the model says.
+            try:
+                _, servable = stack.enter_context(self._services.core.handle(spec))
+            except StatusError as error:
+                self._bodies.read(read_predict, request.body, {}, request.deadline)
+                raise error.without_traceback() from None
+            name, inputs, row_format = self._bodies.read(
+                read_predict, request.body, servable.input_types, request.deadline
+            )
             signature = servable.signatures.get(name or DEFAULT_SIGNATURE)
             if signature is None:
                 raise invalid_argument(
                     f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
                 )
-            if not signature.inputs:
+            if inputs is None:
                 raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
-            inputs, row_format = predict_inputs(document, signature.inputs, b"true" in body or b"false" in body)
             return predict_body(predict(servable, name, inputs, deadline=request.deadline), row_format)
 
     def _classify(self, spec: ModelSpec, request: HttpRequest) -> bytes:
-        document = parse_object(request.body)
-        spec.signature_name = signature_name(document)
-        message = ClassificationRequest(model_spec=spec, input=read_examples(document))
+        spec.signature_name, examples = self._bodies.read(read_inference, request.body, {}, request.deadline)
+        message = ClassificationRequest(model_spec=spec, input=Input.FromString(examples))
         return classification_body(self._services.classify(message, request.deadline).result)
 
     def _regress(self, spec: ModelSpec, request: HttpRequest) -> bytes:
-        document = parse_object(request.body)
-        spec.signature_name = signature_name(document)
-        message = RegressionRequest(model_spec=spec, input=read_examples(document))
+        spec.signature_name, examples = self._bodies.read(read_inference, request.body, {}, request.deadline)
+        message = RegressionRequest(model_spec=spec, input=Input.FromString(examples))
         return regression_body(self._services.regress(message, request.deadline).result)
 
     def _status(self, spec: ModelSpec, _: HttpRequest) -> bytes:

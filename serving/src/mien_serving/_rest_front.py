@@ -90,6 +90,7 @@ class RestFront:
         if self._serving:
             await self._serving
         self._workers.stop()
+        self._api.close()
 
     async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

@@ -67,6 +67,7 @@ class Servable:
     Attributes:
         signatures: What the model can be asked, by signature name.
         signature_tensors: The tensors of each of them.
+        input_types: The data type of each input of each of them.
     """
 
     def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None, name: str = "") -> None:
@@ -82,6 +83,10 @@ class Servable:
                 {output_name: signature.outputs[output_name].name for output_name in sorted(signature.outputs)},
                 dict(signature.defaults),
             )
+            for name, signature in self.signatures.items()
+        }
+        self.input_types: Mapping[str, Mapping[str, int]] = {
+            name: {input_name: info.dtype for input_name, info in signature.inputs.items()}
             for name, signature in self.signatures.items()
         }
         self._check_method_names = options.check_method_names

@@ -67,6 +67,10 @@ class StatusError(Exception):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[type[StatusError], tuple[Code, str]]:
+        """How it goes to another process."""
+        return StatusError, (self.code, self.message)
+
     def without_traceback(self) -> StatusError:
         """The same error, which does not keep the frames that it came through, nor what it came from."""
         return StatusError(self.code, self.message)
