@@ -93,7 +93,7 @@ def test_a_large_body_is_answered_as_a_small_one(api):
 
 
 def test_large_bodies_are_read_in_another_process(api, monkeypatch):
-    def read(*_):
+    def read(*_, **__):
         raise AssertionError("read in this process")
 
     api.answer(HttpRequest("POST", "/v1/models/m:predict", LARGE))

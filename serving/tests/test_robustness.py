@@ -181,7 +181,7 @@ def test_a_small_message_that_unpacks_to_a_huge_one_is_refused_while_it_is_unpac
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
-@pytest.mark.parametrize("message", [b"\xff" * 100, b"\x0a\x7f", b"\x0a\x02\xff\xff"])
+@pytest.mark.parametrize("message", [b"\xff" * 100, b"\x0a\x7f", b"\x0a\x02\xff\xff"], ids=["noise", "cut", "not text"])
 def test_noise_to_the_health_service_is_answered_and_not_logged(attacked, log_lines, method, message):
     kind = attacked.channel.unary_unary if method == "Check" else attacked.channel.unary_stream
     with pytest.raises(grpc.RpcError) as error:
@@ -205,6 +205,7 @@ def test_noise_to_the_health_service_is_answered_and_not_logged(attacked, log_li
         b"POST /v1/models/tiny:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
     ],
+    ids=["zeros", "version", "address", "port", "length", "upgrade", "chunk", "TLS"],
 )
 def test_what_is_no_request_is_one_line_in_the_log_at_most(attacked, log_lines, request_bytes):
     with connect(attacked, "rest_port") as connection:
@@ -230,5 +231,4 @@ def test_callers_that_leave_while_they_are_served_are_not_logged(start_server, p
     for wait in waits:
         wait.touch()
     server.predict("m")
-    server.stop()
     assert server.log.read_text(encoding="utf-8") == before

@@ -72,6 +72,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._in_head, self._head_size = True, 0
+        self._await_progress(self._received)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
