@@ -1,11 +1,18 @@
 """Addresses are checked when a client is made, and what answers there in another language is recognised."""
 
 import contextlib
+import shutil
+import ssl
+import subprocess
+import threading
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mien_client import AsyncClient, Client, ConfigurationError
+from mien_client import AsyncClient, Client, ConfigurationError, UnavailableError, UnexpectedResponseError
 
 
 @pytest.mark.parametrize(
@@ -91,3 +98,92 @@ def test_an_async_client_refuses_rest():
 def test_any_text_is_an_address_or_a_configuration_error(text, scheme):
     with contextlib.suppress(ConfigurationError):
         Client(scheme + text).close()
+
+
+def error_at(address, images, **options):
+    with Client(address, timeout=10, max_attempts=1, **options) as client:
+        with pytest.raises((UnavailableError, UnexpectedResponseError)) as caught:
+            client.analyze(images)
+        return caught.value
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in ("grpc_proxy", "http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_each_transport_recognises_the_port_of_the_other(grpc_address, rest_address, backend):
+    error = error_at(rest_address.removeprefix("http://"), backend.faces(1))
+    assert type(error) is UnexpectedResponseError
+    assert "does not speak gRPC without TLS. For a REST port, write 'http://' before the address" in str(error)
+    error = error_at(f"http://{grpc_address}", backend.faces(1))
+    assert type(error) is UnexpectedResponseError
+    assert "it speaks gRPC, not REST. Leave 'http://' out of the address" in str(error)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """The ports of a gRPC server and a web server with a certificate for another host, and files of authorities."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for name, host in (("known", "mien.example"), ("stranger", "localhost")):
+        names = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}"]
+        files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
+        subprocess.run(["openssl", "req", "-x509", *key, *files, *names], check=True, capture_output=True)
+    pair = ((folder / "known.key").read_bytes(), (folder / "known.pem").read_bytes())
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    grpc_port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    server.start()
+    web = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    web.handle_error = lambda *request: None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "known.pem", folder / "known.key")
+    web.socket = context.wrap_socket(web.socket, server_side=True)
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield {"": f"127.0.0.1:{grpc_port}", "https://": f"127.0.0.1:{web.server_port}", "folder": folder}
+    server.stop(None).wait()
+    web.shutdown()
+    web.server_close()
+    thread.join()
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("scheme", ["", "https://"])
+def test_a_tls_mismatch_is_explained(scheme, tls, grpc_address, rest_address, backend):
+    images = backend.faces(1)
+    error = error_at(scheme.replace("s", "") + tls[scheme], images)
+    assert "If this is a TLS port" in str(error)
+    plain = {"": grpc_address, "https://": rest_address.removeprefix("http://")}[scheme]
+    assert "the client uses TLS, but the server does not on this port" in str(
+        error_at(scheme + plain, images, tls=True)
+    )
+    error = error_at(scheme + tls[scheme], images, ca_file=tls["folder"] / "stranger.pem")
+    assert "not from an authority that this client knows. Give that authority as ca_file" in str(error)
+    error = error_at(scheme + tls[scheme], images, ca_file=tls["folder"] / "known.pem")
+    assert "the server's certificate is for another host name" in str(error)
+    assert type(error) is UnavailableError
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("mien.example:8500", "grpc_proxy"),
+        ("http://mien.example:8501", "http_proxy"),
+        ("https://mien.example", "https_proxy"),
+    ],
+)
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_proxy_that_fails_is_named(address, name, listens, rest_address, backend, monkeypatch):
+    """The stand-in is no proxy, and on port 9 nobody listens."""
+    proxy = rest_address.removeprefix("http://") if listens else "127.0.0.1:9"
+    monkeypatch.setenv(name, f"http://somebody:secret@{proxy}")
+    error = error_at(address, backend.faces(1))
+    assert f"the proxy http://{proxy}" in str(error)
+    assert "secret" not in str(error)

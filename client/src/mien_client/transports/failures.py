@@ -6,6 +6,9 @@ come to the same exception by construction.
 
 from __future__ import annotations
 
+import os
+import re
+
 from mien_client import _exceptions as exceptions
 from mien_client.transports import Target
 
@@ -41,8 +44,13 @@ def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: flo
         target: What was asked.
         timeout: How long, in seconds, the answer was waited for.
     """
+    if code == "UNAVAILABLE" and re.search(_NOT_GRPC, text):
+        code = "UNIMPLEMENTED"
     kind = _classify(code, text, target)
     words = text.strip().partition("\n")[0][:_MOST_WORDS] or code
+    words = "".join(character if character.isprintable() else "?" for character in words)
+    if explanation := _explanation(text, endpoint) if code in ("UNAVAILABLE", "UNIMPLEMENTED") else "":
+        words = f"{explanation} ({words})"
     sentence = {
         exceptions.UnavailableError: f"{endpoint} is not available: {words}",
         exceptions.DeadlineExceededError: f"{endpoint} gave no answer for {target} within {timeout:g} s",
@@ -68,6 +76,57 @@ def unexpected(what: str, *, endpoint: str, target: Target) -> exceptions.Unexpe
         version=target.version,
         label=target.label,
     )
+
+
+_NOT_GRPC = r"Expected SETTINGS frame|http1\.x server"
+_EXPLANATIONS = [
+    (
+        _NOT_GRPC,
+        "it does not speak gRPC without TLS. For a REST port, write 'http://' before the address; for a TLS port, "
+        "set tls=True",
+    ),
+    (
+        r"WRONG_VERSION_NUMBER",
+        "the client uses TLS, but the server does not on this port. Use its TLS port, or leave tls=True and 'https://' "
+        "out",
+    ),
+    (
+        r"(?i)hostname mismatch|IP address mismatch|Hostname Verification Check failed",
+        "the server's certificate is for another host name. Use the name that the certificate has",
+    ),
+    (r"(?i)certificate has expired", "the server's certificate has expired. Renew it"),
+    (
+        r"(?i)CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate is not from an authority that this client knows. Give that authority as ca_file",
+    ),
+    (
+        r"missing selected ALPN",
+        "it uses TLS but does not speak gRPC. For a REST port, write 'https://' before the address",
+    ),
+    (
+        r"failing; last error: .*(Socket closed|reset by peer)",
+        "it closes connections as soon as they are open. If this is a TLS port, set tls=True",
+    ),
+]
+"""What a network library's words mean for whoever wrote the address and the options."""
+
+
+def _explanation(text: str, endpoint: str) -> str:
+    names = [name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)]
+    if names and "failing; last error" in text:
+        proxy = os.environ[names[0]]
+        port = proxy.rstrip("/").rpartition(":")[2]
+        if "HTTP proxy" in text or (f":{port}: " in text and not endpoint.endswith(f":{port}")):
+            return (
+                f"the proxy {without_password(proxy)}, which {names[0]} names, does not connect. Correct {names[0]}, "
+                "or add the server to no_proxy"
+            )
+    return next((explanation for pattern, explanation in _EXPLANATIONS if re.search(pattern, text)), "")
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` without the user name and password that it may have."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _classify(code: str, text: str, target: Target) -> type[exceptions.MienError]:

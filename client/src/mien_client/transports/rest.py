@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from http import HTTPStatus, cookiejar
 from typing import Any, cast
@@ -24,7 +25,7 @@ from mien_client._threads import in_thread
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
 from mien_client.security import Security
 from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
-from mien_client.transports.failures import failure, unexpected
+from mien_client.transports.failures import failure, unexpected, without_password
 
 # Kept open, that is: two for each of sixteen callers that share a client. Beyond that they are made and closed again.
 _MAX_CONNECTIONS = 32
@@ -46,6 +47,9 @@ _CODES: dict[int, str] = {
 _NOT_HTTP = (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidHeader)
 """What comes of an answer that breaks HTTP's rules."""
 
+_HTTP2_SETTINGS = r"\x00\x00.\x04\x00"
+"""How the first frame of a gRPC server begins."""
+
 
 class RestTransport:
     """A pool of connections to one server, and a thread for each answer that is waited for."""
@@ -59,6 +63,10 @@ class RestTransport:
         self._settings = requests.Session().merge_environment_settings(
             self.endpoint, {}, None, security.ca_file or True, certificate
         )
+        proxy = requests.utils.select_proxy(address, self._settings["proxies"])
+        self._by_way = f" (asked by way of the proxy {without_password(proxy)})" if proxy else ""
+        self._may_be_tls = address.startswith("http://") and not proxy
+        self._answered = False
         self._closed = False
         self._disconnect()
         renew_in_children(self)
@@ -154,7 +162,15 @@ class RestTransport:
             else:
                 late = isinstance(error, requests.Timeout) or not deadline.remaining()
                 code = "DEADLINE_EXCEEDED" if late else "UNAVAILABLE"
-            raise self._failure(code, _innermost(error), target, deadline) from None
+            root = _innermost(error)
+            words = str(root)
+            if re.match(_HTTP2_SETTINGS, words, re.DOTALL):
+                code = "UNIMPLEMENTED"
+                words = "it speaks gRPC, not REST. Leave 'http://' out of the address, or use the REST port"
+            elif isinstance(root, ConnectionResetError) and self._may_be_tls and not self._answered:
+                words += ". If this is a TLS port, write 'https://'; if it is a gRPC port, leave 'http://' out"
+            raise self._failure(code, words + self._by_way, target, deadline) from None
+        self._answered = True
         try:
             document = json.loads(response.content)
         except (ValueError, RecursionError):
@@ -166,10 +182,12 @@ class RestTransport:
             raise self._failure("UNIMPLEMENTED", f"{status} with a body that is not a JSON object", target, deadline)
         told = document.get("error") if isinstance(document, dict) else None
         text = told if isinstance(told, str) else ""
+        if not text and b"plain HTTP request was sent to HTTPS port" in response.content[:1000]:
+            status = "the server uses TLS on this port. Write 'https://' in the address"
         code = _code(response.status_code, bool(text))
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and not text:
             code = "RESOURCE_EXHAUSTED"  # What a proxy answers that limits its requests.
-        raise self._failure(code, text or status, target, deadline)
+        raise self._failure(code, text or status + self._by_way, target, deadline)
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
         return failure(code, text, endpoint=self.endpoint, target=target, timeout=deadline.timeout)
@@ -230,8 +248,8 @@ def _number(version: Any) -> int:
     return number
 
 
-def _innermost(error: BaseException) -> str:
-    """Returns the text at the bottom of a stack of wrapped exceptions, where the operating system speaks."""
+def _innermost(error: BaseException) -> BaseException:
+    """Returns the bottom of a stack of wrapped exceptions, where the operating system speaks."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    return str(error)
+    return error
