@@ -59,7 +59,8 @@ class Client(BaseClient[Transport]):
             call. With gRPC also ``"dns:///mien:8500"``, a name that stands for several servers.
         timeout: Seconds a call may take, with all its requests and whatever of them is sent again.
         max_attempts: How often a request is sent at most. It is sent again, after a pause, if the server could not be
-            reached, was too busy, or went away while it answered; 1 is for callers who would rather do that themselves.
+            reached or went away while it answered; 1 is for callers who would rather do that themselves. With more than
+            1, a request that finds the server full is sent again, in smaller pieces if need be, until the timeout.
         emotion_model: The served name of the emotion model.
         keypoint_model: The served name of the key point model.
         emotion_version: Which version of it: a number, a label, or ``"latest"`` for the newest loaded version, which
