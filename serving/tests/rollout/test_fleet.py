@@ -62,6 +62,7 @@ class StandIn(grpc.GenericRpcHandler):
 
     def Predict(self, request, context):  # noqa: N802
         response = protos.PredictResponse()
+        response.model_spec.name = protos.PredictRequest.FromString(request).model_spec.name
         response.model_spec.version.value = 3
         response.outputs["probabilities"].MergeFrom(
             protos.TensorProto(dtype=1, float_val=[0.2] * 5, tensor_shape={"dim": [{"size": 1}, {"size": 5}]})
