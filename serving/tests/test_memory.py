@@ -5,12 +5,9 @@ import gc
 import logging
 import time
 import weakref
-from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
-from mien_client import protos
 from mien_serving._batching import BatchScheduler
 from mien_serving._batching_parameters import BatchingOptions
 from mien_serving._status import StatusError, invalid_argument
@@ -116,23 +113,3 @@ def test_an_answered_batch_is_not_kept_until_the_next(made):
         assert time.monotonic() < give_up
         time.sleep(0.01)
     scheduler.stop()
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident memory from /proc")
-def test_the_memory_of_a_burst_is_given_back_within_a_minute(start_server, conformance_models):
-    server = start_server("--model_name=tiny", f"--model_base_path={conformance_models / 'tiny'}", "--enable_batching")
-
-    def megabytes():
-        status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
-
-    before = megabytes()
-    request = protos.PredictRequest(model_spec={"name": "tiny"})
-    request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
-    request.inputs["x"].float_val.extend([1.0] * 2_000_000)
-    for size in (1_000_000, 2):
-        request.inputs["x"].tensor_shape.dim.add(size=size)
-    for call in [server.future("Predict", request) for _ in range(32)]:
-        with pytest.raises(grpc.RpcError, match="The batch scheduling queue to which this task was submitted is full"):
-            call.result()
-    server.until(lambda: megabytes() - before < 100, timeout_s=60)
