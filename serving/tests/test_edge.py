@@ -512,12 +512,15 @@ def test_an_answer_may_take_longer_than_a_part_of_a_body(start_edge, two_replica
 
 def test_a_caller_may_not_ask_for_too_much_at_once(start_edge, two_replicas, channel, ask, key, pair, tmp_path):
     edge = start_edge(*((it.grpc_port, it.rest_port) for it in two_replicas), REQUESTS_AT_ONCE=2)
-    calls = [waiting(channel(edge), key, tmp_path / "go") for _ in range(2)]
+    files = [tmp_path / "first", tmp_path / "second"]
+    calls = [waiting(channel(edge), key, file) for file in files]
+    until(lambda: all(file.with_name(f"{file.name}.started").exists() for file in files))
     text = "more than 2 requests at once"
     for kind in ("grpc", "rest"):
         until(lambda kind=kind: ask(edge, kind, key=key) == refused(kind, "RESOURCE_EXHAUSTED", 429, text))
         assert ask(edge, kind, pair=pair) == answered(kind)
-    (tmp_path / "go").touch()
+    for file in files:
+        file.touch()
     for call in calls:
         call.result()
     for kind in ("grpc", "rest"):

@@ -48,9 +48,9 @@ class Trial:
         """
         if self._process is None:
             command = [sys.executable, "-m", __name__, str(_repository.version_folder(self._folder, version))]
-            quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONIOENCODING": "utf-8"}
             self._process = subprocess.Popen(  # noqa: S603 — our own program
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=quiet
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", env=quiet
             )
         if self._process.poll() is None or self._process.stdout is None:
             return ""
