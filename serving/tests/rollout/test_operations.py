@@ -26,10 +26,10 @@ def running(start_site, tiny_model):
 @pytest.fixture
 def site(running):
     """Two servers with version 1 of emotion stable, a good version 2, a contrary 3 and a broken 4."""
-    whole, addresses = running.config.read_text(), list(running.servers)
+    whole, addresses = running.config.read_text(encoding="utf-8"), list(running.servers)
     yield running
     running.servers = addresses
-    running.config.write_text(whole)
+    running.config.write_text(whole, encoding="utf-8")
     running.done("apply", "emotion")
 
 
@@ -71,8 +71,8 @@ def test_status_and_apply_agree_that_there_is_no_repository(site):
 
 
 def test_apply_says_what_servers_really_have_and_says_it_once(site):
-    text = site.config.read_text()
-    site.config.write_text(text.replace("versions: 1", "versions: 1 versions: 4"))
+    text = site.config.read_text(encoding="utf-8")
+    site.config.write_text(text.replace("versions: 1", "versions: 1 versions: 4"), encoding="utf-8")
     complaint = site.refused("apply", "emotion")
     both = ", ".join(site.addresses)
     assert complaint.count("cannot be loaded") == 1
@@ -132,7 +132,7 @@ def test_a_server_that_is_left_out_is_noticed(site):
 
 def test_status_tells_what_is_in_progress_from_what_is_unfinished(site):
     working = site.begin("canary", "emotion", 2)
-    until(lambda: "versions: 2" in site.config.read_text())
+    until(lambda: "versions: 2" in site.config.read_text(encoding="utf-8"))
     working.send_signal(signal.SIGSTOP)
     told = site.mien("status").stdout
     assert "  in progress: canary emotion 2, by " in told
