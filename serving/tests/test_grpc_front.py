@@ -142,6 +142,9 @@ class TestConcurrency:
                 everybody.wait(60)
                 return HttpAnswer(200, b"{}")
 
+            def close(self):
+                pass
+
         front = self.serving(lambda: RestFront(Meeting(), RestOptions(port=0)), lambda port: port)
         with front as port, ThreadPoolExecutor(64) as callers:
             url = f"http://127.0.0.1:{port}/v1/models/m"
