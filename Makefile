@@ -6,7 +6,7 @@
 # make bench   how fast networks, server and client are, with their targets; close everything else first
 # make scaling what a face costs, measured, and the tables and pictures of docs/scaling.md; close everything else first
 # make secrets audit sbom   nothing secret in the repository; known vulnerabilities; a bill of materials in dist/
-# make lock    recompile requirements.lock and the image's, serving/docker/requirements.lock (needs uv)
+# make lock    recompile requirements.lock and the image's, deploy/docker/requirements.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
 VENV := .venv
@@ -74,10 +74,10 @@ lock:
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--no-emit-package mien-client --no-emit-package mien-serving --no-emit-package mien-training \
 		-o requirements.lock
-	uv pip compile -q serving/pyproject.toml --extra s3 serving/docker/requirements.in --override serving/docker/requirements.in \
+	uv pip compile -q serving/pyproject.toml --extra s3 deploy/docker/requirements.in --override deploy/docker/requirements.in \
 		-c requirements.lock --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		--no-emit-package mien-client -o serving/docker/requirements.lock
+		--no-emit-package mien-client -o deploy/docker/requirements.lock
 
 clean:
 	rm -rf $(VENV) models demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

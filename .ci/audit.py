@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("requirements.lock", "serving/docker/requirements.lock")
+LOCKS = ("requirements.lock", "deploy/docker/requirements.lock")
 
 ACCEPTED: dict[str, str] = {}
 """Advisories that do not concern us, by name, each with the reason."""

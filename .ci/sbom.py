@@ -1,6 +1,6 @@
 """A software bill of materials, CycloneDX 1.6, of the image of the local model server.
 
-    python .ci/sbom.py OUT.json            # the Python packages that serving/docker/requirements.lock pins for it
+    python .ci/sbom.py OUT.json            # the Python packages that deploy/docker/requirements.lock pins for it
     python .ci/sbom.py OUT.json --image mien-serving         # and the Debian packages in an image that has been built
 
 Of an image of somebody else's, such as tensorflow/serving, `--only-image` tells the Debian packages alone.
@@ -21,7 +21,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-LOCK = ROOT / "serving" / "docker" / "requirements.lock"
+LOCK = ROOT / "deploy" / "docker" / "requirements.lock"
 IN_THE_IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
 
 

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "scaling.md"
 FOLDER = ROOT / "docs" / "scaling"
 MEASURED = FOLDER / "measured.json"
-BATCHING = ROOT / "serving" / "k8s" / "base" / "batching.config"
+BATCHING = ROOT / "deploy" / "k8s" / "base" / "batching.config"
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 LARGEST = 64
@@ -54,7 +54,7 @@ RATES = (100, 1_000, 10_000, 100_000)
 """Faces a second: what is 1×, and 10×, 100× and 1000× of it."""
 TARGETS_S = (0.025, 0.05, 0.1)
 MOST_REPLICAS = 30
-"""Of the autoscaler in serving/k8s/overlays/production."""
+"""Of the autoscaler in deploy/k8s/overlays/production."""
 DNS_REPLICAS = 72
 """Addresses in a DNS answer of 1,232 bytes, the most that goes in one packet: about 64 for the question, 16 each."""
 PRICE = 0.04

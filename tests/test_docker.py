@@ -146,7 +146,7 @@ def image(compose):
         return given
     names = {"BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} & set(os.environ)
     arguments = [f"--build-arg={name}={os.environ[name]}" for name in sorted(names)]
-    docker("build", "-f", ROOT / "serving/docker/Dockerfile", "-t", IMAGE, *arguments, ROOT)
+    docker("build", "-f", ROOT / "deploy/docker/Dockerfile", "-t", IMAGE, *arguments, ROOT)
     return IMAGE
 
 
@@ -157,7 +157,7 @@ def stack(compose, image, published, tmp_path_factory):
     shutil.copy(ROOT / "models.config", folder / "config")
     shutil.copytree(published, folder / "models")
     certificates = folder / "certificates"
-    maker = ROOT / "serving/edge/make-certificates"
+    maker = ROOT / "deploy/edge/make-certificates"
     subprocess.run([maker, certificates, "localhost", "127.0.0.1"], check=True, capture_output=True)
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS or name.endswith("_IMAGE")}
     environment |= {
@@ -526,7 +526,7 @@ def test_a_broken_version_holds_up_neither_good_ones_nor_a_restart(stack, face, 
     }
     addresses = set(stack.servers)
     with Load(stack, face, max_attempts=1) as load:
-        restart = [ROOT / "serving/edge/rolling-restart", "-p", stack.project, "--profile=edge"]
+        restart = [ROOT / "deploy/edge/rolling-restart", "-p", stack.project, "--profile=edge"]
         done = subprocess.run(restart, cwd=ROOT, env=stack.environment, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stdout + done.stderr
         load.wait_for_more()

@@ -1,4 +1,4 @@
-"""The pod of serving/k8s/overlays/production, played by Docker: its containers, commands, locks and volumes.
+"""The pod of deploy/k8s/overlays/production, played by Docker: its containers, commands, locks and volumes.
 
 The image of the local model server stands in for tensorflow/serving, and moto's server for S3.
 """
@@ -21,7 +21,7 @@ import yaml
 from mien_client import Client
 
 ROOT = Path(__file__).parent.parent
-MODELS_CONFIG = ROOT / "serving" / "k8s" / "models.config"
+MODELS_CONFIG = ROOT / "deploy" / "k8s" / "models.config"
 IMAGE = "mien-serving:test"
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
@@ -46,7 +46,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def manifests(image):
-    found = yaml.safe_load_all(run("kubectl", "kustomize", "serving/k8s/overlays/production"))
+    found = yaml.safe_load_all(run("kubectl", "kustomize", "deploy/k8s/overlays/production"))
     return {(one["kind"], re.sub("-[a-z0-9]{10}$", "", one["metadata"]["name"])): one for one in found}
 
 

@@ -85,5 +85,5 @@ def test_it_simulates_what_is_deployed(scaling):
     assert f"max_execution_batch_size {{ value: {scaling.LARGEST} }}" in batching
     assert f"batch_timeout_micros {{ value: {scaling.WAIT_S * 1e6:.0f} }}" in batching
     assert f"num_batch_threads {{ value: {scaling.THREADS} }}" in batching
-    autoscaler = (ROOT / "serving/k8s/overlays/production/autoscaler.yaml").read_text(encoding="utf-8")
+    autoscaler = (ROOT / "deploy/k8s/overlays/production/autoscaler.yaml").read_text(encoding="utf-8")
     assert f"maxReplicas: {scaling.MOST_REPLICAS}\n" in autoscaler

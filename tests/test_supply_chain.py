@@ -99,7 +99,7 @@ def test_the_bill_of_materials_names_what_is_in_the_image(tmp_path):
     bill = json.loads((tmp_path / "bill.json").read_text(encoding="utf-8"))
     assert bill["specVersion"] == "1.6"
     found = {component["name"]: component for component in bill["components"]}
-    lock = (ROOT / "serving" / "docker" / "requirements.lock").read_text(encoding="utf-8")
+    lock = (ROOT / "deploy" / "docker" / "requirements.lock").read_text(encoding="utf-8")
     for name, version in re.findall(r"^([a-z0-9-]+)==(\S+) \\$", lock, re.M):
         assert found[name]["version"] == version
         assert found[name]["purl"] == f"pkg:pypi/{name}@{version}"

@@ -11,14 +11,14 @@ import grpc
 import numpy as np
 import pytest
 from mien_client.protos import ModelServerConfig
-from mien_serving._batching import BatchScheduler
-from mien_serving._batching_parameters import BatchingOptions
-from mien_serving._metrics import Metrics
-from mien_serving._model_server import ModelServer
-from mien_serving._options import ServerOptions
-from mien_serving._prediction import predict
-from mien_serving._status import Code, StatusError
-from mien_serving._workers import Workers
+from mien_serving.batching.parameters import BatchingOptions
+from mien_serving.batching.scheduler import BatchScheduler
+from mien_serving.core.status import Code, StatusError
+from mien_serving.model_servers.metrics import Metrics
+from mien_serving.model_servers.options import ServerOptions
+from mien_serving.model_servers.server import ModelServer
+from mien_serving.model_servers.workers import Workers
+from mien_serving.servables.predict import predict
 
 FOREVER = float("inf")
 PATIENT = 30.0

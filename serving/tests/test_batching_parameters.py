@@ -2,8 +2,8 @@
 
 import pytest
 from mien_client.cli import main
-from mien_serving._batching_parameters import BatchingOptions, read_batching_parameters
-from mien_serving._status import StatusError
+from mien_serving.batching.parameters import BatchingOptions, read_batching_parameters
+from mien_serving.core.status import StatusError
 
 
 def read(tmp_path, text):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from mien_client import contract, protos
-from mien_serving._batching_parameters import read_batching_parameters
-from mien_serving._config import check_config, read_config
-from mien_serving._flags import add_flags, without_meaning
+from mien_serving.batching.parameters import read_batching_parameters
+from mien_serving.core.config import check_config, read_config
+from mien_serving.model_servers.flags import add_flags, without_meaning
 
 ROOT = Path(__file__).parents[2]
 MODELS = [contract.EMOTION_MODEL, contract.KEYPOINT_MODEL]
@@ -143,7 +143,7 @@ def started(service, tmp_path):
         program.chmod(0o755)
         environment = {name: str(value) for name, value in (service["environment"] | changed).items()}
         environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-        script = ROOT / "serving/docker/start.sh"
+        script = ROOT / "deploy/docker/start.sh"
         done = subprocess.run(
             ["bash", script, "--port=1"], env=environment, capture_output=True, encoding="utf-8", check=True
         )
@@ -170,7 +170,7 @@ def test_the_batching_parameters_fit_together(service, started):
     }
     assert int(threads) >= 2 * options.batch_size
     assert options.num_batch_threads == int(service["cpus"])
-    assert options == read_batching_parameters(ROOT / "serving/k8s/base/batching.config")  # the same on Kubernetes
+    assert options == read_batching_parameters(ROOT / "deploy/k8s/base/batching.config")  # the same on Kubernetes
 
 
 def test_env_has_every_setting_at_its_default_with_an_explanation():

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from mien_client.protos import ModelServerConfig
-from mien_serving._config import check_config, models_on_disk, read_config, single_model_config
-from mien_serving._status import Code, StatusError
+from mien_serving.core.config import check_config, models_on_disk, read_config, single_model_config
+from mien_serving.core.status import Code, StatusError
 
 
 def config_of(*models):

@@ -20,7 +20,7 @@ import requests
 from hypothesis import strategies as st
 from mien_client import protos
 
-EDGE = Path(__file__).parents[1] / "edge"
+EDGE = Path(__file__).parents[2] / "deploy" / "edge"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/bin"

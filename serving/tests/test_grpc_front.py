@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import requests
 from mien_client import protos
-from mien_serving._grpc_front import GrpcFront
-from mien_serving._options import GrpcOptions, RestOptions
-from mien_serving._rest_api import HttpAnswer
-from mien_serving._rest_front import RestFront
+from mien_serving.model_servers.grpc_front import GrpcFront
+from mien_serving.model_servers.options import GrpcOptions, RestOptions
+from mien_serving.model_servers.rest.front import RestFront
+from mien_serving.model_servers.rest.routes import HttpAnswer
 
 
 def test_the_official_client_works_unchanged(server):

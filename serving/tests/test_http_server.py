@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from mien_serving import _http_server
-from mien_serving._options import RestOptions
-from mien_serving._rest_api import HttpAnswer
-from mien_serving._rest_front import RestFront
+from mien_serving.model_servers.options import RestOptions
+from mien_serving.model_servers.rest import http_server
+from mien_serving.model_servers.rest.front import RestFront
+from mien_serving.model_servers.rest.routes import HttpAnswer
 
 HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 CLOSED_FOR_STALLING = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -33,8 +33,8 @@ class Api:
 
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch):
-    monkeypatch.setattr(_http_server, "STALLED_S", 0.3)
-    monkeypatch.setattr(_http_server, "KEEP_ALIVE_S", 0.6)
+    monkeypatch.setattr(http_server, "STALLED_S", 0.3)
+    monkeypatch.setattr(http_server, "KEEP_ALIVE_S", 0.6)
 
 
 @pytest.fixture
@@ -144,14 +144,14 @@ def test_an_answer_that_is_not_read_is_dropped(api):
             assert len(await reader.read()) < api.size
 
     connections = []
-    made = _http_server.HttpProtocol.connection_made
+    made = http_server.HttpProtocol.connection_made
 
     def open_connections():
         return [one for one in connections if not one.transport.is_closing()]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            _http_server.HttpProtocol,
+            http_server.HttpProtocol,
             "connection_made",
             lambda self, transport: (connections.append(self), made(self, transport))[1],
         )

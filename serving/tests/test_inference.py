@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from mien_client.protos import Input, MultiInferenceRequest, SignatureDef
-from mien_serving._inference import classify, multi_inference, regress
-from mien_serving._status import Code, StatusError
+from mien_serving.core.status import Code, StatusError
+from mien_serving.servables.classify_regress import classify, multi_inference, regress
 
 TWO_EXAMPLES = Input(example_list={"examples": [{}, {}]})
 ANY_CLASSES = np.array([[b"a", b"b"]] * 2, object)

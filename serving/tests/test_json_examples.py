@@ -4,8 +4,8 @@ import json
 
 import pytest
 from mien_client.protos import ClassificationResult, RegressionResult
-from mien_serving._json_examples import classification_body, read_examples, regression_body
-from mien_serving._status import Code, StatusError
+from mien_serving.core.status import Code, StatusError
+from mien_serving.model_servers.rest.json_examples import classification_body, read_examples, regression_body
 
 
 def features(example):

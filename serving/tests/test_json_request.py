@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client.protos import DataType, TensorInfo
-from mien_serving._json_request import predict_inputs
-from mien_serving._json_value import parse_object, text
-from mien_serving._status import Code, StatusError
+from mien_serving.core.status import Code, StatusError
+from mien_serving.model_servers.rest.json_request import predict_inputs
+from mien_serving.model_servers.rest.json_value import parse_object, text
 
 
 def infos(**types):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
-from mien_serving._json_response import decimals, error_body, predict_body
-from mien_serving._status import StatusError
+from mien_serving.core.status import StatusError
+from mien_serving.model_servers.rest.json_response import decimals, error_body, predict_body
 
 NUMERIC = st.sampled_from(
     [np.float32, np.float64, np.int8, np.uint8, np.int32, np.int64, np.uint32, np.uint64, np.bool_]

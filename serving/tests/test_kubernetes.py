@@ -1,4 +1,4 @@
-"""serving/k8s: what `kubectl kustomize` makes of it, against the published schemas, and setting by setting."""
+"""deploy/k8s: what `kubectl kustomize` makes of it, against the published schemas, and setting by setting."""
 
 import argparse
 import json
@@ -15,12 +15,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
-from mien_serving._batching_parameters import read_batching_parameters
-from mien_serving._config import check_config, read_config
-from mien_serving._flags import add_flags
+from mien_serving.batching.parameters import read_batching_parameters
+from mien_serving.core.config import check_config, read_config
+from mien_serving.model_servers.flags import add_flags
 
 ROOT = Path(__file__).parents[2]
-K8S = ROOT / "serving" / "k8s"
+K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = ["overlays/development", "overlays/production", "overlays/gpu"]
 EVERYTHING = [*OVERLAYS, "kserve"]
 LABELS = {"app.kubernetes.io/name": "mien-serving", "app.kubernetes.io/part-of": "mien"}
@@ -278,7 +278,7 @@ def test_the_server_understands_its_flags(overlay):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_was_rolled_out_is_not_set_back_by_applying_the_overlay_again(overlay):
     assert ("ConfigMap", ROLLED_OUT) not in rendered(overlay)
-    create = f"kubectl -n mien create configmap {ROLLED_OUT} --from-file=mien/serving/k8s/models.config"
+    create = f"kubectl -n mien create configmap {ROLLED_OUT} --from-file=mien/deploy/k8s/models.config"
     assert create in (K8S / "README.md").read_text(encoding="utf-8")
     assert f"--configmap mien/{ROLLED_OUT}" in (K8S / "README.md").read_text(encoding="utf-8")
 

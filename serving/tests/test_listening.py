@@ -10,7 +10,7 @@ import pytest
 import requests
 from mien_client.cli import main
 from mien_serving import LocalModelServer, LocalModelServerError
-from mien_serving._listening import check_socket
+from mien_serving.model_servers.listening import check_socket
 
 ANY_VERSION = "--model_base_path=/models"
 

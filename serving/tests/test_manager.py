@@ -8,9 +8,9 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mien_serving._manager import Action, Manager, ServableId, Snapshot, State, next_action
-from mien_serving._options import ManagerOptions
-from mien_serving._status import Code, StatusError
+from mien_serving.core.manager import Action, Manager, ServableId, Snapshot, State, next_action
+from mien_serving.core.status import Code, StatusError
+from mien_serving.model_servers.options import ManagerOptions
 
 AVAILABLE, LOADING, START, END = State.AVAILABLE, State.LOADING, State.START, State.END
 

@@ -8,10 +8,10 @@ import weakref
 
 import numpy as np
 import pytest
-from mien_serving._batching import BatchScheduler
-from mien_serving._batching_parameters import BatchingOptions
-from mien_serving._status import StatusError, invalid_argument
-from mien_serving._workers import Workers
+from mien_serving.batching.parameters import BatchingOptions
+from mien_serving.batching.scheduler import BatchScheduler
+from mien_serving.core.status import StatusError, invalid_argument
+from mien_serving.model_servers.workers import Workers
 
 FOREVER = float("inf")
 

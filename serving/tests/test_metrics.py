@@ -9,7 +9,7 @@ import grpc
 import pytest
 import requests
 from mien_client import protos
-from mien_serving._metrics import Metrics
+from mien_serving.model_servers.metrics import Metrics
 
 # The parser of prometheus_client would add _total to the names of counters, which TensorFlow Serving's have not.
 _SAMPLE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)")

@@ -1,4 +1,4 @@
-"""What serving/monitoring tells operators, asked of a real Prometheus that scrapes a real server."""
+"""What deploy/monitoring tells operators, asked of a real Prometheus that scrapes a real server."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import requests
 import yaml
 
 ROOT = Path(__file__).parents[2]
-MONITORING = ROOT / "serving" / "monitoring"
+MONITORING = ROOT / "deploy" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "grafana/dashboards/mien.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load((MONITORING / "prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
 EXPRESSIONS = {

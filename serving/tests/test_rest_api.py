@@ -6,12 +6,12 @@ import time
 
 import pytest
 from mien_client.protos import ModelServerConfig
-from mien_serving._json_body import LARGE as LARGE_BODY
-from mien_serving._options import CoreOptions, SessionOptions
-from mien_serving._rest_api import HttpRequest, RestApi
-from mien_serving._servable import Servable
-from mien_serving._server_core import ServerCore
-from mien_serving._services import Services
+from mien_serving.core.server_core import ServerCore
+from mien_serving.model_servers.options import CoreOptions, SessionOptions
+from mien_serving.model_servers.rest.json_body import LARGE as LARGE_BODY
+from mien_serving.model_servers.rest.routes import HttpRequest, RestApi
+from mien_serving.model_servers.services import Services
+from mien_serving.servables.servable import Servable
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import sys
 import pytest
 from mien_client.cli import main
 from mien_client.protos import ConfigProto
-from mien_serving._flags import add_flags
-from mien_serving._options import ManagerOptions
-from mien_serving._serve_command import options_from
+from mien_serving.model_servers.command import options_from
+from mien_serving.model_servers.flags import add_flags
+from mien_serving.model_servers.options import ManagerOptions
 
 
 def parse(*arguments):

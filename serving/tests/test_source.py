@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client.protos import ModelConfig
-from mien_serving._source import Source, aspired_versions, check_loadable
-from mien_serving._status import StatusError
+from mien_serving.core.source import Source, aspired_versions, check_loadable
+from mien_serving.core.status import StatusError
 
 
 def model(base_path, **policy):

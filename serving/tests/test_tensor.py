@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from mien_client.protos import DataType, TensorProto
-from mien_serving._tensor import MAX_FILL, NUMPY_TYPES, TooLargeToFillError, array_from_proto, type_name, write_proto
+from mien_serving.servables.tensor import (
+    MAX_FILL,
+    NUMPY_TYPES,
+    TooLargeToFillError,
+    array_from_proto,
+    type_name,
+    write_proto,
+)
 
 tf = pytest.importorskip("tensorflow")
 tensor_pb2 = pytest.importorskip("tensorflow.core.framework.tensor_pb2")

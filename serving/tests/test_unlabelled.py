@@ -1,8 +1,8 @@
 """Requests that name neither a version nor a label are counted, for `mien rollout` and for Prometheus."""
 
 import pytest
-from mien_serving import _unlabelled
-from mien_serving._unlabelled import UnlabelledRequests
+from mien_serving.model_servers import unlabelled
+from mien_serving.model_servers.unlabelled import UnlabelledRequests
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def clock(monkeypatch):
     class Clock:
         now = 1000.0
 
-    monkeypatch.setattr(_unlabelled.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(unlabelled.time, "monotonic", lambda: Clock.now)
     return Clock
 
 
@@ -22,7 +22,7 @@ def test_are_counted_for_models_that_have_the_label_stable(clock):
     clock.now += 100
     for model in ("emotion", "emotion", "keypoints"):
         requests.add(model)
-    assert requests.seen("emotion") == (2, 100 - _unlabelled.NOTICED_S)
+    assert requests.seen("emotion") == (2, 100 - unlabelled.NOTICED_S)
     assert requests.seen("keypoints") is None
 
 
@@ -39,7 +39,7 @@ def test_are_counted_on_when_another_configuration_is_read(clock):
     clock.now += 10
     requests.add("emotion")
     requests.set_models(["emotion", "keypoints"])
-    assert requests.seen("emotion") == (1, 10 - _unlabelled.NOTICED_S)
+    assert requests.seen("emotion") == (1, 10 - unlabelled.NOTICED_S)
     requests.set_models(["keypoints"])
     requests.set_models(["emotion"])
     assert requests.seen("emotion") == (0, 0)

@@ -3,10 +3,10 @@
 import pytest
 from google.protobuf import text_format
 from mien_client.protos import PredictionLog
-from mien_serving._options import SessionOptions
-from mien_serving._servable import Servable
-from mien_serving._status import StatusError
-from mien_serving._warmup import has_warm_up, warm_up
+from mien_serving.core.status import StatusError
+from mien_serving.model_servers.options import SessionOptions
+from mien_serving.servables.servable import Servable
+from mien_serving.servables.warmup import has_warm_up, warm_up
 
 tf = pytest.importorskip("tensorflow")
 

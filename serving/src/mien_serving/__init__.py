@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mien_serving._local_model_server import LocalModelServer, LocalModelServerError
+    from mien_serving.local_model_server import LocalModelServer, LocalModelServerError
 
 __all__ = ["LocalModelServer", "LocalModelServerError"]
 
@@ -14,6 +14,6 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first asked for: the command needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mien_serving import _local_model_server
+    from mien_serving import local_model_server
 
-    return getattr(_local_model_server, name)
+    return getattr(local_model_server, name)

@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from mien_serving.repository._reading import NESTING_LIMIT, open_regular, parse_json, read_file
+from mien_serving.repository.reading import NESTING_LIMIT, open_regular, parse_json, read_file
 
 
 def make_socket(path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from mien_client.cli import main
-from mien_serving.repository._bucket import PART, AlreadyThereError, Bucket
+from mien_serving.repository.bucket import PART, AlreadyThereError, Bucket
 
 MIEN = Path(sys.executable).with_name("mien")
 MANIFEST = "assets.extra/manifest.json"

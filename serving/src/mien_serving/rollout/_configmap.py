@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from mien_client.cli import CommandError
 
-from mien_serving.repository._reading import parse_json
+from mien_serving.repository.reading import parse_json
 
 _FIELD_MANAGER: Final = "mien-rollout"
 _APPLY: Final = "application/apply-patch+yaml"

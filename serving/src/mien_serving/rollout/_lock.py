@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mien_client.cli import CommandError
 
-from mien_serving.repository._reading import open_regular, parse_json
+from mien_serving.repository.reading import open_regular, parse_json
 from mien_serving.rollout._journal import whoami
 
 OLDEST_S: Final = 3600.0

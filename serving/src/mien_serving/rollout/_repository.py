@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from mien_client.cli import CommandError
 
-from mien_serving._source import version_number
-from mien_serving.repository._reading import parse_json, read_file
+from mien_serving.core.source import version_number
+from mien_serving.repository.reading import parse_json, read_file
 from mien_serving.rollout._files import sync
 
 MANIFEST: Final = "assets.extra/manifest.json"

@@ -21,12 +21,12 @@ from mien_client import contract
 from mien_client.protos import DataType
 from numpy.typing import NDArray
 
-from mien_serving._options import SessionOptions
-from mien_serving._prediction import predict
-from mien_serving._servable import Servable
-from mien_serving._status import StatusError
-from mien_serving._warmup import warm_up
-from mien_serving.repository._reading import MEBIBYTE, open_regular
+from mien_serving.core.status import StatusError
+from mien_serving.model_servers.options import SessionOptions
+from mien_serving.repository.reading import MEBIBYTE, open_regular
+from mien_serving.servables.predict import predict
+from mien_serving.servables.servable import Servable
+from mien_serving.servables.warmup import warm_up
 
 GOLDEN: Final = "assets.extra/golden.npz"
 """``images`` uint8 [n, 48, 48], and ``answers``, what the network said to them where it was trained."""

@@ -1,0 +1,1 @@
+"""Requests of several callers, computed as one batch."""

@@ -1,0 +1,146 @@
+"""The server core: configuration, labels, source and manager, as one thing that can be asked for a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Generic
+
+from mien_client.contract import STABLE_LABEL
+from mien_client.protos import ModelServerConfig, ModelSpec
+
+from mien_serving.core.config import check_config, models_on_disk
+from mien_serving.core.manager import Manager, S, ServableId, ServableState, State
+from mien_serving.core.source import Source, check_loadable
+from mien_serving.core.status import Code, StatusError, invalid_argument
+from mien_serving.model_servers.metrics import Metrics
+from mien_serving.model_servers.options import CoreOptions
+from mien_serving.model_servers.unlabelled import UnlabelledRequests
+
+
+class ServerCore(Generic[S]):
+    """Serves the models of a configuration, which can be replaced while it serves.
+
+    Args:
+        load: Loads one version from a folder.
+        options: How models are found and kept.
+        metrics: Counts requests that name neither a version nor a label.
+
+    Attributes:
+        unlabelled: The same count for `mien rollout`, whether or not there are metrics.
+    """
+
+    def __init__(
+        self, load: Callable[[ServableId, Path], S], options: CoreOptions, metrics: Metrics | None = None
+    ) -> None:
+        self.unlabelled = UnlabelledRequests()
+        self._metrics = metrics
+        self._options = options
+        self._manager = Manager(load, options.manager)
+        self._source = Source(self._manager.set_aspired_versions, options.file_system_poll_wait_seconds)
+        self._models: Mapping[str, object] = {}
+        self._labels: Mapping[str, Mapping[str, int]] = {}
+        self._reload_lock = threading.Lock()
+
+    def start(self, config: ModelServerConfig) -> None:
+        """Loads the first configuration and returns when every model in it has a version available.
+
+        As in TensorFlow Serving, it returns, or raises, only when no load is in progress any more: a broken version
+        beside a good one delays the start by all of its attempts. A base path that does not exist yet is waited for.
+
+        Raises:
+            StatusError: The configuration is wrong, or a model's version could not be loaded.
+        """
+        with self._reload_lock:
+            check_config(config)
+            self._set_labels(self._checked_labels(config))
+            self._models = models_on_disk(config, self._options.model_repository)
+            with self._manager.initial_load():
+                self._source.set_models(self._models)
+                self._source.start()
+                self._manager.wait_until_available(self._models, "servable(s)")
+
+    def reload_config(self, config: ModelServerConfig) -> None:
+        """Replaces the configuration and returns when every model that is new in it has a version available.
+
+        Where TensorFlow Serving would wait for ever, and block every later reload, for a model that has nothing to
+        load, this refuses the configuration and keeps the one before.
+
+        Raises:
+            StatusError: The configuration is refused, or a new model's version could not be loaded.
+        """
+        with self._reload_lock:
+            if self._models and not config.HasField("model_config_list"):
+                # Such as a file that is empty for a moment, because it is being written.
+                raise StatusError(
+                    Code.FAILED_PRECONDITION,
+                    "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+                    "another.",
+                )
+            check_config(config, self._models)
+            models = models_on_disk(config, self._options.model_repository)
+            new = models.keys() - self._models.keys()
+            for name in sorted(new):
+                check_loadable(models[name])
+            since = self._manager.sequence()
+            self._set_labels(self._checked_labels(config))
+            self._models = models
+            self._source.set_models(models)
+            self._manager.wait_until_available(new, "model(s)", since)
+
+    def handle(self, spec: ModelSpec) -> AbstractContextManager[tuple[ServableId, S]]:
+        """Holds the version that a request asks for, by number, by label, or the latest.
+
+        Raises:
+            StatusError: There is no such model, version or label; some of it only when the context is entered.
+        """
+        if not spec.name:
+            raise invalid_argument("ModelSpec has no name specified.")
+        match spec.WhichOneof("version_choice"):
+            case "version":
+                return self._manager.handle(spec.name, spec.version.value)
+            case "version_label":
+                version = self._labels.get(spec.name, {}).get(spec.version_label)
+                if version is None:
+                    raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
+                return self._manager.handle(spec.name, version)
+            case _:
+                self.unlabelled.add(spec.name)
+                if self._metrics and spec.name in self._models:
+                    self._metrics.unlabelled(spec.name)
+                return self._manager.handle(spec.name)
+
+    def states(self, name: str) -> Mapping[int, ServableState]:
+        """The last state of every version of a model, the highest version first; empty for an unknown model."""
+        return self._manager.states(name)
+
+    def stop(self) -> None:
+        """Unloads everything; requests that hold a version finish first."""
+        self._source.stop()
+        self._manager.stop()
+
+    def _set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        self._labels = labels
+        self.unlabelled.set_models([model for model, versions in labels.items() if STABLE_LABEL in versions])
+
+    def _checked_labels(self, config: ModelServerConfig) -> Mapping[str, Mapping[str, int]]:
+        """The labels of a configuration, each of which must name an available version.
+
+        The exception, if allowed, is for labels that are new: one that exists is never moved to where its requests
+        would fail.
+        """
+        for model in config.model_config_list.config:
+            states = self._manager.states(model.name)
+            for label, version in model.version_labels.items():
+                moved = self._labels.get(model.name, {}).get(label, version) != version
+                if self._options.allow_version_labels_for_unavailable_models and not moved:
+                    continue
+                if version not in states or states[version].state is not State.AVAILABLE:
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION,
+                        f"Request to assign label to version {version} of model {model.name}, which is not currently "
+                        "available for inference",
+                    )
+        return {model.name: dict(model.version_labels) for model in config.model_config_list.config}

@@ -1,0 +1,1 @@
+"""The server: flags, front ends, metrics, and the object that answers requests."""

@@ -1,0 +1,215 @@
+"""The gRPC front end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]
+from mien_client import protos
+
+from mien_serving.core.status import Code, StatusError
+from mien_serving.model_servers.listening import grpc_target, port_error, socket_error
+from mien_serving.model_servers.metrics import Metrics, measured
+from mien_serving.model_servers.options import MAX_REQUEST, GrpcOptions
+from mien_serving.model_servers.services import Services
+from mien_serving.model_servers.tls import server_credentials
+from mien_serving.model_servers.unlabelled import COUNT_HEADER, SECONDS_HEADER
+from mien_serving.model_servers.workers import Workers
+from mien_serving.servables.servable import NO_DEADLINE
+
+_MAX_RESPONSE: Final = 2**31 - 1
+_HANDSHAKE_MS: Final = 20_000
+"""How long a connection may take to begin to speak gRPC."""
+
+_REFUSAL: Final = (
+    "Server Threadpool Exhausted: {} requests are being answered, and more are refused; raise --grpc_max_threads"
+)
+
+_PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
+_PREDICTIONS: Final = {"Predict", "Classify", "Regress", "MultiInference"}
+_MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
+
+
+class GrpcFront:
+    """Serves the services over gRPC.
+
+    Args:
+        services: Answers the requests.
+        options: How it serves them.
+        metrics: Counts predictions.
+        batching: Whether predictions wait for a batch; they need no thread for that.
+    """
+
+    def __init__(
+        self, services: Services, options: GrpcOptions, metrics: Metrics | None = None, *, batching: bool = False
+    ) -> None:
+        self._services = services
+        self._metrics = metrics
+        self._batching = batching
+        self._options = options
+        # As in TensorFlow Serving, one of the threads always waits for the next request.
+        computing = options.max_threads - 1
+        self._workers = Workers("grpc", computing, refusal=_REFUSAL.format(computing))
+        self._server = grpc.aio.server(
+            options=list(
+                {
+                    # gRPC keeps to it while it unpacks a compressed message, too.
+                    "grpc.max_receive_message_length": MAX_REQUEST,
+                    "grpc.max_send_message_length": _MAX_RESPONSE,
+                    "grpc.server_handshake_timeout_ms": _HANDSHAKE_MS,
+                    # A second server on a port is a mistake, not a way to share it.
+                    "grpc.so_reuseport": 0,
+                    **options.channel_arguments,
+                }.items()
+            )
+        )
+        self._health = health.HealthServicer() if options.enable_health_service else None
+        if self._health:
+            self._server.add_generic_rpc_handlers([_health_handler(self._health)])
+        methods: dict[str, dict[str, Callable[[Any, float], Any]]] = {
+            _PREDICTION_SERVICE: {
+                "Predict": services.predict,
+                "Classify": services.classify,
+                "Regress": services.regress,
+                "MultiInference": services.multi_inference,
+                "GetModelMetadata": services.get_model_metadata,
+            },
+            _MODEL_SERVICE: {
+                "GetModelStatus": services.get_model_status,
+                "HandleReloadConfigRequest": services.handle_reload_config_request,
+            },
+        }
+        self._server.add_generic_rpc_handlers(
+            [
+                grpc.method_handlers_generic_handler(
+                    service, {name: self._handler(service, name, method) for name, method in by_name.items()}
+                )
+                for service, by_name in methods.items()
+            ]
+        )
+
+    def bind(self) -> str:
+        """Takes the socket if there is one, and the port; with a socket, port 0 means no port at all.
+
+        Returns:
+            Where the server listens, for people: ``port 8500``, or ``unix:`` and the socket if there is no port.
+
+        Raises:
+            StatusError: One of them cannot be used.
+        """
+        options = self._options
+        socket = f"unix:{options.socket_path}" if options.socket_path else ""
+        try:
+            if socket:
+                self._listen(socket)
+        except RuntimeError as error:
+            raise socket_error(options.socket_path, str(error)) from error
+        if socket and not options.port:
+            return socket
+        try:
+            return f"port {self._listen(grpc_target(options.host, options.port))}"
+        except RuntimeError as error:
+            raise port_error(options.port, "--port", error) from error
+
+    def _listen(self, address: str) -> int:
+        ssl = self._options.ssl
+        if ssl is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, server_credentials(ssl))
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        if self._health:
+            for service in (_PREDICTION_SERVICE, _MODEL_SERVICE):
+                await self._health.set(service, HealthCheckResponse.SERVING)
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new requests, and returns when those in flight are answered or the time is over."""
+        if self._health:
+            await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        self._workers.stop()
+
+    def _handler(self, service: str, name: str, method: Callable[[Any, float], Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        descriptor = protos.POOL.FindServiceByName(service).FindMethodByName(name)
+        parse = getattr(protos, descriptor.input_type.name).FromString
+
+        async def answer(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            remaining_s = context.time_remaining()
+            deadline = NO_DEADLINE if remaining_s is None else time.monotonic() + remaining_s
+
+            def parsed() -> Any:
+                try:
+                    return parse(body)
+                except DecodeError as error:
+                    raise StatusError(Code.INTERNAL, f"The request is not a {descriptor.input_type.name}") from error
+
+            def compute() -> bytes:
+                request = parsed()
+                with self._measured(name, request):
+                    response: bytes = method(request, deadline).SerializeToString()
+                return response
+
+            async def compute_in_batch() -> bytes:
+                request = parsed()
+                with self._measured(name, request):
+                    response = await self._services.predict_async(request, deadline)
+                    written: bytes = response.SerializeToString()
+                return written
+
+            try:
+                if self._batching and name == "Predict":
+                    return await self._workers.wait_for(compute_in_batch)
+                answered = await self._workers.run(compute)
+                if name == "GetModelStatus" and (seen := self._services.core.unlabelled.seen(parsed().model_spec.name)):
+                    context.set_trailing_metadata(((COUNT_HEADER, str(seen[0])), (SECONDS_HEADER, f"{seen[1]:.0f}")))
+                return answered
+            except StatusError as error:
+                await context.abort(grpc.StatusCode[error.code.name], error.message)
+
+        # Messages are parsed and written here, where it is known in which thread; gRPC itself only handles bytes.
+        handler: Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]] = answer
+        return grpc.unary_unary_rpc_method_handler(handler)
+
+    def _measured(self, name: str, request: Any) -> AbstractContextManager[None]:
+        """Counts a prediction; the other calls are not counted."""
+        if name not in _PREDICTIONS:
+            return nullcontext()
+        if name != "MultiInference":
+            model = request.model_spec.name
+        else:
+            model = request.tasks[0].model_spec.name if request.tasks else ""
+        return measured(self._metrics, model, name, "GRPC")
+
+
+def _health_handler(servicer: health.HealthServicer) -> grpc.GenericRpcHandler:
+    """The standard health service; gRPC itself would log a traceback for each message that is not a request."""
+
+    async def parsed(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return HealthCheckRequest.FromString(body)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INTERNAL, "The request is not a HealthCheckRequest")
+
+    async def check(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await servicer.Check(await parsed(body, context), context)
+
+    async def watch(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await servicer.Watch(await parsed(body, context), context)
+
+    written = HealthCheckResponse.SerializeToString
+    return grpc.method_handlers_generic_handler(
+        "grpc.health.v1.Health",
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=written),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, response_serializer=written),
+        },
+    )

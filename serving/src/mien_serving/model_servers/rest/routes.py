@@ -1,0 +1,220 @@
+"""The REST API: requests and answers in JSON, over the same services as gRPC."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from mien_client.protos import (
+    ClassificationRequest,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    Input,
+    ModelSpec,
+    RegressionRequest,
+    SignatureDefMap,
+)
+
+from mien_serving.core.status import HTTP_STATUS, StatusError, invalid_argument
+from mien_serving.model_servers.metrics import Metrics, measured
+from mien_serving.model_servers.options import MAX_REQUEST
+from mien_serving.model_servers.rest.json_body import BodyReader, read_inference, read_predict
+from mien_serving.model_servers.rest.json_examples import classification_body, regression_body
+from mien_serving.model_servers.rest.json_response import error_body, predict_body
+from mien_serving.model_servers.services import SIGNATURE_DEF, Services
+from mien_serving.servables.predict import DEFAULT_SIGNATURE, predict
+from mien_serving.servables.servable import NO_DEADLINE
+
+_METHODS: Final = {"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"}
+"""What TensorFlow Serving's HTTP server lets through."""
+
+_API: Final = re.compile(r"/v1/.*", re.IGNORECASE)
+_PREDICTION: Final = re.compile(
+    r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)",
+    re.IGNORECASE | re.ASCII,
+)
+_MODEL: Final = re.compile(
+    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?",
+    re.IGNORECASE | re.ASCII,
+)
+_MAX_VERSION: Final = 2**63 - 1
+_MAX_VERSION_DIGITS: Final = len(str(_MAX_VERSION))  # Python refuses to read thousands of digits.
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A request as it came.
+
+    Attributes:
+        method: ``GET``, ``POST``, ….
+        target: The path, still percent-encoded, with the query string.
+        body: What was sent, decompressed.
+        deadline: When nobody waits for the answer any more, in seconds on the monotonic clock.
+    """
+
+    method: str
+    target: str
+    body: bytes
+    deadline: float = NO_DEADLINE
+
+
+@dataclass(frozen=True)
+class HttpAnswer:
+    """What to answer."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+
+
+class RestApi:
+    """Answers REST requests.
+
+    Args:
+        services: Answers what is not JSON about them.
+        metrics: Counts predictions.
+    """
+
+    def __init__(self, services: Services, metrics: Metrics | None = None) -> None:
+        self._services = services
+        self._metrics = metrics
+        self._bodies = BodyReader()
+
+    def close(self) -> None:
+        """Ends the process that reads large requests, if there is one."""
+        self._bodies.close()
+
+    def answer(self, request: HttpRequest) -> HttpAnswer:
+        """Answers one request; every error becomes an answer."""
+        if request.method not in _METHODS:
+            return _html(501, "Not Implemented")
+        if not _API.fullmatch(request.target):
+            return _html(404, "Not Found")
+        try:
+            return HttpAnswer(200, self._dispatch(request))
+        except _BadVersion:
+            return HttpAnswer(400, b"")
+        except StatusError as error:
+            return error_answer(error)
+        except RecursionError:
+            return error_answer(invalid_argument("JSON Parse error: The document is nested too deeply."))
+
+    def _dispatch(self, request: HttpRequest) -> bytes:
+        spec, answer, verb = self._route(request)
+        with measured(self._metrics, spec.name, verb, "REST"):
+            return answer(spec, request)
+
+    def _route(self, request: HttpRequest) -> tuple[ModelSpec, Callable[[ModelSpec, HttpRequest], bytes], str]:
+        """What a request asks for, what answers it, and the verb of its path."""
+        if request.method == "POST" and (route := _PREDICTION.fullmatch(request.target)):
+            # The route is matched without regard to case, the verb is not.
+            answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+            return _model_spec(route), answers.get(route[4], _malformed), route[4]
+        if request.method == "GET" and (route := _MODEL.fullmatch(request.target)):
+            return _model_spec(route), self._metadata if route[4] == "metadata" else self._status, ""
+        return ModelSpec(), _malformed, ""
+
+    def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        with ExitStack() as stack:
+            # What is wrong with the body is told first; but what its values must be, the model says.
+            try:
+                _, servable = stack.enter_context(self._services.core.handle(spec))
+            except StatusError as error:
+                self._bodies.read(read_predict, request.body, {}, request.deadline)
+                raise error.without_traceback() from None
+            name, inputs, row_format = self._bodies.read(
+                read_predict, request.body, servable.input_types, request.deadline
+            )
+            signature = servable.signatures.get(name or DEFAULT_SIGNATURE)
+            if signature is None:
+                raise invalid_argument(
+                    f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
+                )
+            if inputs is None:
+                raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
+            return predict_body(predict(servable, name, inputs, deadline=request.deadline), row_format)
+
+    def _classify(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        spec.signature_name, examples = self._bodies.read(read_inference, request.body, {}, request.deadline)
+        message = ClassificationRequest(model_spec=spec, input=Input.FromString(examples))
+        return classification_body(self._services.classify(message, request.deadline).result)
+
+    def _regress(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        spec.signature_name, examples = self._bodies.read(read_inference, request.body, {}, request.deadline)
+        message = RegressionRequest(model_spec=spec, input=Input.FromString(examples))
+        return regression_body(self._services.regress(message, request.deadline).result)
+
+    def _status(self, spec: ModelSpec, _: HttpRequest) -> bytes:
+        _require_name(spec)
+        return _json(self._services.get_model_status(GetModelStatusRequest(model_spec=spec))).encode()
+
+    def _metadata(self, spec: ModelSpec, _: HttpRequest) -> bytes:
+        _require_name(spec)
+        request = GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
+        response = self._services.get_model_metadata(request)
+        signatures = SignatureDefMap()
+        response.metadata[SIGNATURE_DEF].Unpack(signatures)
+        return (
+            f'{{\n"model_spec":{_json(response.model_spec)},\n'
+            f'"metadata": {{"{SIGNATURE_DEF}": {_json(signatures)}}}\n}}\n'
+        ).encode()
+
+
+def error_answer(error: StatusError) -> HttpAnswer:
+    """The answer to a request that ended in an error."""
+    return HttpAnswer(HTTP_STATUS[error.code], error_body(error.message))
+
+
+def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Undoes ``Content-Encoding: gzip``; what is not gzip after all, or too much, is taken for empty."""
+    if "gzip" not in headers.get("content-encoding", ""):
+        return body
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        plain = decompressor.decompress(body, MAX_REQUEST)
+    except zlib.error:
+        return b""
+    return plain if decompressor.eof else b""
+
+
+class _BadVersion(Exception):
+    """A version number that no version can have; TensorFlow Serving answers nothing to it but the status."""
+
+
+def _model_spec(match: re.Match[str]) -> ModelSpec:
+    spec = ModelSpec(name=unquote(match[1] or ""))
+    if match[2]:
+        digits = match[2].lstrip("0") or "0"
+        if len(digits) > _MAX_VERSION_DIGITS or int(digits) > _MAX_VERSION:
+            raise _BadVersion
+        spec.version.value = int(digits)
+    elif match[3]:
+        spec.version_label = unquote(match[3])
+    return spec
+
+
+def _malformed(_: ModelSpec, request: HttpRequest) -> bytes:
+    raise invalid_argument(f"Malformed request: {request.method} {request.target}")
+
+
+def _require_name(spec: ModelSpec) -> None:
+    if not spec.name:
+        raise invalid_argument("Missing model name in request.")
+
+
+def _json(message: Any) -> str:
+    text = json_format.MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
+    )
+    return f"{text}\n"
+
+
+def _html(status: int, reason: str) -> HttpAnswer:
+    page = f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
+    return HttpAnswer(status, page.encode(), "text/html")

@@ -1,0 +1,146 @@
+"""The one prediction path that both front ends share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from mien_client.protos import TensorProto
+
+from mien_serving.core.status import Code, StatusError, invalid_argument
+from mien_serving.servables.servable import NO_DEADLINE, Servable, SignatureTensors
+from mien_serving.servables.tensor import TooLargeToFillError, array_from_proto
+
+DEFAULT_SIGNATURE: Final = "serving_default"
+"""The signature of requests that name none."""
+
+PREDICT: Final = "tensorflow/serving/predict"
+CLASSIFY: Final = "tensorflow/serving/classify"
+REGRESS: Final = "tensorflow/serving/regress"
+"""The method names of signatures."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A signature and its inputs, ready to run.
+
+    Attributes:
+        feeds: Values by tensor name.
+        fetches: The names of the tensors wanted.
+        names: The same by the names that the signature gives its outputs.
+    """
+
+    feeds: Mapping[str, np.ndarray]
+    fetches: Sequence[str]
+    names: Sequence[str]
+
+    def outputs(self, fetched: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """What was fetched, by output name."""
+        return dict(zip(self.names, fetched, strict=True))
+
+
+def prepare(
+    servable: Servable,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray | TensorProto],
+    output_filter: Sequence[str] = (),
+) -> Prediction:
+    """Checks a request against its signature.
+
+    Args:
+        servable: The model version to run.
+        signature_name: Which of its signatures; empty for the default one.
+        inputs: Values by input name, from JSON (arrays) or from the wire.
+        output_filter: Names of the outputs wanted; empty for all.
+
+    Raises:
+        StatusError: The request does not fit the signature.
+    """
+    signature_name = signature_name or DEFAULT_SIGNATURE
+    tensors = servable.signature_tensors.get(signature_name)
+    if tensors is None:
+        raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
+    if not servable.accepts_method(signature_name, PREDICT, CLASSIFY, REGRESS):
+        raise StatusError(
+            Code.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. Was: "
+            f"{servable.signatures[signature_name].method_name}",
+        )
+    _check_input_names(tensors, inputs)
+    feeds = {tensor: _input(tensors, name, inputs) for name, tensor in tensors.inputs.items()}
+    names = _output_names(tensors, output_filter)
+    return Prediction(feeds, [tensors.outputs[name] for name in names], names)
+
+
+def predict(
+    servable: Servable,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray | TensorProto],
+    output_filter: Sequence[str] = (),
+    deadline: float = NO_DEADLINE,
+) -> dict[str, np.ndarray]:
+    """Runs one signature.
+
+    Args:
+        servable: The model version to run.
+        signature_name: Which of its signatures; empty for the default one.
+        inputs: Values by input name, from JSON (arrays) or from the wire.
+        output_filter: Names of the outputs wanted; empty for all.
+        deadline: When nobody waits for the result any more, in seconds on the monotonic clock.
+
+    Returns:
+        Values by output name.
+
+    Raises:
+        StatusError: The request does not fit the signature, or the graph failed.
+    """
+    prediction = prepare(servable, signature_name, inputs, output_filter)
+    return prediction.outputs(servable.run(prediction.feeds, prediction.fetches, deadline))
+
+
+def _check_input_names(tensors: SignatureTensors, sent: Collection[str]) -> None:
+    expected = tensors.inputs
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not tensors.defaults):
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_braces(sent)}) != "
+            f"len({_braces(expected)}). Sent extra: {_braces(set(sent) - set(expected))}. "
+            f"Missing but required: {_braces(set(expected) - set(sent))}."
+        )
+
+
+def _input(tensors: SignatureTensors, name: str, inputs: Mapping[str, np.ndarray | TensorProto]) -> np.ndarray:
+    value = inputs.get(name)
+    if value is None:
+        if name not in tensors.defaults:
+            raise invalid_argument(
+                f"Signature input alias: {name}(feed name: {tensors.inputs[name]}) not found in request and no default "
+                f"value provided. Inputs expected to be in the request {_braces(inputs)}, or default input alias set: "
+                f"{','.join(sorted(tensors.defaults))}"
+            )
+        value = tensors.defaults[name]
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return array_from_proto(value)
+    except TooLargeToFillError as error:
+        raise invalid_argument(f"tensor parsing error: {name}: {error}") from error
+    except ValueError as error:
+        raise invalid_argument(f"tensor parsing error: {name}") from error
+
+
+def _output_names(tensors: SignatureTensors, output_filter: Sequence[str]) -> Sequence[str]:
+    for position, name in enumerate(output_filter):
+        if name not in tensors.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
+                f"{_braces(tensors.outputs)}."
+            )
+        if name in output_filter[:position]:
+            raise invalid_argument(f"duplicate output tensor alias: {name}")
+    return output_filter or list(tensors.outputs)
+
+
+def _braces(names: Collection[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

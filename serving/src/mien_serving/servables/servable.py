@@ -1,0 +1,214 @@
+"""The servable: one loaded SavedModel."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from mien_client.protos import SignatureDef, TensorProto
+from tensorflow.python.client import pywrap_tf_session
+
+from mien_serving.batching.parameters import BatchingOptions
+from mien_serving.batching.scheduler import BatchScheduler
+from mien_serving.core.status import Code, StatusError
+from mien_serving.model_servers.metrics import Metrics
+from mien_serving.model_servers.options import SessionOptions
+from mien_serving.servables.loader import load_saved_model
+
+NO_DEADLINE = math.inf
+"""The deadline of a request that may take forever; deadlines are seconds on the monotonic clock."""
+
+PREDICT_API = "Predict"
+"""What metrics call requests that carry tensors."""
+
+tf.get_logger().setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class SignatureTensors:
+    """The tensors of a signature, read from its message once: to read it for every request takes longer than the rest.
+
+    Attributes:
+        inputs: Tensor names by input name.
+        outputs: Tensor names by output name, in the order of these.
+        defaults: Values by name of the inputs that need not be sent.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    defaults: Mapping[str, TensorProto]
+
+
+class Servable:
+    """A SavedModel in a TensorFlow session of its own.
+
+    TensorFlow Serving runs SavedModels the same way, so inputs are checked as strictly and as laxly as there, errors
+    read the same, and closing the session frees everything that belongs to the version.
+
+    Args:
+        path: The folder that holds ``saved_model.pb``.
+        options: How to run it.
+        metrics: Counts its runs.
+        name: What metrics call the model.
+
+    Raises:
+        StatusError: It cannot be loaded.
+
+    Attributes:
+        signatures: What the model can be asked, by signature name.
+        signature_tensors: The tensors of each of them.
+        input_types: The data type of each input of each of them.
+    """
+
+    def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None, name: str = "") -> None:
+        model = load_saved_model(path, options)
+        self._session = model.session
+        self._tensors = model.tensors
+        self.signatures: Mapping[str, SignatureDef] = {
+            name: SignatureDef.FromString(signature.SerializeToString()) for name, signature in model.signatures.items()
+        }
+        self.signature_tensors: Mapping[str, SignatureTensors] = {
+            name: SignatureTensors(
+                {input_name: info.name for input_name, info in signature.inputs.items()},
+                {output_name: signature.outputs[output_name].name for output_name in sorted(signature.outputs)},
+                dict(signature.defaults),
+            )
+            for name, signature in self.signatures.items()
+        }
+        self.input_types: Mapping[str, Mapping[str, int]] = {
+            name: {input_name: info.dtype for input_name, info in signature.inputs.items()}
+            for name, signature in self.signatures.items()
+        }
+        self._check_method_names = options.check_method_names
+        self._metrics = metrics
+        self._name = name
+
+    def accepts_method(self, signature_name: str, *methods: str) -> bool:
+        """Whether the method name of a signature is one of these, or may be any."""
+        return not self._check_method_names or self.signatures[signature_name].method_name in methods
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        deadline: float = NO_DEADLINE,
+        api: str = PREDICT_API,
+    ) -> list[np.ndarray]:
+        """Runs the graph; other threads run meanwhile.
+
+        Args:
+            feeds: Values by tensor name.
+            fetches: Tensor names.
+            deadline: When nobody waits for the result any more.
+            api: What metrics call the kind of request.
+
+        Returns:
+            The value of each fetched tensor.
+
+        Raises:
+            StatusError: TensorFlow refused the inputs or failed, or the deadline has passed.
+        """
+        with self._measured(api):
+            return self._run(feeds, fetches, deadline)
+
+    async def run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
+    ) -> list[np.ndarray]:
+        """As `run`, for an event loop, which goes on meanwhile."""
+        with self._measured(PREDICT_API):
+            return await self._run_async(feeds, fetches, deadline)
+
+    def _measured(self, api: str) -> AbstractContextManager[None]:
+        return self._metrics.run(self._name, api) if self._metrics else nullcontext()
+
+    async def _run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
+    ) -> list[np.ndarray]:
+        return await asyncio.to_thread(self._run, feeds, fetches, deadline)
+
+    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
+        options = None
+        if deadline != NO_DEADLINE:
+            remaining_ms = math.ceil((deadline - time.monotonic()) * 1000)
+            if remaining_ms <= 0:
+                raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+            options = pywrap_tf_session.TF_NewBufferFromString(
+                tf.compat.v1.RunOptions(timeout_in_ms=remaining_ms).SerializeToString()
+            )
+        try:
+            # Session.run() would refuse what the graph itself accepts, and rewrite its error messages.
+            with self._metrics.graph_run() if self._metrics else nullcontext():
+                outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
+                    options,
+                    {self._tensor(name): value for name, value in feeds.items()},
+                    [self._tensor(name) for name in fetches],
+                    [],
+                    None,
+                )
+        except tf.errors.OpError as error:
+            raise StatusError(Code(error.error_code), error.message) from error
+        finally:
+            if options is not None:
+                pywrap_tf_session.TF_DeleteBuffer(options)
+        return outputs
+
+    def close(self) -> None:
+        """Frees the session; nothing may run any more."""
+        self._session.close()
+        del self._session, self._tensors
+        give_memory_back()
+
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise StatusError(Code.INVALID_ARGUMENT, f"Tensor {name} was not found in the Graph")
+        return self._tensors[name]
+
+
+def give_memory_back() -> None:
+    """Returns what is free to the system: glibc else keeps it, in parts that the next version does not fit into."""
+    with suppress(AttributeError, OSError, TypeError):  # Other C libraries have no such function.
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class BatchingServable(Servable):
+    """A servable whose runs join others.
+
+    Args:
+        path: The folder that holds ``saved_model.pb``.
+        options: How to run it.
+        scheduler: Forms the batches.
+        batching: How it forms those of this servable.
+        metrics: Counts its runs.
+        name: What metrics call the model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: SessionOptions,
+        scheduler: BatchScheduler,
+        batching: BatchingOptions,
+        metrics: Metrics | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__(path, options, metrics, name)
+        self._scheduler = scheduler
+        self._batching = batching
+
+    async def _run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
+    ) -> list[np.ndarray]:
+        return await self._scheduler.run_async(self, super()._run, feeds, fetches, deadline, self._batching)
+
+    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
+        return self._scheduler.run(self, super()._run, feeds, fetches, deadline, self._batching)

@@ -1,0 +1,77 @@
+"""Warm-up: the requests that a version answers before it takes traffic."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from mien_client.protos import PredictionLog
+
+from mien_serving.core.status import Code, StatusError, invalid_argument
+from mien_serving.model_servers.metrics import Metrics
+from mien_serving.servables.classify_regress import classify, multi_inference, regress
+from mien_serving.servables.predict import predict
+from mien_serving.servables.servable import Servable
+
+logger = logging.getLogger(__name__)
+
+_FILE: Final = Path("assets.extra", "tf_serving_warmup_requests")
+_MAX_RECORDS: Final = 1000
+
+
+def has_warm_up(path: Path) -> bool:
+    """Whether a SavedModel brings warm-up requests."""
+    return (path / _FILE).exists()
+
+
+def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metrics | None = None) -> None:
+    """Runs the warm-up requests that a SavedModel brings.
+
+    Args:
+        servable: The loaded model.
+        path: Its folder.
+        iterations: How often each request runs.
+        metrics: Counts the requests.
+
+    Raises:
+        StatusError: The file cannot be read, or a request in it failed: the version is not fit to serve.
+    """
+    file = path / _FILE
+    count = 0
+    try:
+        for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+            count += 1
+            if metrics:
+                metrics.warm_up_record(str(path))
+            if count > _MAX_RECORDS:
+                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
+            for _ in range(iterations):
+                _replay(servable, record, file)
+    except tf.errors.OpError as error:
+        raise StatusError(
+            Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
+        ) from error
+    logger.info("Ran %d warm-up requests of %s", count, path)
+
+
+def _replay(servable: Servable, record: bytes, file: Path) -> None:
+    try:
+        log = PredictionLog.FromString(record)
+    except DecodeError as error:
+        raise invalid_argument(f"Failed to parse warmup record from {file}") from error
+    kind = log.WhichOneof("log_type")
+    request: Any = getattr(log, kind).request if kind else None
+    match kind:
+        case "predict_log":
+            predict(servable, request.model_spec.signature_name, request.inputs, request.output_filter)
+        case "classify_log":
+            classify(servable, request.model_spec.signature_name, request.input)
+        case "regress_log":
+            regress(servable, request.model_spec.signature_name, request.input)
+        case "multi_inference_log":
+            multi_inference(servable, version=0, request=request)
+        case _:
+            raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
