@@ -52,11 +52,11 @@ train: $(INSTALLED)
 
 bench: $(PUBLISHED)
 	@status=0; for part in networks client_size client_alone client_speed serving; do \
-		echo "benchmarks/$$part.py"; $(BIN)/python benchmarks/$$part.py || status=1; echo; \
+		echo "benchmarks/$$part.py"; $(BIN)/python -m benchmarks.$$part || status=1; echo; \
 	done; exit $$status
 
 scaling: $(PUBLISHED)
-	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python -m benchmarks.scaling
 
 # What looks like a secret and is none: checksums, and what tests show to servers of their own.
 NO_SECRETS := "(groups_)?sha256"|(user|somebody):secret@|that-nobody-sees|nothing secret|"-----BEGIN PRIVATE KEY-----",|1234abc5678

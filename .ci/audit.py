@@ -24,7 +24,7 @@ def main() -> int:
     """Audits and tells."""
     status = 0
     for lock in LOCKS:
-        program = Path(sys.executable).with_name("pip-audit")
+        program = str(Path(sys.executable).with_name("pip-audit"))
         command = [program, "--disable-pip", "--require-hashes", "--format=json", "--progress-spinner=off", "-r", lock]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)  # noqa: S603
         try:

@@ -40,11 +40,11 @@ def python_packages() -> dict[str, Any]:
     """The bill of the Python packages."""
     program = Path(sys.executable).with_name("cyclonedx-py")
     command = [
-        program,
+        str(program),
         "requirements",
         "-",
         "--pyproject",
-        ROOT / "serving" / "pyproject.toml",
+        str(ROOT / "serving" / "pyproject.toml"),
         "--output-reproducible",
     ]
     done = subprocess.run(command, input=locked(), capture_output=True, encoding="utf-8", check=True)  # noqa: S603

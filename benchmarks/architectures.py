@@ -1,6 +1,6 @@
 """Accuracy against cost: emotion networks of several shapes, trained equally long, and what a face costs each.
 
-    python benchmarks/architectures.py --data fer2013.csv.gz --runs runs/architectures
+    python -m benchmarks.architectures --data fer2013.csv.gz --runs runs/architectures
 
 All have the first teacher's recipe, and fewer epochs: this ranks shapes, and says nothing of what each can reach. The
 shipped shape is trained from three seeds, which says how much of a difference is chance. An interrupted call goes on
@@ -13,13 +13,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -31,7 +31,8 @@ from mien_training.distribution import native_precision
 from mien_training.files import sha256
 from mien_training.runs import open_run
 from mien_training.train import Trainer
-from networks import BATCH, milliseconds, session
+
+from benchmarks.networks import BATCH, milliseconds, session
 
 SHIPPED = load("emotion").network
 SHAPES = {
@@ -86,7 +87,8 @@ def draw(points: Points, epochs: int) -> Figure:
         axes.scatter(*zip(*dots, strict=True), color=colour, zorder=3, label=label)
     seeds = [(cost, one) for cost, every in points.values() if len(every) > 1 for one in every]
     if seeds:
-        axes.scatter(*zip(*seeds, strict=True), 20, "none", edgecolors="tab:red", zorder=3, label="its single seeds")
+        costs, accuracies = zip(*seeds, strict=True)
+        axes.scatter(costs, accuracies, s=20, c="none", edgecolors="tab:red", zorder=3, label="its single seeds")
     axes.set(
         xlabel=f"ms a face, batch {BATCH}",
         ylabel=f"PublicTest accuracy after {epochs} epochs",
@@ -105,7 +107,7 @@ def _label(
 ) -> None:
     """Write each shape's name beside its dot, where it covers no dot, no other name and no part of the front."""
     [axes] = figure.axes
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()  # settles where everything is
     front = line.get_transform().transform_path(line.get_path())
     dots = axes.transData.transform([*middles.values(), *seeds])
@@ -157,7 +159,7 @@ def measure(options: argparse.Namespace) -> None:
     split = splits.add_others(splits.split_emotion(faces, recipe.validation, recipe.seed), faces.others)
     source = {"file": options.data.name, "sha256": sha256(options.data)}
     accuracies: dict[str, list[float]] = {}
-    works = {}
+    works: dict[str, Callable[[], object]] = {}
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 48, 48), np.uint8)
     for name, shape in SHAPES.items():
         accuracies[name] = []
@@ -168,7 +170,7 @@ def measure(options: argparse.Namespace) -> None:
             result = Trainer("emotion", split, config, folder, source, native_precision()).run()
             accuracies[name].append(result["validation"]["accuracy"])
         run = session(open_run(folder).load(), bfloat16=True)
-        works[name] = lambda run=run: run(images)
+        works[name] = partial(run, images)
     costs = milliseconds(100, works)
     points = {name: (costs[name], accuracies[name]) for name in SHAPES}
     front = pareto_front(means(points))

@@ -1,6 +1,6 @@
 """What the client itself takes: processor time per face, and memory while faces stream through `analyze_iter`.
 
-    python benchmarks/client_alone.py [--faces 1000000]
+    python -m benchmarks.client_alone [--faces 1000000]
 
 The server, in a process of its own, answers at once with numbers that were prepared; what is measured is the client.
 The exit status is 1 if a target was missed.
@@ -22,8 +22,9 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from client_speed import stubs_by_hand
 from mien_client import Client, protos
+
+from benchmarks.client_speed import stubs_by_hand
 
 BATCH = 256
 FACES = 64
@@ -44,7 +45,7 @@ def canned(model: str, output: str, shape: tuple[int, ...]) -> bytes:
     for size in shape:
         tensor.tensor_shape.dim.add(size=size)
     tensor.tensor_content = np.full(shape, 0.2, np.float32).tobytes()
-    return response.SerializeToString()
+    return bytes(response.SerializeToString())
 
 
 class Server(grpc.GenericRpcHandler):
@@ -54,7 +55,7 @@ class Server(grpc.GenericRpcHandler):
         self.emotion = canned("emotion", "probabilities", (faces, 5))
         self.keypoints = canned("keypoints", "keypoints", (faces, 15, 2))
 
-    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Tells how to answer."""
         return grpc.unary_unary_rpc_method_handler(
             lambda request, _: self.emotion if b"probabilities" in request[-64:] + request[:64] else self.keypoints

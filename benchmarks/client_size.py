@@ -1,6 +1,6 @@
 """How long the client takes to import, the memory it takes, and the disk it takes, beside the official package.
 
-    python benchmarks/client_size.py
+    python -m benchmarks.client_size
 
 The disk is what the package and all it requires take in this environment, the interpreter excepted. The exit status is
 1 if a target was missed.
@@ -60,13 +60,13 @@ def installed_size(name: str) -> int:
             distribution = metadata.distribution(key)
         except metadata.PackageNotFoundError:  # Required on other systems only.
             continue
-        files = [file.locate() for file in distribution.files or ()]
+        files = [Path(str(file.locate())) for file in distribution.files or ()]
         if key == "mien-client":  # Installed from its folder, of which the distribution only has the path.
             import mien_client
 
             files = [file for folder in mien_client.__path__ for file in Path(folder).rglob("*")]
         found[key] = sum(file.stat().st_size for file in files if file.is_file())
-        waiting += [re.match(r"[\w.-]+", text)[0] for text in distribution.requires or () if "extra ==" not in text]
+        waiting += [re.split(r"[^\w.-]", text)[0] for text in distribution.requires or () if "extra ==" not in text]
     return sum(found.values())
 
 

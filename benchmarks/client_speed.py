@@ -1,6 +1,6 @@
 """Faces per second of the client beside what one would write by hand, all with one local server.
 
-    python benchmarks/client_speed.py [--repository models] [-- FLAG ...]
+    python -m benchmarks.client_speed [--repository models] [-- FLAG ...]
 
 Every way asks both models about the same 64 faces, one call of each way after the other, so that whatever else the
 machine does meets them alike; of all calls the one in the middle counts. The usual script posts lists of numbers
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -31,8 +32,7 @@ from mien_client import Client, protos
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
 from mien_serving import LocalModelServer
 
-sys.path.insert(0, str(Path(__file__).parent))
-from _load import MODELS, check_repository, faces, newest
+from benchmarks.workload import MODELS, check_repository, faces, newest
 
 FACES = 64
 ROUNDS = 100
@@ -48,17 +48,17 @@ def publish_with_float_input(repository: Path, model: str, folder: Path) -> None
     module.served = tf.saved_model.load(str(newest(repository / model)))
     ask = module.served.signatures["serving_default"]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 48, 48], tf.float32, name="images")])
-    def predict(images: object) -> object:
+    def predict(images: Any) -> object:
         return ask(images=tf.cast(tf.round(images * 255.0), tf.uint8))
 
-    tf.saved_model.save(module, str(folder / "1"), signatures=predict)
+    signature = tf.function(predict, input_signature=[tf.TensorSpec([None, 48, 48], tf.float32, name="images")])
+    tf.saved_model.save(module, str(folder / "1"), signatures=signature)
 
 
 def usual_script(url: str, images: np.ndarray) -> Callable[[], object]:
     """What most people write first."""
 
-    def ask(model: str) -> object:
+    def ask(model: str) -> Any:
         body = {"instances": (images / 255.0).tolist()}
         return requests.post(f"{url}/v1/models/{model}:predict", json=body, timeout=60).json()["predictions"]
 

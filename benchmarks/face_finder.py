@@ -3,7 +3,7 @@
 Prints a table: how many of the faces in each kind of picture are found, how many of what is found are not faces, and
 the processor time a picture. Pictures without a face are noise, and the portraits without their heads.
 
-Run: python benchmarks/face_finder.py [--repeats 4]
+Run: python -m benchmarks.face_finder [--repeats 4]
 """
 
 import argparse
@@ -84,7 +84,7 @@ def noise(height: int, width: int, random: np.random.Generator) -> np.ndarray:
         grid = random.normal(0, size**0.7, (height // size + 1, width // size + 1)).astype(np.float32)
         total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
         size *= 2
-    return cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    return np.asarray(cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
 
 
 def noises(random: np.random.Generator, count: int) -> Iterator[np.ndarray]:

@@ -1,6 +1,6 @@
 """Milliseconds a face of the networks in one process, measured in turns in one run.
 
-    python benchmarks/networks.py [--quick]
+    python -m benchmarks.networks [--quick]
 
 The graphs are made as `mien export` makes them, from the shipped recipes and from two plain residual networks of 1.2
 million weights; what weights they have does not change what they cost. Each is run in float32, and as TensorFlow

@@ -1,6 +1,6 @@
 """How much one caller with large requests slows all others: the ratio of their p99 with it to their p99 without it.
 
-    python benchmarks/one_caller.py --repository models
+    python -m benchmarks.one_caller --repository models
 
 Prints a line for each kind of large request; the exit status is 1 if a ratio is above 3. What else this machine does
 counts too, so close everything else.
@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
-from _load import GrpcClient, SteadyLoad, check_repository
 from mien_client.contract import EMOTION_MODEL
 from mien_serving import LocalModelServer
+
+from benchmarks.workload import GrpcClient, SteadyLoad, check_repository
 
 _TARGET = 3.0
 _SIZE = 16 << 20

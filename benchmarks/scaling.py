@@ -1,6 +1,6 @@
 """Measures what a face costs, simulates replicas with it, and writes the tables and pictures of docs/scaling.md.
 
-    python benchmarks/scaling.py [--repository models] [--simulate-only]
+    python -m benchmarks.scaling [--repository models] [--simulate-only]
 
 Close everything else: server and clients share this machine. What was measured is kept in docs/scaling/measured.json,
 from which --simulate-only computes the rest again. It takes about three minutes.
@@ -18,12 +18,11 @@ import os
 import platform
 import random
 import re
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,16 @@ import requests
 import simpy
 from mien_serving import LocalModelServer
 
-sys.path.insert(0, str(Path(__file__).parent))
-from _load import MODELS, GrpcClient, check_repository, faces, latency, many_clients_throughput, predict_request
+from benchmarks.workload import (
+    MODELS,
+    PREDICT,
+    GrpcClient,
+    check_repository,
+    faces,
+    latency,
+    many_clients_throughput,
+    predict_request,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "scaling.md"
@@ -101,7 +108,7 @@ def _calls(server: LocalModelServer, size: int) -> dict[str, float]:
     count = max(10, 256 // size)
 
     def work(client: GrpcClient) -> list[float]:
-        return latency(lambda: [client.ask(request) for request in asked], count)
+        return latency(lambda: client.ask_in_turn(*asked), count)
 
     work(clients[0])
     alone = np.median(work(clients[0])) / len(asked)
@@ -141,7 +148,7 @@ def _protocols(server: LocalModelServer) -> dict[str, dict[str, float]]:
     client, session = GrpcClient(server.grpc_address), requests.Session()
     messages = [predict_request(model, images) for model in MODELS]
     sent: dict[str, Callable[[], int]] = {
-        "gRPC": lambda: client.ask(*messages) or sum(map(len, messages)),
+        "gRPC": lambda: _ask(client, messages),
         "REST, raw bytes": lambda: _post(server, session, {"signature_name": "serving_raw", "instances": raw}),
         "REST, lists": lambda: _post(server, session, {"instances": images.tolist()}),
     }
@@ -169,9 +176,15 @@ def _post(server: LocalModelServer, session: requests.Session, body: object) -> 
     return total
 
 
+def _ask(client: GrpcClient, messages: Sequence[bytes]) -> int:
+    client.ask(*messages)
+    return sum(map(len, messages))
+
+
 def _answer_bytes(server: LocalModelServer, message: bytes) -> int:
     with grpc.insecure_channel(server.grpc_address) as channel:
-        return len(channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(message))
+        predict: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
+        return len(predict(message))
 
 
 def _open_loop(server: LocalModelServer, rate: int) -> dict[str, float]:
@@ -184,7 +197,7 @@ async def _arrivals(address: str, rate: int, seconds: float) -> list[float]:
     asked, found = [predict_request(model, faces(1)) for model in MODELS], []
     dice = random.Random(rate)
     async with grpc.aio.insecure_channel(address) as channel:
-        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        predict: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
 
         async def analysis() -> None:
             start = time.perf_counter()
@@ -263,7 +276,7 @@ class Replica:
             self._changed.succeed()
             self._changed = self.env.event()
 
-    def _thread(self) -> Iterator[simpy.Event]:
+    def _thread(self) -> Generator[simpy.Event, None, None]:
         while True:
             waiting = [queue for queue in self._queues if queue]
             # Not zero but a nanosecond, or rounding could let time stand still.
@@ -279,7 +292,7 @@ class Replica:
     def _until_due(self, queue: deque[tuple[float, Analysis]]) -> float:
         return queue[0][0] + self.wait_s - self.env.now
 
-    def _run(self, batch: Sequence[Analysis]) -> Iterator[simpy.Event]:
+    def _run(self, batch: Sequence[Analysis]) -> Generator[simpy.Event, None, None]:
         self._busy += 1
         times = self._together if self._busy > 1 else self._alone
         yield self.env.timeout(times[len(batch)])
@@ -303,7 +316,7 @@ def simulate(
     env, dice = simpy.Environment(), random.Random(0)
     replica = Replica(env, measured, **options)
 
-    def arrivals() -> Iterator[simpy.Event]:
+    def arrivals() -> Generator[simpy.Event, None, None]:
         for _ in range(count):
             yield env.timeout(dice.expovariate(rate))
             replica.ask()
@@ -317,7 +330,7 @@ def capacity(measured: dict[str, Any], largest: int = LARGEST) -> float:
     """Faces a second that a replica can do at all, with batches always full."""
     call = measured["calls"][str(largest)]
     batch_s = call["together_s"] + largest * measured["overhead_s"] / REPLICA_CORES
-    return THREADS * largest / batch_s / len(MODELS)
+    return float(THREADS * largest / batch_s / len(MODELS))
 
 
 def curve(measured: dict[str, Any], largest: int) -> list[tuple[float, float, float, float]]:
@@ -447,7 +460,7 @@ def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, fl
     for name, label in (("alone_s", "one call at a time"), ("together_s", "two at a time")):
         axes.plot(SIZES, [1000 * measured["calls"][str(n)][name] / n for n in SIZES], "o-", label=label)
     axes.set(xscale="log", xlabel="faces in a batch", ylabel="ms a face, one model", ylim=(0, None))
-    axes.set_xticks(SIZES, SIZES)
+    axes.set_xticks(SIZES, [str(size) for size in SIZES])
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(FOLDER / "batching.png", dpi=110)

@@ -1,6 +1,6 @@
 """How fast `mien serve` is, as ratios to the same work without a server, measured in turns in one run.
 
-    python benchmarks/serving.py --repository models [--quick]
+    python -m benchmarks.serving --repository models [--quick]
 
 Prints a table with each ratio and its target; the exit status is 1 if a target was missed. Close everything else: the
 server, its clients and what they are compared with share this machine's processors.
@@ -26,8 +26,7 @@ from mien_client.contract import EMOTION_MODEL
 from mien_serving import LocalModelServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parent))
-from _load import (
+from benchmarks.workload import (
     MODELS,
     GrpcClient,
     InProcess,

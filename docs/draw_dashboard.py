@@ -32,9 +32,9 @@ def series(url: str, target: dict[str, Any], start: float, end: float) -> dict[s
     found = {}
     for one in answer.json()["data"]["result"]:
         labels = one["metric"]
-        text = re.sub(
-            r"\{\{(\w+)\}\}", lambda match, labels=labels: labels.get(match[1], ""), target.get("legendFormat", "")
-        )
+        text = target.get("legendFormat", "")
+        for name in re.findall(r"\{\{(\w+)\}\}", text):
+            text = text.replace(f"{{{{{name}}}}}", labels.get(name, ""))
         found[text or " ".join(labels.values())] = [(at, float(value)) for at, value in one["values"]]
     return found
 
@@ -51,7 +51,7 @@ def draw(panel: dict[str, Any], axes: Any, found: dict[str, list[tuple[float, fl
         axes.set_ylabel(unit, fontsize=7)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, loc="upper left", ncols=2)
-        axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
+        axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
         axes.tick_params(labelsize=7)
         return
     axes.axis("off")

@@ -15,7 +15,7 @@ from mien_client import Analysis, Client
 from mien_client.pictures import find_faces, read_picture
 
 ROOT = Path(__file__).parent.parent
-MIEN = Path(sys.executable).with_name("mien")
+MIEN = str(Path(sys.executable).with_name("mien"))
 PICTURES = [Path("examples") / name for name in ("astronaut.jpg", "admiral.jpg", "face48.png")]
 OUT = Path("demo")
 LARGEST_DIFFERENCE = 1e-4

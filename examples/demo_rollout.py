@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
-MIEN = Path(sys.executable).with_name("mien")
+MIEN = str(Path(sys.executable).with_name("mien"))
 PICTURES = [ROOT / "examples" / name for name in ("astronaut.jpg", "admiral.jpg", "face48.png")]
 SITE = ROOT / "demo" / "rollout"
 CALLERS = 2

@@ -34,8 +34,9 @@ async def faces(request: Request, picture: UploadFile) -> dict[str, Any]:
     """Return the faces in the uploaded picture."""
     if (picture.size or 0) > MAX_UPLOAD:
         raise HTTPException(413, f"The picture is larger than {MAX_UPLOAD:,} bytes")
+    client: AsyncClient = request.app.state.client
     try:
-        analysis = await request.app.state.client.analyze_pictures(await picture.read())
+        analysis = await client.analyze_pictures(await picture.read())
     except PictureError as error:  # What was uploaded is not a readable picture.
         raise HTTPException(422, str(error)) from None
     except MienError as error:  # Its text names servers, which strangers need not know.

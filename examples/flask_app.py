@@ -25,7 +25,7 @@ def faces() -> dict[str, Any]:
     if "picture" not in request.files:
         abort(400, "Expected a file in the form field 'picture'")
     try:
-        return client.analyze_pictures(request.files["picture"].read()).to_dict()
+        return client.analyze_pictures(request.files["picture"].stream.read()).to_dict()
     except PictureError as error:  # What was uploaded is not a readable picture.
         abort(422, str(error))
     except MienError as error:  # Its text names servers, which strangers need not know.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MIEN = Path(sys.executable).with_name("mien")
+MIEN = str(Path(sys.executable).with_name("mien"))
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,8 @@ class Load:
     """Callers that never stop asking the edge, over gRPC and REST."""
 
     def __init__(self, stack, face, **options):
-        self.versions, self.failures, self.done = Counter(), [], threading.Event()
+        self.versions: Counter[tuple[str, int]] = Counter()
+        self.failures, self.done = [], threading.Event()
         self.threads = [
             threading.Thread(target=self.call, args=(stack, kind, face, options)) for kind in ("grpc", "rest")
         ]
@@ -313,7 +314,8 @@ def test_containers_can_do_no_more_than_they_need(stack):
 
 def listening(container):
     """Ports with a TCP listener in a container, those of its own loopback addresses apart."""
-    everyone, loopback = set(), set()
+    everyone: set[int] = set()
+    loopback: set[int] = set()
     for line in docker("exec", container, "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines():
         _, local, _, state, *_ = line.split()
         address, _, port = local.partition(":")
@@ -432,7 +434,7 @@ def test_one_caller_with_large_bodies_keeps_nobody_from_an_answer(stack, face):
     body = b'{"signature_name": "serving_raw", "instances": [{"b64": "' + b"A" * 7_500_000 + b'"}]}'
     url = f"https://127.0.0.1:{stack.environment['EDGE_PORT']}/v1/models/emotion:predict"
     other, enough = (str(stack.certificates / "client.crt"), str(stack.certificates / "client.key")), threading.Event()
-    answers = Counter()
+    answers: Counter[int] = Counter()
 
     def insist():
         with requests.Session() as session:
@@ -466,7 +468,7 @@ def test_a_replica_survives_refusing_large_requests(stack, face):
     request.inputs["images"].tensor_content = images.tobytes()
     for size in images.shape:
         request.inputs["images"].tensor_shape.dim.add(size=size)
-    outcomes = Counter()
+    outcomes: Counter[str] = Counter()
 
     def insist(predict):
         for _ in range(3):

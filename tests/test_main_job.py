@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import mien_client
@@ -125,7 +126,7 @@ def test_the_example_in_the_clients_reference_runs(name, server, faces):
     text = text.replace("localhost:8500", server.grpc).replace("astronaut.jpg", str(PORTRAIT))
     known = {public: getattr(mien_client, public) for public in mien_client.__all__}
     known |= {"asyncio": asyncio, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
-    told = []
+    told: list[str] = []
     with Client(server.grpc) as client:
         known |= {"client": client, "analysis": client.analyze(faces[:3]), "face": client.analyze(faces[0])[0]}
         example = doctest.DocTestParser().get_doctest(text, known, name, None, None)
@@ -211,7 +212,7 @@ def test_a_running_server_is_evaluated_as_its_weights_are(server, mien, tmp_path
     random = np.random.default_rng(0)
     rows = [f"{index % 5},{' '.join(map(str, random.integers(0, 256, 2304)))}\n" for index in range(10)]
     path.write_text("emotion, pixels\n" + "".join(rows), encoding="utf-8")
-    found = []
+    found: list[dict[str, Any]] = []
     for which in ("--pretrained", f"--server={server.grpc}", f"--server={server.rest}"):
         out = tmp_path / str(len(found))
         done = mien("evaluate", "emotion", which, "--data", path, "--usage", "all", "--out", out)

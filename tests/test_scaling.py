@@ -1,29 +1,18 @@
 """The simulation behind docs/scaling.md, against what can be computed by hand."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import simpy
 
+from benchmarks import scaling
+
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def scaling():
-    """The benchmark as a module."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import scaling
-
-        yield scaling
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-
-
 @pytest.fixture
-def measured(scaling):
+def measured():
     """A server that takes 4 ms for a call and 1 ms for each face, half as much again when it runs two."""
     calls = {
         str(size): {"alone_s": 0.004 + 0.001 * size, "together_s": 0.006 + 0.0015 * size, "cpu_s": 0}
@@ -32,13 +21,13 @@ def measured(scaling):
     return {"calls": calls, "overhead_s": 0.0}
 
 
-def test_a_lone_face_waits_for_the_batch_and_for_the_slower_of_both_models(scaling, measured):
+def test_a_lone_face_waits_for_the_batch_and_for_the_slower_of_both_models(measured):
     p50, _, batch = scaling.simulate(measured, rate=0.5, count=500)
     assert p50 == pytest.approx(0.001 + 0.006 + 0.0015)
     assert batch == pytest.approx(1, abs=0.02)
 
 
-def test_a_replica_answers_everybody_in_full_batches_when_all_come_at_once(scaling, measured):
+def test_a_replica_answers_everybody_in_full_batches_when_all_come_at_once(measured):
     env = simpy.Environment()
     replica = scaling.Replica(env, measured, largest=8)
     for _ in range(64):
@@ -50,7 +39,7 @@ def test_a_replica_answers_everybody_in_full_batches_when_all_come_at_once(scali
     assert max(replica.latencies) == pytest.approx(8 * (0.006 + 0.0015 * 8), rel=0.05)
 
 
-def test_up_to_its_capacity_it_keeps_up_and_beyond_it_does_not(scaling, measured):
+def test_up_to_its_capacity_it_keeps_up_and_beyond_it_does_not(measured):
     most = scaling.capacity(measured, 8)
     assert most == pytest.approx(8 / (0.006 + 0.0015 * 8))
     _, calm, _ = scaling.simulate(measured, rate=0.7 * most, count=3000, largest=8)
@@ -59,7 +48,7 @@ def test_up_to_its_capacity_it_keeps_up_and_beyond_it_does_not(scaling, measured
     assert full > 1
 
 
-def test_the_rate_within_a_target_lies_between_the_points_around_it(scaling):
+def test_the_rate_within_a_target_lies_between_the_points_around_it():
     points = [(100, 0, 0.010, 1), (200, 0, 0.020, 1), (300, 0, 0.060, 1)]
     assert scaling.most_within(points, 0.040) == pytest.approx(250)
     assert scaling.most_within(points, 0.005) == 0
@@ -67,7 +56,7 @@ def test_the_rate_within_a_target_lies_between_the_points_around_it(scaling):
     assert scaling.replicas(1000, 250) == 5
 
 
-def test_the_document_shows_what_was_measured(scaling):
+def test_the_document_shows_what_was_measured():
     measured, text = (
         json.loads(scaling.MEASURED.read_text(encoding="utf-8")),
         scaling.DOCUMENT.read_text(encoding="utf-8"),
@@ -80,7 +69,7 @@ def test_the_document_shows_what_was_measured(scaling):
         assert f"| {name} | {1000 * found['cpu_s']:.2f} | {found['bytes']:,.0f} |" in text
 
 
-def test_it_simulates_what_is_deployed(scaling):
+def test_it_simulates_what_is_deployed():
     batching = scaling.BATCHING.read_text(encoding="utf-8")
     assert f"max_execution_batch_size {{ value: {scaling.LARGEST} }}" in batching
     assert f"batch_timeout_micros {{ value: {scaling.WAIT_S * 1e6:.0f} }}" in batching

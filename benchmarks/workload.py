@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mien_client import protos
 from mien_client.contract import EMOTION_MODEL, KEYPOINT_MODEL
 
 MODELS = (EMOTION_MODEL, KEYPOINT_MODEL)
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def check_repository(parser: argparse.ArgumentParser, folder: Path) -> None:
@@ -47,7 +48,7 @@ def predict_request(model: str, images: np.ndarray) -> bytes:
     tensor.tensor_content = images.tobytes()
     for size in images.shape:
         tensor.tensor_shape.dim.add(size=size)
-    return request.SerializeToString()
+    return bytes(request.SerializeToString())
 
 
 class InProcess:
@@ -73,7 +74,7 @@ class InProcess:
             for _ in range(calls):
                 self.run(number, images)
 
-        return calls * size / _seconds([lambda number=number: work(number) for number in range(len(MODELS))])
+        return calls * size / _seconds([partial(work, number) for number in range(len(MODELS))])
 
 
 class GrpcClient:
@@ -81,12 +82,17 @@ class GrpcClient:
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
-        self._predict = self._channel.unary_unary(_PREDICT)
+        self._predict: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(PREDICT)
 
     def ask(self, *requests: bytes) -> None:
         """Sends requests at the same time and waits for all answers."""
         for call in [self._predict.future(request, timeout=600) for request in requests]:
             protos.PredictResponse.FromString(call.result())
+
+    def ask_in_turn(self, *requests: bytes) -> None:
+        """Send requests one after another, each when the one before is answered."""
+        for request in requests:
+            self.ask(request)
 
     def throughput(self, calls: int, size: int, clients: int = 2) -> float:
         """Faces per second that both models have seen, asked by a few clients at the same time."""
@@ -113,13 +119,13 @@ def many_clients_throughput(address: str, clients: int, calls: int) -> float:
     program = shutil.which("h2load")
     if program is None:
         return asyncio.run(_python_clients(address, both, clients, calls))
-    jobs = [lambda request=request: _h2load(program, address, request, clients, calls) for request in both]
+    jobs = [partial(_h2load, program, address, request, clients, calls) for request in both]
     return calls / _seconds(jobs)
 
 
 async def _python_clients(address: str, requests: Sequence[bytes], clients: int, calls: int) -> float:
     async with grpc.aio.insecure_channel(address) as channel:
-        predict = channel.unary_unary(_PREDICT)
+        predict: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
 
         async def client() -> None:
             for _ in range(calls // clients):
@@ -133,14 +139,15 @@ async def _python_clients(address: str, requests: Sequence[bytes], clients: int,
 def _h2load(program: str, address: str, request: bytes, clients: int, calls: int) -> None:
     """Sends one request again and again; every answer has to be as long as a good one, for h2load reads none."""
     with grpc.insecure_channel(address) as channel:
-        good = channel.unary_unary(_PREDICT)(request)
+        predict: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
+        good = predict(request)
     with tempfile.NamedTemporaryFile() as body:
         body.write(_framed(request))
         body.flush()
         command = [program, f"--clients={clients}", f"--requests={calls}", "--max-concurrent-streams=1"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers", f"--data={body.name}"]
         report = subprocess.run(  # noqa: S603
-            [*command, f"http://{address}{_PREDICT}"], capture_output=True, encoding="utf-8", check=True
+            [*command, f"http://{address}{PREDICT}"], capture_output=True, encoding="utf-8", check=True
         )
     received = re.search(r"\((\d+)\) data", report.stdout)
     if received is None or int(received[1]) != calls * len(_framed(good)):
@@ -167,7 +174,7 @@ def rest_raw_throughput(url: str, calls: int, size: int, clients: int = 2) -> fl
                 answer.raise_for_status()
                 answer.json()
 
-    jobs: list[Callable[[], None]] = [lambda model=model: work(model) for model in MODELS] * clients
+    jobs = [partial(work, model) for model in MODELS] * clients
     return calls // clients * clients * size / _seconds(jobs)
 
 
