@@ -1,5 +1,6 @@
 """Our message classes are TensorFlow Serving's, byte for byte, and live beside the official ones."""
 
+import ast
 import importlib
 import runpy
 import subprocess
@@ -156,10 +157,44 @@ def test_tensors_that_are_none(tensor, told):
         to_array(text_format.Parse(tensor, protos.TensorProto()))
 
 
-def test_generating_the_descriptors_again_changes_nothing(official):
+def test_generating_the_descriptors_and_the_stubs_again_changes_nothing(official):
     official("PredictRequest")
     tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "make_protos.py"))
-    assert tool["OUTPUT"].read_bytes() == tool["descriptor_set"]()
+    made = tool["descriptor_set"]()
+    assert tool["DESCRIPTORS"].read_bytes() == made.SerializeToString(deterministic=True)
+    assert tool["STUBS"].read_text(encoding="utf-8") == tool["stubs"](made)
+
+
+def test_mypy_knows_every_message_and_field(tmp_path):
+    """Also in a user's program: the package carries its types."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from mien_client.protos import DataType, PredictRequest, PredictResponse\n"
+        "request = PredictRequest(output_filter=['probabilities'])\n"
+        "request.model_spec.version.value = 3\n"
+        "request.inputs['images'].dtype = DataType.DT_UINT8\n"
+        "reveal_type(PredictResponse().outputs['label'].string_val[0])\n"
+        "request.model_spec.nmae = 'emotion'\n"
+        "request.model_spec.name = 7\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", program]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120).stdout
+    lines = [(int(line.split(":")[1]), line) for line in found.splitlines()[:-1]]
+    assert [number for number, _ in lines] == [5, 6, 7]
+    assert [text in line for text, (_, line) in zip(["bytes", "nmae", "str"], lines, strict=True)] == [True] * 3
+
+
+def test_the_stubs_name_what_is_there():
+    """No more and no less: nested messages and enums too."""
+    tree = ast.parse(Path(protos.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    aliases = {node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)}
+    assert {node.name for node in classes} | aliases == {name for name in dir(protos) if name[0].isupper()} - {"POOL"}
+    for node in classes:
+        ours = getattr(protos, node.name)
+        for nested in (inner.name for inner in node.body if isinstance(inner, ast.ClassDef)):
+            assert hasattr(ours, nested), f"{node.name}.{nested}"
 
 
 def test_our_classes_can_be_imported_after_the_official_ones():

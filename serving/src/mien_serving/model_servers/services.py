@@ -143,7 +143,7 @@ class Services:
             status = response.model_version_status.add(version=version, state=state.state).status
             status.SetInParent()
             if state.error:
-                status.error_code = state.error.code
+                status.error_code = state.error.code  # type: ignore[assignment]  # The same numbers.
                 status.error_message = state.error.message
         return response
 

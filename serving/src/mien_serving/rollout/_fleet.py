@@ -121,10 +121,10 @@ class Server:
             }
             found = {}
             for label in labels:
-                request = protos.GetModelMetadataRequest(metadata_field=["signature_def"])
-                request.model_spec.name, request.model_spec.version_label = model, label
+                question = protos.GetModelMetadataRequest(metadata_field=["signature_def"])
+                question.model_spec.name, question.model_spec.version_label = model, label
                 try:
-                    metadata = self._ask("PredictionService", "GetModelMetadata", request, timeout)
+                    metadata = self._ask("PredictionService", "GetModelMetadata", question, timeout)
                 except _NotFound:
                     continue
                 found[label] = metadata.model_spec.version.value

@@ -201,7 +201,7 @@ def write_proto(array: np.ndarray, proto: TensorProto, *, as_tensor_content: boo
         proto: An empty message.
         as_tensor_content: Whether to write bytes instead, which is quicker.
     """
-    proto.dtype = DATA_TYPES[array.dtype]
+    proto.dtype = DATA_TYPES[array.dtype]  # type: ignore[assignment]  # A number of the enum.
     proto.tensor_shape.SetInParent()
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)

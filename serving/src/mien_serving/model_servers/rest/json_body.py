@@ -52,7 +52,10 @@ def read_predict(body: bytes, signatures: Signatures) -> tuple[str, dict[str, np
     inputs = signatures.get(name or "serving_default")
     if not inputs:
         return name, None, False
-    infos = {input_name: TensorInfo(dtype=dtype) for input_name, dtype in inputs.items()}
+    infos = {
+        input_name: TensorInfo(dtype=dtype)  # type: ignore[arg-type]  # A number of the enum.
+        for input_name, dtype in inputs.items()
+    }
     return name, *predict_inputs(document, infos, b"true" in body or b"false" in body)
 
 

@@ -23,10 +23,10 @@ def read_examples(document: Mapping[str, Any]) -> Input:
         StatusError: There are none, or one is not what an example can be.
     """
     result = Input()
-    target = result.example_list
+    target = result.example_list.examples
     if "context" in document:
-        target = result.example_list_with_context
-        target.context.CopyFrom(_example(document["context"]))
+        target = result.example_list_with_context.examples
+        result.example_list_with_context.context.CopyFrom(_example(document["context"]))
     if "examples" not in document:
         raise invalid_argument(
             f"JSON Value: {text(document)} When method is classify, key 'examples' is expected and was not found"
@@ -36,7 +36,7 @@ def read_examples(document: Mapping[str, Any]) -> Input:
         raise invalid_argument(f"JSON Value: {text(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise invalid_argument(f"JSON Value: {text(document)} 'examples' value is an empty array")
-    target.examples.extend(_example(example) for example in examples)
+    target.extend(_example(example) for example in examples)
     return result
 
 
