@@ -44,7 +44,7 @@ def predict_request(model: str, images: np.ndarray) -> bytes:
     """A gRPC request for the default signature."""
     request = protos.PredictRequest(model_spec={"name": model})
     tensor = request.inputs["images"]
-    tensor.dtype = protos.DataType.Value("DT_UINT8")
+    tensor.dtype = protos.DataType.DT_UINT8
     tensor.tensor_content = images.tobytes()
     for size in images.shape:
         tensor.tensor_shape.dim.add(size=size)

@@ -464,7 +464,7 @@ def test_a_replica_survives_refusing_large_requests(stack, face):
     before = docker("inspect", "-f", "{{.RestartCount}}", victim)
     request = protos.PredictRequest(model_spec={"name": "emotion"})
     images = np.stack([face] * 1024)
-    request.inputs["images"].dtype = protos.DataType.Value("DT_UINT8")
+    request.inputs["images"].dtype = protos.DataType.DT_UINT8
     request.inputs["images"].tensor_content = images.tobytes()
     for size in images.shape:
         request.inputs["images"].tensor_shape.dim.add(size=size)

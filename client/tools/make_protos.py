@@ -39,7 +39,6 @@ STUBS = PACKAGE / "protos.pyi"
 
 _HEADER = '''"""Type stubs of `mien_client.protos`, written by ``client/tools/make_protos.py``."""
 
-# ruff: noqa
 # mypy: disable-error-code="type-arg"
 from google.protobuf import descriptor_pool as _descriptor_pool
 '''

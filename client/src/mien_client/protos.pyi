@@ -1,6 +1,5 @@
 """Type stubs of `mien_client.protos`, written by ``client/tools/make_protos.py``."""
 
-# ruff: noqa
 # mypy: disable-error-code="type-arg"
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
