@@ -82,11 +82,16 @@ lock:
 clean:
 	rm -rf $(VENV) models demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(INSTALLED): requirements.lock client/pyproject.toml serving/pyproject.toml training/pyproject.toml
+# uv, itself installed from the lock, installs the rest several times as fast as pip, which does it where uv cannot.
+DISTRIBUTIONS := -e client -e serving -e training
+$(INSTALLED): requirements.lock client/pyproject.toml serving/pyproject.toml training/pyproject.toml client/src/mien_client/_version.py
 	@test -n "$(PYTHON)" || { echo "Mien needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client -e serving -e training
+	@install_all() { "$$@" --require-hashes -r requirements.lock && "$$@" --no-deps --no-build-isolation $(DISTRIBUTIONS); }; \
+	pip="$(BIN)/pip install --quiet --disable-pip-version-check"; \
+	sed -n '/^uv==/,/# via/p' requirements.lock > $(VENV)/uv.lock; \
+	{ $$pip --only-binary :all: --require-hashes -r $(VENV)/uv.lock && install_all $(BIN)/uv pip install --quiet --python $(BIN)/python; } || \
+	{ echo "uv did not install the packages; pip does." >&2; install_all $$pip; }
 	touch $@
 
 # A version is never changed once published, so newer weights become the next version.

@@ -22,6 +22,7 @@ from mien_client._exceptions import (
     UnexpectedResponseError,
     VersionNotFoundError,
 )
+from mien_client._version import __version__
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "UnexpectedResponseError",
     "VersionNotFoundError",
     "VersionStatus",
+    "__version__",
 ]
 
 # These need NumPy, whose import takes longer than all else here. The verbs of `mien` that do not work on arrays, and

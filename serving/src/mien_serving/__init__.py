@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mien_serving.local_model_server import LocalModelServer, LocalModelServerError
 
-__all__ = ["LocalModelServer", "LocalModelServerError"]
+__all__ = ["LocalModelServer", "LocalModelServerError", "__version__"]
+
+__version__ = metadata.version("mien-serving")
 
 
 def __getattr__(name: str) -> Any:
