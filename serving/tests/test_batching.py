@@ -14,8 +14,8 @@ from mien_client.protos import ModelServerConfig
 from mien_serving.batching.parameters import BatchingOptions
 from mien_serving.batching.scheduler import BatchScheduler
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.metrics import Metrics
 from mien_serving.model_servers.options import ServerOptions
+from mien_serving.model_servers.prometheus import PrometheusMetrics
 from mien_serving.model_servers.server import ModelServer
 from mien_serving.model_servers.workers import Workers
 from mien_serving.servables.predict import predict
@@ -304,7 +304,7 @@ def test_requests_that_wait_for_a_batch_count_as_busy_threads():
 
 
 def test_batches_and_waiting_are_counted_under_the_names_of_tensorflow_serving(graph):
-    metrics = Metrics()
+    metrics = PrometheusMetrics()
     scheduler = BatchScheduler(1, metrics)
     options = BatchingOptions(max_batch_size=4, allowed_batch_sizes=(4,), thread_pool_name="batchers")
     for _ in range(3):

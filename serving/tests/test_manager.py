@@ -8,9 +8,10 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mien_serving.core.manager import Action, Manager, ServableId, Snapshot, State, next_action
+from mien_serving.core.manager import Manager, ManagerOptions
+from mien_serving.core.servable_state import ServableId, State
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.options import ManagerOptions
+from mien_serving.core.version_policy import Action, Snapshot, next_action
 
 AVAILABLE, LOADING, START, END = State.AVAILABLE, State.LOADING, State.START, State.END
 

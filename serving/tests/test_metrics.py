@@ -9,7 +9,7 @@ import grpc
 import pytest
 import requests
 from mien_client import protos
-from mien_serving.model_servers.metrics import Metrics
+from mien_serving.model_servers.prometheus import PrometheusMetrics
 
 # The parser of prometheus_client would add _total to the names of counters, which TensorFlow Serving's have not.
 _SAMPLE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)")
@@ -115,14 +115,14 @@ def test_bounds_of_buckets_have_six_digits_as_those_of_tensorflow_serving(measur
     bounds = re.findall(r':request_latency_bucket\{API="predict",entrypoint="REST",le="(.*?)"', page)
     assert bounds[:6] == ["10", "18", "32.4", "58.32", "104.976", "188.957"]
     assert bounds[-2:] == ["1.47476e+09", "+Inf"]
-    metrics = Metrics()
+    metrics = PrometheusMetrics()
     metrics.batch_run("", [0.1], 1, 0)
     queuing = re.findall(rb'queuing_latency_bucket\{le="(.*?)",thread_pool_name=""', metrics.page())
     assert queuing[:4] == [b"100", b"120", b"144", b"172.8"]
 
 
 def test_warm_up_records_are_counted_by_model_path():
-    metrics = Metrics()
+    metrics = PrometheusMetrics()
     for _ in range(2):
         metrics.warm_up_record("/models/m/1")
     assert b':tensorflow:serving:model_warmup_records_read{model_path="/models/m/1"} 2.0\n' in metrics.page()

@@ -6,12 +6,12 @@ import time
 
 import pytest
 from mien_client.protos import ModelServerConfig
-from mien_serving.core.server_core import ServerCore
-from mien_serving.model_servers.options import CoreOptions, SessionOptions
+from mien_serving.core.server_core import CoreOptions, ServerCore
 from mien_serving.model_servers.rest.json_body import LARGE as LARGE_BODY
 from mien_serving.model_servers.rest.routes import HttpRequest, RestApi
 from mien_serving.model_servers.services import Services
 from mien_serving.servables.servable import Servable
+from mien_serving.servables.session_options import SessionOptions
 
 
 @pytest.fixture(scope="module")

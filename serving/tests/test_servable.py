@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.options import SessionOptions
 from mien_serving.servables.servable import Servable
+from mien_serving.servables.session_options import SessionOptions
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import sys
 import pytest
 from mien_client.cli import main
 from mien_client.protos import ConfigProto
+from mien_serving.core.manager import ManagerOptions
 from mien_serving.model_servers.command import options_from
 from mien_serving.model_servers.flags import add_flags
-from mien_serving.model_servers.options import ManagerOptions
 
 
 def parse(*arguments):

@@ -5,10 +5,10 @@ import time
 
 import pytest
 from mien_client.protos import ModelServerConfig, ModelSpec
-from mien_serving.core.manager import State
-from mien_serving.core.server_core import ServerCore
+from mien_serving.core.manager import ManagerOptions
+from mien_serving.core.servable_state import State
+from mien_serving.core.server_core import CoreOptions, ServerCore
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.options import CoreOptions, ManagerOptions
 
 
 class Loaded:

@@ -1,8 +1,8 @@
 """Requests that name neither a version nor a label are counted, for `mien rollout` and for Prometheus."""
 
 import pytest
-from mien_serving.model_servers import unlabelled
-from mien_serving.model_servers.unlabelled import UnlabelledRequests
+from mien_serving.core import unlabelled
+from mien_serving.core.unlabelled import UnlabelledRequests
 
 
 @pytest.fixture

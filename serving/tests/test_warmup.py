@@ -4,8 +4,8 @@ import pytest
 from google.protobuf import text_format
 from mien_client.protos import PredictionLog
 from mien_serving.core.status import StatusError
-from mien_serving.model_servers.options import SessionOptions
 from mien_serving.servables.servable import Servable
+from mien_serving.servables.session_options import SessionOptions
 from mien_serving.servables.warmup import has_warm_up, warm_up
 
 tf = pytest.importorskip("tensorflow")

@@ -13,9 +13,9 @@ import pytest
 from google.protobuf import text_format
 from mien_client.cli import main
 from mien_client.protos import POOL, ModelServerConfig, ModelSpec
-from mien_serving.core.server_core import ServerCore
+from mien_serving.core.manager import ManagerOptions
+from mien_serving.core.server_core import CoreOptions, ServerCore
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.options import CoreOptions, ManagerOptions
 from mien_serving.rollout import _changes, _fleet, _models_config, _repository, _transition
 from mien_serving.rollout._configmap import ConfigMap
 from mien_serving.rollout._fleet import ServerError, VersionState, View

@@ -11,7 +11,7 @@ import pytest
 from mien_client import protos
 from mien_client.protos import ModelServerConfig
 from mien_client.transports import Target
-from mien_serving.model_servers.unlabelled import COUNT_HEADER, SECONDS_HEADER
+from mien_serving.core.unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving.rollout import _fleet
 from mien_serving.rollout._fleet import Fleet, ServerError, VersionState, View
 

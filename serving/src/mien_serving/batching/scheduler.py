@@ -17,8 +17,8 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 
 from mien_serving.batching.parameters import BatchingOptions
+from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError, invalid_argument, value_of
-from mien_serving.model_servers.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class BatchScheduler:
         metrics: Counts the batches and how long their requests wait.
     """
 
-    def __init__(self, threads: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, threads: int, metrics: Metrics = NO_METRICS) -> None:
         self._metrics = metrics
         self._changed = threading.Condition()
         # Only queues with something in them; the first is served first and then goes to the end.
@@ -200,8 +200,7 @@ class BatchScheduler:
         size = _size(feeds)
         if options.input_limit is not None and size > options.input_limit:
             raise invalid_argument(f"Task size {size} is larger than maximum input batch size {options.input_limit}")
-        if self._metrics:
-            self._metrics.batched(size)
+        self._metrics.batched(size)
         key = (owner, _kind(feeds, options.pad_variable_length_inputs), tuple(fetches))
         with self._changed:
             if self._stopped:
@@ -239,11 +238,10 @@ class BatchScheduler:
             expired = StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
             _settle((task.outputs, expired) for task in wanted if task.deadline <= now)
             if waiting:
-                if self._metrics:
-                    size = sum(task.size for task in waiting)
-                    padded = queue.options.padded(size)
-                    waited_s = [now - task.queued for task in waiting]
-                    self._metrics.batch_run(queue.options.thread_pool_name, waited_s, padded, padded - size)
+                size = sum(task.size for task in waiting)
+                padded = queue.options.padded(size)
+                waited_s = [now - task.queued for task in waiting]
+                self._metrics.batch_run(queue.options.thread_pool_name, waited_s, padded, padded - size)
                 _settle(_run_together(queue, waiting))
         return taken is not None
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from mien_serving.core.servable_state import ServableId, ServableState, State
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.options import ManagerOptions
+from mien_serving.core.version_policy import Action, Snapshot, next_action
 
 logger = logging.getLogger(__name__)
 
@@ -35,71 +35,20 @@ class Loadable(Protocol):
 S = TypeVar("S", bound=Loadable)
 
 
-class State(enum.IntEnum):
-    """Where a version is in its life, by the numbers of ``ModelVersionStatus.State``."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
 @dataclass(frozen=True)
-class ServableId:
-    """One version of one model."""
-
-    name: str
-    version: int
-
-    def __str__(self) -> str:
-        return f"{{name: {self.name} version: {self.version}}}"
-
-
-@dataclass(frozen=True)
-class ServableState:
-    """What is known of a version; kept after it has ended.
+class ManagerOptions:
+    """How versions are loaded.
 
     Attributes:
-        state: Where it is in its life.
-        error: Why it ended, if not because it was asked to.
-        sequence: Grows with every change of any version's state.
+        max_num_load_retries: How often a failed load is tried again before the version ends.
+        load_retry_interval_s: Pause before each retry, in seconds; the load thread is occupied meanwhile.
+        num_load_threads: How many versions load at the same time; 0 has the manager's own thread load, so that nothing
+            else is loaded or unloaded meanwhile. At start-up many versions load at the same time anyway.
     """
 
-    state: State
-    error: StatusError | None
-    sequence: int
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What the version policy is told of one version."""
-
-    version: int
-    aspired: bool
-    state: State
-
-
-class Action(enum.Enum):
-    """What the version policy can ask for."""
-
-    LOAD = enum.auto()
-    UNLOAD = enum.auto()
-
-
-def next_action(versions: Sequence[Snapshot]) -> tuple[Action, int] | None:
-    """TensorFlow Serving's availability-preserving policy: what to do next for one model, if anything.
-
-    The last available version is unloaded only once an aspired one is available (or none is aspired), so that
-    requests never find the model gone; the price is the memory of both for a moment.
-    """
-    aspired = [version for version in versions if version.aspired]
-    leftover = [version.version for version in versions if not version.aspired and version.state is State.AVAILABLE]
-    replaced = not aspired or any(version.state is State.AVAILABLE for version in aspired)
-    if leftover and (replaced or len(leftover) > 1):
-        return Action.UNLOAD, min(leftover)
-    new = [version.version for version in aspired if version.state is State.START]
-    return (Action.LOAD, max(new)) if new else None
+    max_num_load_retries: int = 5
+    load_retry_interval_s: float = 60.0
+    num_load_threads: int = 0
 
 
 @dataclass

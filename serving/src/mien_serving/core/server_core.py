@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
 
@@ -12,12 +13,29 @@ from mien_client.contract import STABLE_LABEL
 from mien_client.protos import ModelServerConfig, ModelSpec
 
 from mien_serving.core.config import check_config, models_on_disk
-from mien_serving.core.manager import Manager, S, ServableId, ServableState, State
+from mien_serving.core.manager import Manager, ManagerOptions, S
+from mien_serving.core.metrics import NO_METRICS, Metrics
+from mien_serving.core.servable_state import ServableId, ServableState, State
 from mien_serving.core.source import Source, check_loadable
 from mien_serving.core.status import Code, StatusError, invalid_argument
-from mien_serving.model_servers.metrics import Metrics
-from mien_serving.model_servers.options import CoreOptions
-from mien_serving.model_servers.unlabelled import UnlabelledRequests
+from mien_serving.core.unlabelled import UnlabelledRequests
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """How models are found and kept.
+
+    Attributes:
+        model_repository: The folder that stands for ``/models`` in base paths, if any does.
+        file_system_poll_wait_seconds: Pause between two looks for new versions; 0 looks only at configuration changes.
+        allow_version_labels_for_unavailable_models: Whether a new label may name a version that is not available.
+        manager: How versions are loaded.
+    """
+
+    model_repository: Path | None = None
+    file_system_poll_wait_seconds: float = 1.0
+    allow_version_labels_for_unavailable_models: bool = False
+    manager: ManagerOptions = field(default_factory=ManagerOptions)
 
 
 class ServerCore(Generic[S]):
@@ -33,7 +51,7 @@ class ServerCore(Generic[S]):
     """
 
     def __init__(
-        self, load: Callable[[ServableId, Path], S], options: CoreOptions, metrics: Metrics | None = None
+        self, load: Callable[[ServableId, Path], S], options: CoreOptions, metrics: Metrics = NO_METRICS
     ) -> None:
         self.unlabelled = UnlabelledRequests()
         self._metrics = metrics
@@ -108,7 +126,7 @@ class ServerCore(Generic[S]):
                 return self._manager.handle(spec.name, version)
             case _:
                 self.unlabelled.add(spec.name)
-                if self._metrics and spec.name in self._models:
+                if spec.name in self._models:
                     self._metrics.unlabelled(spec.name)
                 return self._manager.handle(spec.name)
 

@@ -19,19 +19,19 @@ from mien_client.protos import POOL, ConfigProto, ModelServerConfig
 from mien_serving.batching.parameters import BatchingOptions, read_batching_parameters
 from mien_serving.core.config import REPOSITORY, read_config, single_model_config
 from mien_serving.core.config_protos import parse_file, read_message
+from mien_serving.core.manager import ManagerOptions
+from mien_serving.core.server_core import CoreOptions
 from mien_serving.core.status import StatusError, invalid_argument
 from mien_serving.model_servers.flags import add_flags, without_meaning
 from mien_serving.model_servers.listening import resolved_host
 from mien_serving.model_servers.options import (
     METRICS_PATH,
-    CoreOptions,
     GrpcOptions,
-    ManagerOptions,
     RestOptions,
     ServerOptions,
-    SessionOptions,
 )
 from mien_serving.model_servers.tls import read_ssl_options
+from mien_serving.servables.session_options import SessionOptions
 
 _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""

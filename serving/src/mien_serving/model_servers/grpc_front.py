@@ -14,13 +14,13 @@ from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]
 from mien_client import protos
 
+from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError
+from mien_serving.core.unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving.model_servers.listening import grpc_target, port_error, socket_error
-from mien_serving.model_servers.metrics import Metrics, measured
 from mien_serving.model_servers.options import MAX_REQUEST, GrpcOptions
 from mien_serving.model_servers.services import Services
 from mien_serving.model_servers.tls import server_credentials
-from mien_serving.model_servers.unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving.model_servers.workers import Workers
 from mien_serving.servables.servable import NO_DEADLINE
 
@@ -48,7 +48,7 @@ class GrpcFront:
     """
 
     def __init__(
-        self, services: Services, options: GrpcOptions, metrics: Metrics | None = None, *, batching: bool = False
+        self, services: Services, options: GrpcOptions, metrics: Metrics = NO_METRICS, *, batching: bool = False
     ) -> None:
         self._services = services
         self._metrics = metrics
@@ -187,7 +187,7 @@ class GrpcFront:
             model = request.model_spec.name
         else:
             model = request.tasks[0].model_spec.name if request.tasks else ""
-        return measured(self._metrics, model, name, "GRPC")
+        return self._metrics.request(model, name, "GRPC")
 
 
 def _health_handler(servicer: health.HealthServicer) -> grpc.GenericRpcHandler:

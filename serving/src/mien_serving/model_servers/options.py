@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,8 +11,10 @@ from mien_client.protos import ModelServerConfig
 
 from mien_serving.batching.parameters import BatchingOptions
 from mien_serving.core.config import check_config
+from mien_serving.core.server_core import CoreOptions
 from mien_serving.core.status import invalid_argument
 from mien_serving.model_servers.listening import check_port, check_socket
+from mien_serving.servables.session_options import SessionOptions
 
 DEFAULT_HOST: Final = "127.0.0.1"
 """Where the server listens unless told otherwise: only programs of this machine can call it."""
@@ -28,60 +30,6 @@ MAX_REQUEST: Final = 100 << 20
 
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
 """Where Prometheus finds the metrics unless the monitoring configuration names another path."""
-
-
-@dataclass(frozen=True)
-class ManagerOptions:
-    """How versions are loaded.
-
-    Attributes:
-        max_num_load_retries: How often a failed load is tried again before the version ends.
-        load_retry_interval_s: Pause before each retry, in seconds; the load thread is occupied meanwhile.
-        num_load_threads: How many versions load at the same time; 0 has the manager's own thread load, so that nothing
-            else is loaded or unloaded meanwhile. At start-up many versions load at the same time anyway.
-    """
-
-    max_num_load_retries: int = 5
-    load_retry_interval_s: float = 60.0
-    num_load_threads: int = 0
-
-
-@dataclass(frozen=True)
-class CoreOptions:
-    """How models are found and kept.
-
-    Attributes:
-        model_repository: The folder that stands for ``/models`` in base paths, if any does.
-        file_system_poll_wait_seconds: Pause between two looks for new versions; 0 looks only at configuration changes.
-        allow_version_labels_for_unavailable_models: Whether a new label may name a version that is not available.
-        manager: How versions are loaded.
-    """
-
-    model_repository: Path | None = None
-    file_system_poll_wait_seconds: float = 1.0
-    allow_version_labels_for_unavailable_models: bool = False
-    manager: ManagerOptions = field(default_factory=ManagerOptions)
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """How TensorFlow runs graphs; 0 lets it choose by the number of processors.
-
-    Attributes:
-        intra_op_parallelism: Threads that share the work of one operation.
-        inter_op_parallelism: Operations that run at the same time.
-        saved_model_tags: Which of a SavedModel's graphs is loaded.
-        bfloat16: Whether TensorFlow may compute in bfloat16, which it does on processors that have it.
-        config: A serialized ``ConfigProto`` with everything else.
-    """
-
-    intra_op_parallelism: int = 0
-    inter_op_parallelism: int = 0
-    saved_model_tags: Sequence[str] = ("serve",)
-    bfloat16: bool = False
-    config: bytes = b""
-    gpu_memory_fraction: float = 0.0
-    check_method_names: bool = False
 
 
 @dataclass(frozen=True)

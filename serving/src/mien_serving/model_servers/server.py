@@ -9,24 +9,26 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mien_serving.batching.batching_servable import BatchingServable
 from mien_serving.batching.parameters import read_batching_parameters
 from mien_serving.batching.scheduler import BatchScheduler
 from mien_serving.core.config import read_config
-from mien_serving.core.manager import ServableId
+from mien_serving.core.metrics import NO_METRICS
+from mien_serving.core.servable_state import ServableId
 from mien_serving.core.server_core import ServerCore
 from mien_serving.core.status import StatusError
 from mien_serving.model_servers.grpc_front import GrpcFront
 from mien_serving.model_servers.listening import port_error
-from mien_serving.model_servers.metrics import Metrics
 from mien_serving.model_servers.options import ServerOptions
+from mien_serving.model_servers.prometheus import PrometheusMetrics
 from mien_serving.model_servers.rest.front import RestFront
 from mien_serving.model_servers.rest.routes import RestApi
 from mien_serving.model_servers.services import Services
-from mien_serving.servables.servable import BatchingServable, Servable, give_memory_back
+from mien_serving.servables.servable import Servable, give_memory_back
 from mien_serving.servables.warmup import has_warm_up, warm_up
 
 try:
@@ -48,7 +50,7 @@ class ModelServer:
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
-        self._metrics = Metrics() if options.rest.metrics_path else None
+        self._metrics = PrometheusMetrics() if options.rest.metrics_path else NO_METRICS
         batching = options.batching
         self._scheduler = BatchScheduler(batching.num_batch_threads, self._metrics) if batching else None
         self._core: ServerCore[Servable] = ServerCore(self._load, options.core, self._metrics)
@@ -99,11 +101,11 @@ class ModelServer:
         await asyncio.gather(grpc_front.stop(_GRACE_S), rest_front.stop(_GRACE_S))
 
     def _load(self, servable_id: ServableId, path: Path) -> Servable:
-        with self._metrics.load(str(path)) if self._metrics else nullcontext():
+        with self._metrics.load(str(path)):
             servable = self.load_saved_model(path, servable_id.name)
         if self._options.enable_model_warmup and has_warm_up(path):
             try:
-                with self._metrics.warm_up(str(path)) if self._metrics else nullcontext():
+                with self._metrics.warm_up(str(path)):
                     warm_up(servable, path, self._options.warmup_iterations, self._metrics)
             except BaseException:
                 servable.close()

@@ -25,10 +25,10 @@ from mien_client.protos import (
     SignatureDefMap,
 )
 
-from mien_serving.core.manager import ServableId, ServableState
+from mien_serving.core.metrics import NO_METRICS, Metrics
+from mien_serving.core.servable_state import ServableId, ServableState
 from mien_serving.core.server_core import ServerCore
 from mien_serving.core.status import Code, StatusError, invalid_argument
-from mien_serving.model_servers.metrics import Metrics
 from mien_serving.servables.classify_regress import classify, multi_inference, regress
 from mien_serving.servables.predict import DEFAULT_SIGNATURE, predict, prepare
 from mien_serving.servables.servable import NO_DEADLINE, Servable
@@ -50,7 +50,7 @@ class Services:
     """
 
     def __init__(
-        self, core: ServerCore[Servable], metrics: Metrics | None = None, *, as_tensor_content: bool = False
+        self, core: ServerCore[Servable], metrics: Metrics = NO_METRICS, *, as_tensor_content: bool = False
     ) -> None:
         self.core = core
         self._metrics = metrics
@@ -159,16 +159,13 @@ class Services:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        before = {name: self._count(name) for name in request.metric_names}
+        before = {name: self._metrics.count(name) for name in request.metric_names}
         self.core.reload_config(request.config)
         response = ReloadConfigResponse()
         response.status.SetInParent()
         for name, count in before.items():
-            response.metric.add(name=name, int64_value_increase=self._count(name) - count)
+            response.metric.add(name=name, int64_value_increase=self._metrics.count(name) - count)
         return response
-
-    def _count(self, name: str) -> int:
-        return self._metrics.count(name) if self._metrics else 0
 
 
 def _tell_who_answered(spec: ModelSpec, servable_id: ServableId, asked: ModelSpec) -> None:

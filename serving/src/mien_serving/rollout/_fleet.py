@@ -15,7 +15,7 @@ from mien_client import protos
 from mien_client.cli import CommandError
 from mien_client.security import Security, channel_credentials, security
 
-from mien_serving.model_servers.unlabelled import COUNT_HEADER, SECONDS_HEADER
+from mien_serving.core.unlabelled import COUNT_HEADER, SECONDS_HEADER
 
 if TYPE_CHECKING:
     import numpy as np

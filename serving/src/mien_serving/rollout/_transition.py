@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mien_serving.model_servers.unlabelled import NOTICED_S
+from mien_serving.core.unlabelled import NOTICED_S
 from mien_serving.rollout._fleet import END, LOADING, Fleet, ServerError, View, reason
 from mien_serving.rollout._models_config import STABLE, Desired, ModelsConfig
 from mien_serving.rollout._trial import Trial

@@ -61,8 +61,8 @@ class Trial:
 
 def _reason(folder: Path) -> str:
     from mien_serving.core.status import StatusError
-    from mien_serving.model_servers.options import SessionOptions
     from mien_serving.servables.servable import Servable
+    from mien_serving.servables.session_options import SessionOptions
     from mien_serving.servables.warmup import has_warm_up, warm_up
 
     try:

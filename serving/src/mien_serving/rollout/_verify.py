@@ -22,10 +22,10 @@ from mien_client.protos import DataType
 from numpy.typing import NDArray
 
 from mien_serving.core.status import StatusError
-from mien_serving.model_servers.options import SessionOptions
 from mien_serving.repository.reading import MEBIBYTE, open_regular
 from mien_serving.servables.predict import predict
 from mien_serving.servables.servable import Servable
+from mien_serving.servables.session_options import SessionOptions
 from mien_serving.servables.warmup import warm_up
 
 GOLDEN: Final = "assets.extra/golden.npz"

@@ -26,7 +26,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.client import pywrap_tf_session as c_api
 
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.options import SessionOptions
+from mien_serving.servables.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
 

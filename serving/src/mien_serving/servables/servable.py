@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,10 @@ import tensorflow as tf
 from mien_client.protos import SignatureDef, TensorProto
 from tensorflow.python.client import pywrap_tf_session
 
-from mien_serving.batching.parameters import BatchingOptions
-from mien_serving.batching.scheduler import BatchScheduler
+from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError
-from mien_serving.model_servers.metrics import Metrics
-from mien_serving.model_servers.options import SessionOptions
 from mien_serving.servables.loader import load_saved_model
+from mien_serving.servables.session_options import SessionOptions
 
 NO_DEADLINE = math.inf
 """The deadline of a request that may take forever; deadlines are seconds on the monotonic clock."""
@@ -70,7 +68,7 @@ class Servable:
         input_types: The data type of each input of each of them.
     """
 
-    def __init__(self, path: Path, options: SessionOptions, metrics: Metrics | None = None, name: str = "") -> None:
+    def __init__(self, path: Path, options: SessionOptions, metrics: Metrics = NO_METRICS, name: str = "") -> None:
         model = load_saved_model(path, options)
         self._session = model.session
         self._tensors = model.tensors
@@ -118,18 +116,15 @@ class Servable:
         Raises:
             StatusError: TensorFlow refused the inputs or failed, or the deadline has passed.
         """
-        with self._measured(api):
+        with self._metrics.run(self._name, api):
             return self._run(feeds, fetches, deadline)
 
     async def run_async(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
     ) -> list[np.ndarray]:
         """As `run`, for an event loop, which goes on meanwhile."""
-        with self._measured(PREDICT_API):
+        with self._metrics.run(self._name, PREDICT_API):
             return await self._run_async(feeds, fetches, deadline)
-
-    def _measured(self, api: str) -> AbstractContextManager[None]:
-        return self._metrics.run(self._name, api) if self._metrics else nullcontext()
 
     async def _run_async(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
@@ -147,7 +142,7 @@ class Servable:
             )
         try:
             # Session.run() would refuse what the graph itself accepts, and rewrite its error messages.
-            with self._metrics.graph_run() if self._metrics else nullcontext():
+            with self._metrics.graph_run():
                 outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
                     options,
                     {self._tensor(name): value for name, value in feeds.items()},
@@ -178,37 +173,3 @@ def give_memory_back() -> None:
     """Returns what is free to the system: glibc else keeps it, in parts that the next version does not fit into."""
     with suppress(AttributeError, OSError, TypeError):  # Other C libraries have no such function.
         ctypes.CDLL(None).malloc_trim(0)
-
-
-class BatchingServable(Servable):
-    """A servable whose runs join others.
-
-    Args:
-        path: The folder that holds ``saved_model.pb``.
-        options: How to run it.
-        scheduler: Forms the batches.
-        batching: How it forms those of this servable.
-        metrics: Counts its runs.
-        name: What metrics call the model.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        options: SessionOptions,
-        scheduler: BatchScheduler,
-        batching: BatchingOptions,
-        metrics: Metrics | None = None,
-        name: str = "",
-    ) -> None:
-        super().__init__(path, options, metrics, name)
-        self._scheduler = scheduler
-        self._batching = batching
-
-    async def _run_async(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
-    ) -> list[np.ndarray]:
-        return await self._scheduler.run_async(self, super()._run, feeds, fetches, deadline, self._batching)
-
-    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
-        return self._scheduler.run(self, super()._run, feeds, fetches, deadline, self._batching)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from mien_client.protos import PredictionLog
 
+from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError, invalid_argument
-from mien_serving.model_servers.metrics import Metrics
 from mien_serving.servables.classify_regress import classify, multi_inference, regress
 from mien_serving.servables.predict import predict
 from mien_serving.servables.servable import Servable
@@ -27,7 +27,7 @@ def has_warm_up(path: Path) -> bool:
     return (path / _FILE).exists()
 
 
-def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metrics | None = None) -> None:
+def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metrics = NO_METRICS) -> None:
     """Runs the warm-up requests that a SavedModel brings.
 
     Args:
@@ -44,8 +44,7 @@ def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metric
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(file)):
             count += 1
-            if metrics:
-                metrics.warm_up_record(str(path))
+            metrics.warm_up_record(str(path))
             if count > _MAX_RECORDS:
                 raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
             for _ in range(iterations):

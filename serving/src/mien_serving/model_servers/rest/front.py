@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import uvicorn
 
+from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import StatusError
 from mien_serving.model_servers.listening import listen
-from mien_serving.model_servers.metrics import Metrics
 from mien_serving.model_servers.options import MAX_REQUEST, RestOptions
 from mien_serving.model_servers.rest.http_server import HttpProtocol, HttpServer
 from mien_serving.model_servers.rest.json_response import error_body
@@ -42,7 +42,7 @@ class RestFront:
         metrics: What Prometheus finds at the path of the options.
     """
 
-    def __init__(self, api: RestApi, options: RestOptions, metrics: Metrics | None = None) -> None:
+    def __init__(self, api: RestApi, options: RestOptions, metrics: Metrics = NO_METRICS) -> None:
         self._metrics = metrics
         self._api = api
         self._options = options
@@ -118,7 +118,7 @@ class RestFront:
             if self._options.enable_cors_support and scope["method"] == "OPTIONS":
                 return HttpAnswer(200, b"")
             path = self._options.metrics_path
-            if self._metrics and target.partition("?")[0] == path:
+            if path and target.partition("?")[0] == path:
                 if target != path:
                     return HttpAnswer(400, f"Unexpected path: {target}. Should be {path}".encode(), "text/plain")
                 return HttpAnswer(200, self._metrics.page(), "text/plain")

@@ -21,8 +21,8 @@ from mien_client.protos import (
     SignatureDefMap,
 )
 
+from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import HTTP_STATUS, StatusError, invalid_argument
-from mien_serving.model_servers.metrics import Metrics, measured
 from mien_serving.model_servers.options import MAX_REQUEST
 from mien_serving.model_servers.rest.json_body import BodyReader, read_inference, read_predict
 from mien_serving.model_servers.rest.json_examples import classification_body, regression_body
@@ -81,7 +81,7 @@ class RestApi:
         metrics: Counts predictions.
     """
 
-    def __init__(self, services: Services, metrics: Metrics | None = None) -> None:
+    def __init__(self, services: Services, metrics: Metrics = NO_METRICS) -> None:
         self._services = services
         self._metrics = metrics
         self._bodies = BodyReader()
@@ -107,7 +107,7 @@ class RestApi:
 
     def _dispatch(self, request: HttpRequest) -> bytes:
         spec, answer, verb = self._route(request)
-        with measured(self._metrics, spec.name, verb, "REST"):
+        with self._metrics.request(spec.name, verb, "REST"):
             return answer(spec, request)
 
     def _route(self, request: HttpRequest) -> tuple[ModelSpec, Callable[[ModelSpec, HttpRequest], bytes], str]:

@@ -1,15 +1,16 @@
-"""Metrics, by the names and labels that TensorFlow Serving gives them, for Prometheus to scrape."""
+"""Metrics under the names and labels of TensorFlow Serving, for Prometheus to scrape."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Final
 
 import prometheus_client
 
+from mien_serving.core.metrics import Metrics
 from mien_serving.core.status import Code, StatusError
 
 _LATENCY_BUCKETS: Final = [10 * 1.8**power for power in range(33)]
@@ -22,17 +23,17 @@ _SIZE_BUCKETS: Final = [2**power for power in range(14)]
 """Examples: from 1 to 8192."""
 
 _RUNTIME: Final = "TF1"
-"""What TensorFlow Serving calls a runtime that runs graphs in sessions."""
+"""TensorFlow Serving's name for the runtime that runs graphs in sessions."""
 
 _BOUND: Final = re.compile(rb'(?<=\ble=")[0-9][^"]*(?=")')
 """Upper bound of a bucket; the library prints all of its digits, TensorFlow Serving six."""
 
-# The library ends the name of every counter in _total, TensorFlow Serving none.
+# The library appends _total to the name of every counter; TensorFlow Serving does not.
 _COUNTER_ENDING: Final = re.compile(rb"^((?:# (?:HELP|TYPE) )?:(?:tensorflow|mien):[a-z_:]+?)_total\b", re.MULTILINE)
 
 
-class Metrics:
-    """What the server counts of itself."""
+class PrometheusMetrics(Metrics):
+    """Measures, and renders what it measured as a page that Prometheus scrapes."""
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -132,13 +133,7 @@ class Metrics:
 
     @contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Counts one request by how it ended, and its latency if it ended well.
-
-        Args:
-            model: The model that it asked for.
-            api: ``Predict``, ``Classify``, …; the verb of a REST path, which status and metadata have not.
-            entrypoint: ``GRPC`` or ``REST``.
-        """
+        """Count one request by its outcome, and measure its latency if it succeeds."""
         start, code = time.perf_counter(), Code.INTERNAL
         try:
             yield
@@ -151,12 +146,12 @@ class Metrics:
             self._requests.labels(model, code.name).inc()
 
     def unlabelled(self, model: str) -> None:
-        """Counts one request that names neither a version nor a label."""
+        """Count one request that names neither a version nor a label."""
         self._unlabelled.labels(model).inc()
 
     @contextmanager
     def load(self, path: str) -> Iterator[None]:
-        """Counts one attempt to load a SavedModel."""
+        """Count one attempt to load a SavedModel, and measure it if it succeeds."""
         start, status = time.perf_counter(), "fail"
         try:
             yield
@@ -167,43 +162,36 @@ class Metrics:
 
     @contextmanager
     def warm_up(self, path: str) -> Iterator[None]:
-        """Measures one warm-up, if it ends well."""
+        """Measure one warm-up, if it succeeds."""
         start = time.perf_counter()
         yield
         self._warmup.labels(path, Code.OK.name).observe(_micros_since(start))
 
     def warm_up_record(self, path: str) -> None:
-        """Counts one warm-up request that was read."""
+        """Count one warm-up request that was read."""
         self._warmup_records.labels(path).inc()
 
     @contextmanager
     def run(self, model: str, api: str) -> Iterator[None]:
-        """Measures what a request spends in TensorFlow, and waiting for its batch, if it ends well."""
+        """Measure the time that a request spends in TensorFlow and in a batching queue, if it succeeds."""
         start = time.perf_counter()
         yield
         self._runtime.labels(model, api, _RUNTIME).observe(_micros_since(start))
 
     @contextmanager
     def graph_run(self) -> Iterator[None]:
-        """Counts one run of a graph."""
+        """Count and measure one run of a graph, if it succeeds."""
         start = time.perf_counter()
         yield
         self._graph_runs.inc()
         self._graph_run_time.inc(_micros_since(start))
 
     def batched(self, size: int) -> None:
-        """Counts one request that will be part of a batch, by its examples."""
+        """Count one request that joins a batch."""
         self._input_size.observe(size)
 
     def batch_run(self, thread_pool: str, waited_s: Iterable[float], size: int, padding: int) -> None:
-        """Counts one run of a batch.
-
-        Args:
-            thread_pool: What the threads are called.
-            waited_s: How long each of its requests has waited for it.
-            size: Examples, with those that only fill it up.
-            padding: How many of them do.
-        """
+        """Count one run of a batch."""
         self._batch_runs.inc()
         self._processed_size.observe(size)
         self._padding_size.labels(str(size)).observe(padding)
@@ -212,24 +200,16 @@ class Metrics:
             queuing.observe(seconds * 1_000_000)
 
     def count(self, name: str) -> int:
-        """The first value of the counter that TensorFlow knows by a name such as ``/tensorflow/core/graph_runs``.
-
-        It is 0 if there is none.
-        """
+        """Return the value of a counter by TensorFlow's name for it; 0 for an unknown counter."""
         for family in self._registry.collect():
             if family.name == name.replace("/", ":") and family.type == "counter" and family.samples:
                 return int(family.samples[0].value)
         return 0
 
     def page(self) -> bytes:
-        """All of it in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         page = _COUNTER_ENDING.sub(rb"\1", prometheus_client.generate_latest(self._registry))
         return _BOUND.sub(lambda bound: b"%g" % float(bound[0]), page)
-
-
-def measured(metrics: Metrics | None, model: str, api: str, entrypoint: str) -> AbstractContextManager[None]:
-    """Counts one request, if anything is counted at all."""
-    return metrics.request(model, api, entrypoint) if metrics else nullcontext()
 
 
 def _micros_since(start: float) -> float:

@@ -1,0 +1,48 @@
+"""A servable that runs its requests in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mien_serving.batching.parameters import BatchingOptions
+from mien_serving.batching.scheduler import BatchScheduler
+from mien_serving.core.metrics import NO_METRICS, Metrics
+from mien_serving.servables.servable import Servable
+from mien_serving.servables.session_options import SessionOptions
+
+
+class BatchingServable(Servable):
+    """A servable whose runs join others.
+
+    Args:
+        path: The folder that holds ``saved_model.pb``.
+        options: How to run it.
+        scheduler: Forms the batches.
+        batching: How it forms those of this servable.
+        metrics: Counts its runs.
+        name: What metrics call the model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: SessionOptions,
+        scheduler: BatchScheduler,
+        batching: BatchingOptions,
+        metrics: Metrics = NO_METRICS,
+        name: str = "",
+    ) -> None:
+        super().__init__(path, options, metrics, name)
+        self._scheduler = scheduler
+        self._batching = batching
+
+    async def _run_async(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
+    ) -> list[np.ndarray]:
+        return await self._scheduler.run_async(self, super()._run, feeds, fetches, deadline, self._batching)
+
+    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
+        return self._scheduler.run(self, super()._run, feeds, fetches, deadline, self._batching)
