@@ -1,5 +1,6 @@
 """The `mien` program: finds its verbs, and tells what went wrong in one sentence."""
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -139,3 +140,11 @@ def test_ctrl_c_ends_a_waiting_command_without_a_traceback(tmp_path, address, ba
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == (b"", b"")
         assert process.returncode == 130
+
+
+def test_data_options_are_the_same_for_every_verb_that_reads_kaggle_files():
+    parser = argparse.ArgumentParser()
+    cli.add_data_options(parser)
+    assert vars(parser.parse_args([])) == {"skip_bad_rows": False, "seven_labels": None, "groups": None}
+    given = parser.parse_args(["--skip-bad-rows", "--seven-labels", "--groups", "people.csv"])
+    assert vars(given) == {"skip_bad_rows": True, "seven_labels": True, "groups": Path("people.csv")}

@@ -263,25 +263,25 @@ class TestThingsThatAreNotFiles:
     """They are refused before they are opened: a pipe would keep the reader waiting for ever."""
 
     def test_a_directory(self, tmp_path):
-        assert "is a directory; name a file in it" in refusal(tmp_path)
+        assert "it is a folder, not a regular file" in refusal(tmp_path)
 
     def test_a_pipe(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
-        assert "is a pipe, not a regular file" in refusal(tmp_path / "pipe")
+        assert "it is a named pipe, not a regular file" in refusal(tmp_path / "pipe")
 
     def test_a_link_to_a_device(self, tmp_path):
         (tmp_path / "zeros.csv").symlink_to("/dev/zero")
-        assert "is a device or socket, not a regular file" in refusal(tmp_path / "zeros.csv")
+        assert "it is a device, not a regular file" in refusal(tmp_path / "zeros.csv")
 
     def test_a_missing_file_and_a_name_that_no_file_can_have(self, tmp_path):
         assert "cannot be read: No such file or directory" in refusal(tmp_path / "none")
-        with pytest.raises(DataError, match="is not the name of a file"):
+        with pytest.raises(DataError, match="is not a valid file name"):
             kaggle.read_emotion(Path("a\0b"))
 
     def test_a_file_larger_than_is_read(self, tmp_path):
         with (tmp_path / "large").open("wb") as stream:
             stream.truncate(tables.MAX_BYTES + 1)
-        assert "has 2.1 GB; at most 2.1 GB are read" in refusal(tmp_path / "large")
+        assert "it is larger than 2,048 MiB" in refusal(tmp_path / "large")
 
 
 class TestBombs:

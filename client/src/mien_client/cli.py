@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from mien_client._exceptions import MienError
 
@@ -48,6 +49,20 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a Kaggle file is read: ``--skip-bad-rows``, ``--seven-labels``, ``--groups``."""
+    parser.add_argument("--skip-bad-rows", action="store_true", help="skip invalid rows and list them")
+    parser.add_argument(
+        "--seven-labels",
+        action="store_true",
+        default=None,
+        help="emotion: read the labels as the challenge's seven even if the file has no Usage column",
+    )
+    parser.add_argument(
+        "--groups", type=Path, metavar="FILE", help="key points: a CSV file with the columns row,person"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,3 +53,11 @@ LABEL_OUTPUT: Final = "label"
 """Of the emotion model: string [N], the name of the likeliest emotion."""
 KEYPOINTS_OUTPUT: Final = "keypoints"
 """Of the key point model: float32 [N, 15, 2], (x, y) in pixels of the 48x48 image."""
+
+MANIFEST: Final = "assets.extra/manifest.json"
+"""In the folder of a version: a JSON document that says what the version is, with the SHA-256 of every other file."""
+GOLDEN_ANSWERS: Final = "assets.extra/golden.npz"
+"""In the folder of a version: ``images``, uint8 [N, 48, 48], and ``answers``, the network's own output for them."""
+WARMUP_REQUESTS: Final = "assets.extra/tf_serving_warmup_requests"
+"""In the folder of a version: requests that a server sends to the version before it takes traffic, as a TFRecord file
+of ``PredictionLog``."""

@@ -11,11 +11,9 @@ Example:
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import os
-import stat
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 
 from mien_client._exceptions import PictureError
 from mien_client.contract import IMAGE_SIZE
+from mien_client.reading import open_regular
 
 try:
     import cv2
@@ -185,12 +184,12 @@ def read_picture(source: str | os.PathLike[str] | bytes | Image.Image) -> Pictur
     if name.lower().startswith(("http://", "https://")):
         raise PictureError(f"{name} is a URL, which is not fetched: download it first")
     try:
-        stream = _open_regular(name)
+        descriptor = open_regular(name, max_bytes=MAX_FILE_BYTES)
     except OSError as error:
         raise PictureError(f"{name} cannot be read: {error.strerror}") from None
-    except ValueError:  # a zero byte in the name
-        raise PictureError(f"{name!r} is not the name of a file") from None
-    with stream:
+    except ValueError:
+        raise PictureError(f"{name!r} is not a valid file name: it holds a null character") from None
+    with os.fdopen(descriptor, "rb") as stream:
         return _decode_stream(stream, name)
 
 
@@ -217,24 +216,6 @@ def find_faces(picture: Picture, *, min_score: float = MIN_SCORE) -> list[FaceCr
     if picture.grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
         return [FaceCrop(picture.grey, picture.colour, left=0, top=0, side=IMAGE_SIZE)]
     return [_crop(picture, found) for found in _search(picture.grey) if found.score >= min_score]
-
-
-def _open_regular(name: str) -> BinaryIO:
-    """Open a file for reading, unless it is a pipe, a device or too large, which could block or never end."""
-    # A pipe without a writer blocks in open() unless it is told not to.
-    descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        facts = os.fstat(descriptor)
-        if stat.S_ISDIR(facts.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(facts.st_mode):
-            raise PictureError(f"{name} is not a regular file")
-        if facts.st_size > MAX_FILE_BYTES:
-            raise PictureError(f"{name} is too large: {facts.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def _decode_stream(stream: BinaryIO, name: str) -> Picture:

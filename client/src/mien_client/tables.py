@@ -9,9 +9,9 @@ import csv
 import errno
 import gzip
 import io
+import os
 import re
 import shutil
-import stat
 import tarfile
 import tempfile
 import warnings
@@ -20,9 +20,10 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, TypeAlias, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeVar, cast
 
 from mien_client._exceptions import DataError
+from mien_client.reading import open_regular
 
 MAX_BYTES: Final = 2 << 30
 """Bytes that are read of one file, counted again wherever they are unpacked. All 35,887 rows of FER2013 are 0.3 GB."""
@@ -143,11 +144,14 @@ def open_table(
     Raises:
         DataError: There is no such table, or the file cannot be read.
     """
-    check_file(path)
     seen: list[tuple[str, str]] = []
     hint = ""
+    descriptor = _open(path)
     try:
-        with _WatchedFile(path, progress) as raw, closing(_leaves(_buffered(raw), "", _Budget(path), seen)) as leaves:
+        with (
+            _WatchedFile(descriptor, progress) as raw,
+            closing(_leaves(_buffered(raw), "", _Budget(path), seen)) as leaves,
+        ):
             for name, stream in leaves:
                 where = f"{path}: {name}" if name else str(path)
                 reason = _strange(stream.peek(_BUFFER))
@@ -180,35 +184,34 @@ def open_table(
     raise DataError(f"{_nothing_found(path, seen)}{hint}")
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is not a file with something in it, before it is opened: reading a pipe may take for ever.
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file that is neither empty nor larger than `MAX_BYTES`.
 
     Raises:
-        DataError: It is missing, empty, too large, or is something else.
+        DataError: It cannot be opened, or is something else.
     """
+    return os.fdopen(_open(path), "rb")
+
+
+def _open(path: Path) -> int:
     try:
-        status = path.stat()
+        descriptor = open_regular(path, max_bytes=MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError:  # a null character in the name
-        raise DataError(f"{path} is not the name of a file") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"{path} is a directory; name a file in it")
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a pipe" if stat.S_ISFIFO(status.st_mode) else "a device or socket"
-        raise DataError(f"{path} is {kind}, not a regular file; save what it gives to a file first")
-    if not status.st_size:
+    except ValueError:
+        raise DataError(f"{str(path)!r} is not a valid file name: it holds a null character") from None
+    if not os.fstat(descriptor).st_size:
+        os.close(descriptor)
         raise DataError(f"{path} is empty")
-    if status.st_size > MAX_BYTES:
-        raise DataError(f"{path} has {status.st_size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} GB are read")
+    return descriptor
 
 
 class _WatchedFile(io.FileIO):
     """A file that tells how far its reading has come."""
 
-    def __init__(self, path: Path, progress: Progress | None) -> None:
-        super().__init__(path)
-        self._size = path.stat().st_size
+    def __init__(self, descriptor: int, progress: Progress | None) -> None:
+        super().__init__(descriptor)
+        self._size = os.fstat(descriptor).st_size
         self._progress = progress
 
     def readinto(self, buffer: Any) -> int:

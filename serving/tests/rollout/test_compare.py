@@ -179,7 +179,7 @@ def test_arrays_that_are_larger_than_their_file_are_refused(tmp_path, header):
 @pytest.mark.parametrize("name", ["pipe.npz", "pipe.csv"])
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path, read, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match="is a pipe, not a regular file"):
+    with pytest.raises(DataError, match="it is a named pipe, not a regular file"):
         read(tmp_path / name)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mien_client.cli import main
+from mien_client.contract import GOLDEN_ANSWERS
 from mien_serving.rollout import _journal, _publish, _verify
 from mien_serving.rollout._models_config import Desired
 
@@ -135,7 +136,7 @@ def test_other_answers_than_the_golden_ones_are_refused(site, tiny_model, publis
 
 
 def save_golden(folder, describe, **arrays):
-    np.savez_compressed(folder / _verify.GOLDEN, **arrays)
+    np.savez_compressed(folder / GOLDEN_ANSWERS, **arrays)
     describe(folder, "emotion")
 
 
@@ -156,15 +157,15 @@ IMAGES, ANSWERS = np.zeros((2, 48, 48), np.uint8), np.zeros((2, 5), np.float32)
 def test_golden_answers_that_are_none_are_refused_before_they_fill_the_memory(copy, describe, arrays, sentence):
     save_golden(copy, describe, **arrays)
     problem = _verify.verify(copy, "emotion", 1e-3)["problem"]
-    assert problem.startswith(f"{_verify.GOLDEN} cannot be compared with: ")
+    assert problem.startswith(f"{GOLDEN_ANSWERS} cannot be compared with: ")
     assert sentence in problem
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(99)])
 def test_a_golden_file_that_is_none_is_refused(copy, content):
-    (copy / _verify.GOLDEN).write_bytes(content)
+    (copy / GOLDEN_ANSWERS).write_bytes(content)
     problem = _verify.verify(copy, "emotion", 1e-3)["problem"]
-    assert problem.startswith(f"{_verify.GOLDEN} cannot be compared with: ")
+    assert problem.startswith(f"{GOLDEN_ANSWERS} cannot be compared with: ")
 
 
 @pytest.mark.parametrize("name", ["assets.extra/golden.npz", "assets.extra/manifest.json", "saved_model.pb"])

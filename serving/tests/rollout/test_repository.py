@@ -5,6 +5,7 @@ import os
 
 import pytest
 from mien_client.cli import CommandError
+from mien_client.contract import MANIFEST
 from mien_serving.rollout import _repository
 
 
@@ -17,7 +18,7 @@ def folder(tmp_path):
 
 
 def write(folder, text):
-    path = folder / "1" / _repository.MANIFEST
+    path = folder / "1" / MANIFEST
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
     return folder / "1"
@@ -47,8 +48,8 @@ def test_a_manifest_that_cannot_be_used_says_nothing(folder, text):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_a_manifest_that_is_not_a_file_says_nothing(folder, make):
     path = write(folder, b"")
-    (path / _repository.MANIFEST).unlink()
-    make(path / _repository.MANIFEST)
+    (path / MANIFEST).unlink()
+    make(path / MANIFEST)
     assert _repository.facts(path) == {}
 
 

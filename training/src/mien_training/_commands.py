@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mien_client import DataError
-from mien_client.cli import INTERRUPTED, Command, CommandError
+from mien_client.cli import INTERRUPTED, Command, CommandError, add_data_options
 
 from mien_training.configs import CONFIGS, NAMES, Config, change, load
 from mien_training.errors import ConfigError, ExportError, RunError
@@ -20,14 +20,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="the Kaggle CSV file, also packed as gzip, tar or zip"
     )
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
-    parser.add_argument(
-        "--seven-labels",
-        action="store_true",
-        default=None,
-        help="emotion: the labels are the challenge's seven although there is no Usage column",
-    )
-    parser.add_argument("--groups", type=Path, metavar="FILE", help="keypoints: CSV file with the columns row,person")
+    add_data_options(parser)
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:

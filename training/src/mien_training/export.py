@@ -4,7 +4,6 @@ A version appears whole or not at all: it is written aside, loaded back, compare
 only then renamed to its number.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from mien_client import contract, protos
+from mien_client.reading import parse_json, read_file
 from numpy.typing import NDArray
 
 from mien_training.encoded import read_encoded
@@ -33,7 +33,6 @@ WARMUP_BATCHES = (1, 4)
 take the processors from those that the version before still answers."""
 
 _SIDE = contract.IMAGE_SIZE
-_MANIFEST = Path("assets.extra", "manifest.json")
 
 
 def published(run: Run, repository: Path) -> Path | None:
@@ -93,7 +92,7 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
                 f"the SavedModel's answers differ from the {run.model} network's by {difference:.2g}, "
                 f"more than {MAX_DIFFERENCE:.0e}; nothing was published"
             )
-        write_json(aside / _MANIFEST, _manifest(run, aside, difference))
+        write_json(aside / contract.MANIFEST, _manifest(run, aside, difference))
         for path in (*aside.rglob("*"), aside):
             _sync(path)
         return _publish(aside, base)
@@ -162,8 +161,9 @@ def _signature_inputs(images: NDArray[np.uint8]) -> dict[str, dict[str, Any]]:
 
 def _write_warmup(model: str, folder: Path) -> None:
     """Record requests that TensorFlow Serving replays before the version takes traffic."""
-    (folder / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+    file = folder / contract.WARMUP_REQUESTS
+    file.parent.mkdir()
+    with tf.io.TFRecordWriter(str(file)) as writer:
         for count in WARMUP_BATCHES:
             for signature, inputs in _signature_inputs(_random_images(count)).items():
                 log = protos.PredictionLog()
@@ -185,7 +185,7 @@ def _write_golden(network: keras.Model, model: str, folder: Path) -> None:
     """Record images with the network's answers, so that any machine can tell whether it computes the same."""
     images = _random_images(8)
     answers = np.asarray(_answers(network, model, images), np.float32)
-    np.savez(folder / "assets.extra" / "golden.npz", images=images, answers=answers)
+    np.savez(folder / contract.GOLDEN_ANSWERS, images=images, answers=answers)
 
 
 def _compare(network: keras.Model, model: str, folder: Path) -> float:
@@ -229,10 +229,8 @@ def _origin(run: Run) -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """Read a version's manifest; empty if there is none that can be read."""
     try:
-        manifest = (
-            json.loads((folder / _MANIFEST).read_text(encoding="utf-8")) if (folder / _MANIFEST).is_file() else {}
-        )
-    except (OSError, ValueError, RecursionError):
+        manifest = parse_json(read_file(folder / contract.MANIFEST))
+    except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from mien_client.reading import read_file
 
 from mien_serving.core.status import Code, StatusError, invalid_argument
-from mien_serving.repository.reading import read_file
 
 _STRING_OR_COMMENT: Final = re.compile(r"""\#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _TYPOGRAPHIC_QUOTE: Final = re.compile("[\u00ab\u00bb\u2018-\u201f\u2039\u203a\u2033\u2036\uff02]")

@@ -25,9 +25,9 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from mien_client.cli import CommandError
+from mien_client.reading import open_regular
 
 from mien_serving.repository.command import SCHEME
-from mien_serving.repository.reading import open_regular
 
 PART: Final = 8 * 1024 * 1024
 """Bytes that are sent in one piece. A larger file goes in parts, and goes on at the first one that is missing."""

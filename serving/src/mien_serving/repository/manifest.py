@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from mien_serving.repository.reading import parse_json
+from mien_client.contract import MANIFEST
+from mien_client.reading import parse_json
+
 from mien_serving.rollout._files import sha256
-from mien_serving.rollout._repository import MANIFEST
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LONGEST_KEY: Final = 1024

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mien_client.cli import CommandError
+from mien_client.contract import MANIFEST
+from mien_client.reading import DOCUMENT_LIMIT, MEBIBYTE, open_regular, read_file
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -25,10 +27,8 @@ from mien_serving.repository import manifest as manifests
 from mien_serving.repository.bucket import Advance, AlreadyThereError, Bucket, ObjectError
 from mien_serving.repository.command import SCHEME
 from mien_serving.repository.manifest import VersionError
-from mien_serving.repository.reading import DOCUMENT_LIMIT, MEBIBYTE, open_regular, read_file
 from mien_serving.rollout import _repository
 from mien_serving.rollout._files import sync as to_disk
-from mien_serving.rollout._repository import MANIFEST
 
 _ASIDE: Final = ".sync-"
 """What the name of a folder begins with in which a version arrives; servers load only names that are numbers."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from mien_client.cli import Command, CommandError, seconds
+from mien_client.cli import Command, CommandError, add_data_options, seconds
 
 _VERBS: Final = {
     "status": ("_status:status", "what is served where, and who disagrees"),
@@ -150,14 +150,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     faces.add_argument(
         "--recorded", type=Path, metavar="FILE", help="recorded requests: a TFRecord file of PredictionLog"
     )
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
-    parser.add_argument(
-        "--seven-labels",
-        action="store_true",
-        default=None,
-        help="emotion: the labels are the challenge's seven although there is no Usage column",
-    )
-    parser.add_argument("--groups", type=Path, metavar="FILE", help="keypoints: CSV file with the columns row,person")
+    add_data_options(parser)
     parser.add_argument("--limit", type=_version, default=1000, metavar="N", help="faces to ask about (%(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mien_client.cli import CommandError
-
-from mien_serving.repository.reading import parse_json
+from mien_client.reading import parse_json
 
 _FIELD_MANAGER: Final = "mien-rollout"
 _APPLY: Final = "application/apply-patch+yaml"

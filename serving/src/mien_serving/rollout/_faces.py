@@ -23,7 +23,7 @@ from mien_client.contract import (
 )
 from mien_client.kaggle import read_emotion, read_groups, read_keypoints
 from mien_client.splits import BY_USAGE, VALIDATION_USAGE, by_share, split_by_person
-from mien_client.tables import MAX_BYTES, check_file
+from mien_client.tables import MAX_BYTES, open_file
 from numpy.typing import NDArray
 
 _PIXELS: Final = IMAGE_SIZE**2
@@ -140,14 +140,15 @@ def _name(path: Path, source: str) -> str:
 
 
 def _read_arrays(path: Path, model: str) -> Faces:
-    check_file(path)
     name, other = ("labels", "keypoints") if model == EMOTION_MODEL else ("keypoints", "labels")
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path} unpacks to more than {MAX_BYTES / 1e9:.1f} GB, which is the most that is read")
-        with np.load(path) as arrays:
+        with open_file(path) as stream:
+            with zipfile.ZipFile(stream) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > MAX_BYTES:
+                raise DataError(f"{path} unpacks to more than {MAX_BYTES / 1e9:.1f} GB, which is the most that is read")
+            stream.seek(0)
+            arrays = np.load(stream)
             there = arrays.files
             images = arrays["images"] if "images" in there else None
             truth = arrays[name] if name in there else None
@@ -186,11 +187,12 @@ def read_recorded(path: Path, model: str) -> Faces:
     Raises:
         DataError: It cannot be read, or holds no such request.
     """
-    check_file(path)
     found: dict[str, list[NDArray[np.uint8]]] = {}
     left_out = 0
     try:
-        for record in _records(path.read_bytes()):
+        with open_file(path) as stream:
+            content = stream.read()
+        for record in _records(content):
             request = protos.PredictionLog.FromString(record).predict_log.request
             images = _images_of(request)
             left_out += images is None

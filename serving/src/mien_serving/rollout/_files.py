@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from mien_serving.repository.reading import open_regular
+from mien_client.reading import open_regular
 
 
 def write_atomically(path: Path, text: str) -> None:

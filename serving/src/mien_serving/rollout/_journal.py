@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from mien_client.cli import CommandError
+from mien_client.reading import MEBIBYTE, open_regular, parse_json
 
 from mien_serving.core.source import MAX_VERSION
-from mien_serving.repository.reading import MEBIBYTE, open_regular, parse_json
 from mien_serving.rollout._models_config import CANARY, STABLE
 
 Entry = Mapping[str, Any]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mien_client.cli import CommandError
+from mien_client.reading import open_regular, parse_json
 
-from mien_serving.repository.reading import open_regular, parse_json
 from mien_serving.rollout._journal import whoami
 
 OLDEST_S: Final = 3600.0

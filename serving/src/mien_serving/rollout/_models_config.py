@@ -11,11 +11,11 @@ from google.protobuf import text_format
 from mien_client.cli import CommandError
 from mien_client.contract import CANARY_LABEL, STABLE_LABEL
 from mien_client.protos import POOL, ModelServerConfig
+from mien_client.reading import read_file
 
 from mien_serving.core.config import check_config, models_on_disk
 from mien_serving.core.config_protos import decode, parse_text
 from mien_serving.core.status import StatusError
-from mien_serving.repository.reading import read_file
 from mien_serving.rollout import _config_text
 from mien_serving.rollout._configmap import ConfigMap
 from mien_serving.rollout._files import write_atomically

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mien_client.cli import CommandError
+from mien_client.contract import MANIFEST
 
 from mien_serving.rollout import _changes, _plan, _repository
 from mien_serving.rollout._changes import say
@@ -93,10 +94,10 @@ def _manifest(source: Path) -> Mapping[str, Any]:
     if not manifest:
         raise CommandError(
             f"{source} is neither a run nor a version that `mien export` wrote: it has no run.json and no "
-            f"{_repository.MANIFEST} that can be read"
+            f"{MANIFEST} that can be read"
         )
     if not isinstance(manifest.get("model"), str) or not isinstance(manifest.get("sha256"), dict):
-        raise CommandError(f"{source / _repository.MANIFEST} does not name its model and the sha256 of its files")
+        raise CommandError(f"{source / MANIFEST} does not name its model and the sha256 of its files")
     return manifest
 
 
@@ -110,7 +111,7 @@ def _check_files(source: Path, manifest: Mapping[str, Any], most_mb: float) -> l
             size += status.st_size
         elif not stat.S_ISDIR(status.st_mode):
             raise CommandError(f"{path} is neither a file nor a folder; nothing was published")
-    expected = {*manifest["sha256"], _repository.MANIFEST}
+    expected = {*manifest["sha256"], MANIFEST}
     if strange := sorted(expected.symmetric_difference(names)):
         what = "is missing" if strange[0] in expected else "is not in the manifest"
         raise CommandError(f"{source / strange[0]} {what}; nothing was published")
@@ -219,7 +220,7 @@ _NOTED: Final = ("id", "version", "source", "manifest", "why")
 
 def _add(source: Path, folder: Path, desired: Desired, arguments: argparse.Namespace, model: str) -> int:
     journal = Journal(arguments.repository)
-    digest = sha256(source / _repository.MANIFEST)
+    digest = sha256(source / MANIFEST)
     with locked(folder / _LOCK, f"publish {model}", patience_s=_PATIENCE_S):
         entries = journal.entries(model)
         if begun := _died_before_it_was_noted(entries, folder, digest):
@@ -252,7 +253,7 @@ def _died_before_it_was_noted(entries: Iterable[Entry], folder: Path, digest: st
             last = entry
     if last is None or last["event"] != BEGUN or last.get("manifest") != digest:
         return None
-    manifest = _repository.version_folder(folder, last["version"]) / _repository.MANIFEST
+    manifest = _repository.version_folder(folder, last["version"]) / MANIFEST
     return last if manifest.is_file() and sha256(manifest) == digest else None
 
 

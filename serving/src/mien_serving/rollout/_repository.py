@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mien_client.cli import CommandError
+from mien_client.contract import MANIFEST
+from mien_client.reading import parse_json, read_file
 
 from mien_serving.core.source import version_number
-from mien_serving.repository.reading import parse_json, read_file
 from mien_serving.rollout._files import sync
-
-MANIFEST: Final = "assets.extra/manifest.json"
 
 _LARGEST: Final = 1e300
 _LONGEST: Final = 80

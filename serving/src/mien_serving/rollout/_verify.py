@@ -19,19 +19,14 @@ import numpy as np
 import tensorflow as tf
 from mien_client import contract
 from mien_client.protos import DataType
+from mien_client.reading import MEBIBYTE, open_regular
 from numpy.typing import NDArray
 
 from mien_serving.core.status import StatusError
-from mien_serving.repository.reading import MEBIBYTE, open_regular
 from mien_serving.servables.predict import predict
 from mien_serving.servables.servable import Servable
 from mien_serving.servables.session_options import SessionOptions
-from mien_serving.servables.warmup import warm_up
-
-GOLDEN: Final = "assets.extra/golden.npz"
-"""``images`` uint8 [n, 48, 48], and ``answers``, what the network said to them where it was trained."""
-
-WARM_UP: Final = "assets.extra/tf_serving_warmup_requests"
+from mien_serving.servables.warmup import has_warm_up, warm_up
 
 _GOLDEN_LIMIT: Final = 16 * MEBIBYTE
 """Largest size of the golden images and answers in bytes, unpacked; a thousand faces have 2.4 MB."""
@@ -70,7 +65,7 @@ def verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
     except StatusError as error:
         return {"problem": f"it cannot be loaded and asked: {error}"}
     except _GoldenError as error:
-        return {"problem": f"{GOLDEN} cannot be compared with: {error}"}
+        return {"problem": f"{contract.GOLDEN_ANSWERS} cannot be compared with: {error}"}
 
 
 class _GoldenError(Exception):
@@ -95,12 +90,12 @@ def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
         if golden is None:
             continue
         if golden.shape != answer.shape:
-            return {"problem": f"{GOLDEN} holds answers of shape {golden.shape}, not {answer.shape}"}
+            return {"problem": f"{contract.GOLDEN_ANSWERS} holds answers of shape {golden.shape}, not {answer.shape}"}
         far = float((np.abs(answer - golden) / np.maximum(np.abs(golden), 1.0)).max())
         if not far <= tolerance:
             return {"problem": f"{signature} differs by {far:.2g} from the golden answers, more than {tolerance:g}"}
         difference = max(difference, far)
-    if (folder / WARM_UP).exists():
+    if has_warm_up(folder):
         warm_up(servable, folder)
     return {"problem": "", "golden": 0 if golden is None else len(images), "difference": difference}
 
@@ -128,7 +123,7 @@ def _golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None
     Raises:
         _GoldenError: The file holds something else.
     """
-    file = folder / GOLDEN
+    file = folder / contract.GOLDEN_ANSWERS
     if not file.exists():
         return np.random.default_rng(0).integers(0, 256, (4, _SIDE, _SIDE), np.uint8), None
     try:

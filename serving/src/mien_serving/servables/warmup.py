@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from mien_client.contract import WARMUP_REQUESTS
 from mien_client.protos import PredictionLog
 
 from mien_serving.core.metrics import NO_METRICS, Metrics
@@ -18,13 +19,12 @@ from mien_serving.servables.servable import Servable
 
 logger = logging.getLogger(__name__)
 
-_FILE: Final = Path("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS: Final = 1000
 
 
 def has_warm_up(path: Path) -> bool:
     """Whether a SavedModel brings warm-up requests."""
-    return (path / _FILE).exists()
+    return (path / WARMUP_REQUESTS).exists()
 
 
 def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metrics = NO_METRICS) -> None:
@@ -39,7 +39,7 @@ def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metric
     Raises:
         StatusError: The file cannot be read, or a request in it failed: the version is not fit to serve.
     """
-    file = path / _FILE
+    file = path / WARMUP_REQUESTS
     count = 0
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(file)):
