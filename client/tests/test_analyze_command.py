@@ -193,7 +193,7 @@ def test_nobody_there(face, server, capsys):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--server", "localhost"], "names no port"),
+        (["--server", "localhost"], "Expected a port"),
         (["--timeout", "-1"], "is no timeout"),
         (["--picture", "/no/such/folder/out.png"], "there is no folder /no/such/folder"),
         (["--picture", "."], "expected a name that ends in .png, .jpg"),

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from mien_client import AsyncClient, Client, ConfigurationError, UnavailableError
+from mien_client import AsyncClient, Client, UnavailableError
 
 
 def test_both_clients_take_the_same_arguments():
@@ -72,9 +72,18 @@ def test_closing_the_client_ends_a_running_call(grpc_address, backend):
     asyncio.run(ask())
 
 
-def test_rest_is_not_for_asyncio():
-    with pytest.raises(ConfigurationError, match="which AsyncClient uses"):
-        AsyncClient("http://localhost:8501")
+def test_rest_works_under_asyncio_too(rest_address, backend):
+    images = backend.faces(256 * 3)
+    backend.versions["emotion"] = {1, 4}
+
+    async def ask():
+        async with AsyncClient(rest_address) as client:
+            await client.wait_ready(timeout=5)
+            return await asyncio.gather(client.analyze(images), client.status())
+
+    analysis, status = asyncio.run(ask())
+    np.testing.assert_allclose(analysis.keypoints, backend.values("keypoints", 1, images), atol=1e-5)
+    assert [version.version for version in status["emotion"]] == [4, 1]
 
 
 def test_a_client_can_be_made_outside_of_a_loop(grpc_address, backend):

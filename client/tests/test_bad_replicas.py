@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from mien_client import AccessDeniedError, Client, ServerError, UnexpectedResponseError, _replicas
+from mien_client import AccessDeniedError, Client, ServerError, UnexpectedResponseError
+from mien_client._calls import replicas as client_replicas
 
 CALLS = 12
 
@@ -74,7 +75,7 @@ def spoil(request, replicas):
 
 
 def test_no_call_fails_and_the_bad_one_rests(replicas, spoil, failure, monkeypatch):
-    monkeypatch.setattr(_replicas, "FIRST_REST", 60)
+    monkeypatch.setattr(client_replicas, "FIRST_REST", 60)
     replicas.adopt()
     spoil(replicas.backends[0], failure)
     images = replicas.backends[0].faces(2)

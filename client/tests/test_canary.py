@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client import Client, ConfigurationError
-from mien_client._base import canary_side
+from mien_client._calls.targets import asks_canary
 
 STABLE, CANARY = {"emotion": 1, "keypoints": 1}, {"emotion": 2, "keypoints": 2}
 
@@ -73,7 +73,7 @@ def test_a_canary_that_is_withdrawn_in_mid_call_fails_no_call(address, rollout):
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, "0.1", None, float("nan")])
 def test_a_share_that_is_none_is_refused(wrong):
-    with pytest.raises(ConfigurationError, match="share"):
+    with pytest.raises(ConfigurationError, match="Expected a number from 0 to 1 for canary, got"):
         Client("localhost:8500", canary=wrong)
 
 
@@ -85,10 +85,10 @@ def test_a_key_that_is_none_is_refused(client, backend):
 @given(st.text() | st.binary() | st.integers(), st.floats(0, 1), st.floats(0, 1))
 def test_a_greater_share_takes_further_keys_and_none_away(key, first, second):
     small, great = sorted([first, second])
-    assert canary_side(great, key) or not canary_side(small, key)
-    assert canary_side(1, key)
-    assert not canary_side(0, key)
+    assert asks_canary(great, key) or not asks_canary(small, key)
+    assert asks_canary(1, key)
+    assert not asks_canary(0, key)
 
 
 def test_keys_spread_evenly():
-    assert 850 < sum(canary_side(0.1, f"customer-{number}") for number in range(10_000)) < 1150
+    assert 850 < sum(asks_canary(0.1, f"customer-{number}") for number in range(10_000)) < 1150

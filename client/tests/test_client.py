@@ -162,7 +162,7 @@ def test_an_address_that_is_none_is_refused(wrong):
 
 
 def test_one_name_for_both_models_is_refused():
-    with pytest.raises(ConfigurationError, match="'faces' is said to be both models"):
+    with pytest.raises(ConfigurationError, match="Expected two different models, got 'faces' for both"):
         Client("localhost:8500", emotion_model="faces", keypoint_model="faces")
 
 

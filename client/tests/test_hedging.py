@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client import Client, ConfigurationError
-from mien_client._calls import Call
-from mien_client._latencies import KEPT, NEEDED, Latencies
+from mien_client._calls.call import Call
+from mien_client._calls.latencies import KEPT, NEEDED, Latencies
 
 
 @pytest.fixture
@@ -68,7 +68,9 @@ def test_nothing_is_sent_twice_unless_it_is_asked_for(client, backend):
 
 @pytest.mark.parametrize("wrong", [0, 0.4, 1, "0.9", float("nan")])
 def test_a_share_that_is_none_is_refused(wrong):
-    with pytest.raises(ConfigurationError, match="share of answers"):
+    with pytest.raises(
+        ConfigurationError, match="to below 1 for hedge, such as"
+    ):
         Client("localhost:8500", hedge=wrong)
 
 

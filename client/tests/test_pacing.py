@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mien_client import Client, DeadlineExceededError, UnavailableError
-from mien_client._pacing import LONGEST_PAUSE, SMALLEST_REQUEST, Pacer, Turn
+from mien_client._calls.pacing import LONGEST_PAUSE, SMALLEST_REQUEST, Pacer, Turn
 
 FULL = "The batch scheduling queue to which this task was submitted is full; currently 8 tasks enqueued"
 

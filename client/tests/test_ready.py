@@ -4,7 +4,14 @@ import socket
 import threading
 
 import pytest
-from mien_client import AccessDeniedError, Client, ModelNotFoundError, UnavailableError, VersionStatus
+from mien_client import (
+    AccessDeniedError,
+    Client,
+    ModelNotFoundError,
+    UnavailableError,
+    UnexpectedResponseError,
+    VersionStatus,
+)
 
 
 def test_status_lists_the_versions_of_both_models(client, backend):
@@ -74,10 +81,24 @@ def test_what_is_missing_is_told(client, backend):
     )
 
 
-def test_what_waiting_does_not_help_is_told_at_once(client, backend, failure, monkeypatch):
-    def deny(*selection):
-        raise failure("PERMISSION_DENIED", "not you")
-
-    monkeypatch.setattr(backend, "metadata", deny)
+def test_an_error_that_waiting_does_not_cure_is_raised_at_once(client, backend, failure):
+    backend.failures["emotion"] = failure("PERMISSION_DENIED", "not you")
     with pytest.raises(AccessDeniedError, match="not you"):
+        client.wait_ready(timeout=60)
+
+
+def test_a_server_that_loads_models_but_cannot_compute_is_not_ready(client, backend, failure):
+    backend.failures["keypoints"] = failure("UNAVAILABLE", "no more memory")
+    with pytest.raises(UnavailableError, match=r"not ready after 1 s: .*no more memory"):
+        client.wait_ready(timeout=1)
+
+
+def test_a_server_that_is_full_is_ready(client, backend, failure):
+    backend.failures["keypoints"] = failure("RESOURCE_EXHAUSTED", "queue full")
+    client.wait_ready(timeout=5)
+
+
+def test_models_of_another_kind_are_reported_at_once(client, backend):
+    backend.distortions["keypoints"] = lambda values: values[:, :3]
+    with pytest.raises(UnexpectedResponseError, match=r"shape \(1, 3, 2\), not \(1, 15, 2\)"):
         client.wait_ready(timeout=60)

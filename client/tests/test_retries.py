@@ -18,8 +18,8 @@ from mien_client import (
     ServerError,
     UnavailableError,
 )
-from mien_client._merging import Half
-from mien_client._retries import BUDGET, FIRST_PAUSE, LONGEST_PAUSE, Retries
+from mien_client._calls.halves import Half
+from mien_client._calls.retries import BUDGET, FIRST_PAUSE, LONGEST_PAUSE, Retries
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +94,8 @@ def test_retries_can_be_switched_off(address, backend, failure):
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "3", None])
-def test_a_number_of_attempts_that_is_none_is_refused(wrong):
-    with pytest.raises(ConfigurationError, match="attempts"):
+def test_an_invalid_number_of_attempts_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="Expected a positive integer for max_attempts, got"):
         Client("localhost:8500", max_attempts=wrong)
 
 

@@ -4,7 +4,8 @@ import json
 import time
 
 import pytest
-from mien_client import Client, VersionNotFoundError, _merging
+from mien_client import Client, VersionNotFoundError
+from mien_client._calls import halves
 from mien_client.cli import main
 
 ONE, TWO = {"emotion": 1, "keypoints": 1}, {"emotion": 2, "keypoints": 2}
@@ -88,7 +89,7 @@ def test_a_client_made_for_stable_is_ready_on_a_server_without_labels(address, u
 
 
 def test_a_model_without_labels_is_not_asked_for_them_by_every_call(client, unlabelled, monkeypatch):
-    monkeypatch.setattr(_merging, "_MISSING_SECONDS", 3600)
+    monkeypatch.setattr(halves, "_MISSING_SECONDS", 3600)
     asked = times_asked(unlabelled, "stable", monkeypatch)
     for _ in range(5):
         client.analyze(unlabelled.faces(1))
@@ -96,7 +97,7 @@ def test_a_model_without_labels_is_not_asked_for_them_by_every_call(client, unla
 
 
 def test_nor_is_one_without_a_canary(address, rollout, monkeypatch):
-    monkeypatch.setattr(_merging, "_MISSING_SECONDS", 3600)
+    monkeypatch.setattr(halves, "_MISSING_SECONDS", 3600)
     asked = times_asked(rollout, "canary", monkeypatch)
     with Client(address, canary=1) as client:
         for _ in range(5):

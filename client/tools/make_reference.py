@@ -1,4 +1,4 @@
-"""Writes REFERENCE.md from the docstrings of what `mien_client` offers.
+"""Write REFERENCE.md from the docstrings of `mien_client`.
 
 python client/tools/make_reference.py
 """
@@ -28,7 +28,7 @@ PICTURES = (pictures.read_picture, pictures.find_faces, pictures.Picture, pictur
 
 
 def entries() -> dict[str, Any]:
-    """Returns everything that has an entry, by the name of the entry."""
+    """Return everything that has an entry, by the name of the entry."""
     found: dict[str, Any] = {}
     for prefix, things in (("", CLASSES), ("pictures.", PICTURES)):
         for thing in things:
@@ -39,7 +39,7 @@ def entries() -> dict[str, Any]:
 
 
 def reference() -> str:
-    """Returns the text of the file."""
+    """Return the text of the file."""
     parts = ["# mien_client: reference", "Generated from the docstrings by `python client/tools/make_reference.py`."]
     for name, thing in entries().items():
         parts += _entry("###" if "." in name else "##", name, thing)
@@ -66,7 +66,7 @@ def _entry(level: str, name: str, thing: object) -> list[str]:
 
 
 def _arguments(signature: inspect.Signature) -> Iterator[str]:
-    """Yields the lines of a signature, each argument on its own."""
+    """Yield the lines of a signature, one for each argument."""
     keywords = False
     for each in signature.parameters.values():
         if each.name == "self":

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mien_client._analysis import Analysis, Face, PictureAnalysis, PictureFace
     from mien_client._async_client import AsyncClient
     from mien_client._client import Client
-    from mien_client.transports import VersionStatus
+    from mien_client.transports import Answer, MockTransport, Request, Transport, VersionStatus
 
 __all__ = [
     "EMOTIONS",
@@ -37,6 +37,7 @@ __all__ = [
     "KEYPOINTS",
     "AccessDeniedError",
     "Analysis",
+    "Answer",
     "AsyncClient",
     "BadRequestError",
     "Client",
@@ -47,12 +48,15 @@ __all__ = [
     "Face",
     "InvalidImageError",
     "MienError",
+    "MockTransport",
     "ModelNotFoundError",
     "NotServedError",
     "PictureAnalysis",
     "PictureError",
     "PictureFace",
+    "Request",
     "ServerError",
+    "Transport",
     "UnavailableError",
     "UnexpectedResponseError",
     "VersionNotFoundError",
@@ -64,11 +68,15 @@ __all__ = [
 # whoever only wants the contract or the message classes, do not wait for it.
 _WITH_NUMPY = {
     "Analysis": "mien_client._analysis",
+    "Answer": "mien_client.transports",
     "AsyncClient": "mien_client._async_client",
     "Client": "mien_client._client",
     "Face": "mien_client._analysis",
+    "MockTransport": "mien_client.transports",
     "PictureAnalysis": "mien_client._analysis",
     "PictureFace": "mien_client._analysis",
+    "Request": "mien_client.transports",
+    "Transport": "mien_client.transports",
     "VersionStatus": "mien_client.transports",
 }
 

@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import closing, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, ClassVar, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis, Face, PictureAnalysis
-from mien_client._base import (
-    BATCHES_IN_FLIGHT,
-    POLL_SECONDS,
-    PROBE_FACES,
-    BaseClient,
-    checked_count,
-    checked_timeout,
-    preferences,
-    states,
-)
-from mien_client._calls import Attempt, Call
-from mien_client._exceptions import (
-    DeadlineExceededError,
-    MienError,
-    NotServedError,
-    UnavailableError,
-    VersionNotFoundError,
-)
+from mien_client._base import READY_TIMEOUT, BaseClient
+from mien_client._calls.flow import Flow, R, Wake
+from mien_client._calls.halves import CHUNK_FACES
 from mien_client._faces import Found
-from mien_client._images import in_batches_async
-from mien_client._merging import CHUNK_FACES
-from mien_client._replicas import PROBE_TIMEOUT, Replica
-from mien_client.transports import Answer, AsyncTransport, Deadline, Target, VersionStatus, open_async_transport
+from mien_client._options import checked_count, checked_timeout
+from mien_client._streaming import BATCHES_IN_FLIGHT, in_batches_async
+from mien_client.transports.base import VersionStatus
 
 if TYPE_CHECKING:
     from mien_client._faces import PictureSource
 
 
-class AsyncClient(BaseClient[AsyncTransport]):
-    """A `Client` for asyncio, over gRPC: the same arguments, methods, results and errors, to be awaited.
+class AsyncClient(BaseClient):
+    """A `Client` for asyncio, with the same arguments, methods, results and errors. Its methods are awaited.
 
-    It is an asynchronous context manager. A call that is cancelled takes its requests with it.
+    It is an asynchronous context manager. Cancelling a call cancels its requests. Over gRPC it uses no threads of its
+    own; over REST each request that is under way occupies a thread.
 
     Example:
         >>> async def ask():
@@ -54,12 +40,11 @@ class AsyncClient(BaseClient[AsyncTransport]):
         <Analysis of 3 faces (emotion 1, keypoints 1)>
     """
 
-    _open_transport = staticmethod(open_async_transport)
     _probes: ClassVar[set[asyncio.Task[None]]] = set()  # A task that nothing refers to may vanish.
 
     async def analyze(
         self,
-        images: Any,
+        images: NDArray[np.uint8],
         *,
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
@@ -67,7 +52,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         key: str | bytes | int | None = None,
         partial: bool = False,
     ) -> Analysis:
-        """Asks both models, at the same time, about one face or many; see `Client.analyze`.
+        """Ask both models, at the same time, about one face or many; see `Client.analyze`.
 
         Example:
             >>> async def ask():
@@ -85,12 +70,11 @@ class AsyncClient(BaseClient[AsyncTransport]):
             partial=partial,
         )
         for replica in self._replicas.to_probe():
-            probe = asyncio.create_task(self._probe(replica))
+            probe = asyncio.create_task(_run(functools.partial(self._health.probe, replica)))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)
         with job:
-            await _run(job.call, job.faces)
-            return job.result()
+            return await _run(job.flow)
 
     @overload
     async def analyze_pictures(  # type: ignore[overload-overlap]  # A str is an iterable of str.
@@ -126,7 +110,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
     ) -> PictureAnalysis | list[PictureAnalysis]:
         """Find the faces in pictures, and ask both models about them; see `Client.analyze_pictures`.
 
-        Pictures are decoded and searched in a thread, so the event loop goes on meanwhile.
+        Pictures are decoded and searched in a thread, so that the event loop is not blocked.
 
         Example:
             >>> async def ask():
@@ -149,7 +133,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def analyze_iter(
         self,
-        images: AsyncIterable[Any] | Iterable[Any],
+        images: AsyncIterable[NDArray[np.uint8]] | Iterable[NDArray[np.uint8]],
         *,
         batch_size: int = CHUNK_FACES,
         max_in_flight: int = BATCHES_IN_FLIGHT,
@@ -158,9 +142,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
         timeout: float | None = None,
         key: str | bytes | int | None = None,
     ) -> AsyncIterator[Face]:
-        """Asks about any number of faces as they come, for ``async for``; see `Client.analyze_iter`.
+        """Ask about any number of faces, for ``async for``; see `Client.analyze_iter`.
 
-        The images may come from an asynchronous iterable. Another one is read in the event loop, which waits for it.
+        The images may come from an asynchronous iterable. An ordinary iterable is read in the event loop and blocks it.
 
         Example:
             >>> async def count():
@@ -170,8 +154,8 @@ class AsyncClient(BaseClient[AsyncTransport]):
             3
         """
         self._check_open()
-        batches = in_batches_async(images, checked_count("batch size", batch_size))
-        checked_count("number of calls", max_in_flight)
+        batches = in_batches_async(images, checked_count("batch_size", batch_size))
+        checked_count("max_in_flight", max_in_flight)
         running: deque[asyncio.Task[Analysis]] = deque()
         reading: asyncio.Future[NDArray[np.uint8] | None] | None = None
         problem: BaseException | None = None
@@ -210,7 +194,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
             await batches.aclose()
 
     async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
-        """Asks a server about the versions of both models; see `Client.status`.
+        """Return the states of the versions of both models on a server; see `Client.status`.
 
         Example:
             >>> async def ask():
@@ -220,11 +204,10 @@ class AsyncClient(BaseClient[AsyncTransport]):
             (VersionStatus(version=1, state='AVAILABLE', error=''),)
         """
         self._check_open()
-        deadline = Deadline(self._timeout)
-        return {target.model: await self._status(target.model, deadline) for target in self._targets}
+        return await _run(functools.partial(self._health.status, self._timeout))
 
-    async def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server answers for both models; see `Client.wait_ready`.
+    async def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Wait until a server answers for both models; see `Client.wait_ready`.
 
         Example:
             >>> async def ask():
@@ -233,34 +216,16 @@ class AsyncClient(BaseClient[AsyncTransport]):
             >>> asyncio.run(ask())
         """
         self._check_open()
-        deadline = Deadline(checked_timeout(timeout))
-        told: dict[str, Target] = {}
-        while True:
-            missing: dict[str, Target] = {}
-            for transport in self._replicas.transports:
-                found = {await self._missing(transport, target, deadline): target for target in self._targets}
-                found.pop("", None)
-                if not found:
-                    return
-                missing |= found
-            if deadline.remaining() or not told:  # A look that was cut short tells less than the one before.
-                told = missing
-            if deadline.remaining() <= POLL_SECONDS:
-                raise self._not_ready(told, timeout)
-            await asyncio.sleep(POLL_SECONDS)
+        await _run(functools.partial(self._health.ready, checked_timeout(timeout), self._timeout))
 
     async def close(self) -> None:
-        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer.
+        """Close the connections. A call that is still running ends with an `UnavailableError`, or with its answer.
 
         Example:
             >>> client = AsyncClient("localhost:8500")
             >>> asyncio.run(client.close())
         """
-        if not self._closed:
-            self._closed = True
-            self._retries.close()
-            for transport in self._replicas.transports:
-                await transport.close()
+        self._close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -270,101 +235,23 @@ class AsyncClient(BaseClient[AsyncTransport]):
     ) -> None:
         await self.close()
 
-    async def _status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
-        tried: list[Replica[AsyncTransport]] = []
-        while True:
-            replica = self._replicas.pick(tried)
-            tried.append(replica)
-            try:
-                return await replica.transport.status(model, deadline)
-            except MienError as error:
-                self._replicas.failed(replica, error)
-                error.attempts = len(tried)
-                pause = self._retries.pause(len(tried), error, deadline.remaining())
-                if pause is None:
-                    raise
-            await asyncio.sleep(pause)
 
-    async def _probe(self, replica: Replica[AsyncTransport]) -> None:
-        """Finds out whether a server that was down answers a small request to both models again."""
-        deadline, transport = Deadline(PROBE_TIMEOUT), replica.transport
-        error: MienError | None = None
-        for half in self._probing_halves():
-            while half.has_next():
-                request = half.next_request()
-                try:
-                    answer = await transport.predict(request.target, PROBE_FACES, request.output, deadline)
-                except MienError as problem:
-                    half.failed(request, problem)
-                    continue
-                if wrong := half.check(request, answer, transport.endpoint):
-                    half.failed(request, wrong)
-                else:
-                    half.answered(request, answer)
-            error = error or half.error
-        self._replicas.probed(replica, error)
-
-    async def _resolve(self, transport: AsyncTransport, target: Target, deadline: Deadline) -> int:
-        """Return the version that would answer ``target`` now."""
-        for preferred in preferences(target)[:-1]:
-            with suppress(VersionNotFoundError):
-                return await transport.resolve(preferred, deadline)
-        return await transport.resolve(preferences(target)[-1], deadline)
-
-    async def _missing(self, transport: AsyncTransport, target: Target, deadline: Deadline) -> str:
-        """Returns why ``target`` cannot be asked now, or an empty text if it can."""
-        look = self._look(deadline)
-        try:
-            await self._resolve(transport, target, look)
-        except NotServedError as error:
-            try:
-                asked = Target(target.model, error.version, error.label)
-                return states(asked, await transport.status(target.model, look))
-            except MienError:
-                return str(error)
-        except (UnavailableError, DeadlineExceededError) as error:
-            return str(error)
-        return ""
-
-
-async def _run(call: Call[AsyncTransport], faces: NDArray[np.uint8]) -> None:
-    """Sends what a call asks for until it has ended."""
-    pending: dict[asyncio.Future[Answer], Attempt[AsyncTransport]] = {}
-    loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
-
-    def note() -> None:
-        if not woken.done():
-            woken.set_result(None)
+async def _run(start: Callable[[Wake], Flow[R]]) -> R:
+    """Run a flow; wait in the event loop."""
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
         with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-            loop.call_soon_threadsafe(note)
+            loop.call_soon_threadsafe(woken.set)
 
-    call.wake = wake
-    try:
-        while not call.ended:
-            for attempt in call.due():
-                request, transport = attempt.request, attempt.replica.transport
-                images = faces[request.faces]
-                answer = transport.predict(request.target, images, request.output, call.deadline)
-                pending[asyncio.create_task(answer)] = attempt
-            waiting: list[asyncio.Future[Any]] = [*pending, woken]
-            done, _ = await asyncio.wait(waiting, timeout=call.pause(), return_when=asyncio.FIRST_COMPLETED)
-            if woken in done:
-                done.remove(woken)
-                woken = loop.create_future()
-            for task in done:
-                attempt, error = pending.pop(task), task.exception()
-                if not call.wants(attempt):
-                    continue
-                if error is None:
-                    call.answered(attempt, task.result())
-                elif isinstance(error, MienError):
-                    call.failed(attempt, error)
-                else:
-                    raise error
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+    with closing(start(wake)) as flow:
+        while True:
+            woken.clear()
+            try:
+                seconds = next(flow)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await woken.wait()

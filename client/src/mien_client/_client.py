@@ -3,84 +3,66 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis, Face, PictureAnalysis
-from mien_client._base import (
-    BATCHES_IN_FLIGHT,
-    POLL_SECONDS,
-    PROBE_FACES,
-    BaseClient,
-    checked_count,
-    checked_timeout,
-    preferences,
-    states,
-)
-from mien_client._calls import GRACE_SECONDS, Attempt, Call
-from mien_client._exceptions import (
-    DeadlineExceededError,
-    MienError,
-    NotServedError,
-    UnavailableError,
-    VersionNotFoundError,
-)
+from mien_client._base import READY_TIMEOUT, BaseClient
+from mien_client._calls.flow import Flow, R, Wake
+from mien_client._calls.halves import CHUNK_FACES
 from mien_client._faces import Found
-from mien_client._images import in_batches
-from mien_client._merging import CHUNK_FACES, Request
-from mien_client._replicas import PROBE_TIMEOUT, Replica
+from mien_client._options import checked_count, checked_timeout
+from mien_client._streaming import BATCHES_IN_FLIGHT, in_batches, stream
 from mien_client._threads import in_thread
-from mien_client.transports import Answer, Deadline, Pending, Target, Transport, VersionStatus, open_transport
-from mien_client.transports.failures import failure
+from mien_client.transports.base import VersionStatus
 
 if TYPE_CHECKING:
     from mien_client._faces import PictureSource
 
 
-class Client(BaseClient[Transport]):
-    """Asks a TensorFlow Serving server, or ``mien serve``, about faces.
+class Client(BaseClient):
+    """Ask a TensorFlow Serving server, or ``mien serve``, about faces.
 
-    A client keeps its connections; make one and share it, between threads too. It is a context manager.
+    A client keeps its connections: make one and share it, between threads too. It is a context manager.
 
     Args:
-        address: ``"localhost:8500"`` for gRPC, ``"http://localhost:8501"`` for REST. A list of these if several servers
-            have the same models: calls take turns between those that answer, and one that dies or freezes fails no
-            call. With gRPC also ``"dns:///mien:8500"``, a name that stands for several servers.
-        timeout: Seconds a call may take, with all its requests and whatever of them is sent again.
-        max_attempts: How often a request is sent at most. It is sent again, after a pause, if the server could not be
-            reached or went away while it answered; 1 is for callers who would rather do that themselves. With more than
-            1, a request that finds the server full is sent again, in smaller pieces if need be, until the timeout.
+        address: ``"localhost:8500"`` for gRPC, ``"http://localhost:8501"`` for REST. A list of addresses if several
+            servers have the same models: calls take turns between the servers that answer, and no call fails because
+            one of them dies or freezes. For gRPC also a name that stands for several servers: ``"dns:///mien:8500"``.
+        timeout: Seconds that a call may take, with all its requests and retries.
+        max_attempts: How often one request is sent at most. A request is sent again, after a pause, if the server
+            could not be reached or went away while it answered. With 1, nothing is sent again. With more, a request
+            that finds the server full is sent again until the timeout, in smaller pieces if necessary.
         emotion_model: The served name of the emotion model.
         keypoint_model: The served name of the key point model.
-        emotion_version: Which version of it: a number, a label, or ``"latest"`` for the newest loaded version, which
-            may be a canary. None means the label ``"stable"``. A model that has no label ``stable`` answers with its
-            newest version.
+        emotion_version: The version of the emotion model to ask: a number, a label, or ``"latest"`` for the newest
+            loaded version, which may be a canary. ``None`` means the label ``"stable"``. A model without the label
+            ``stable`` answers with its newest version.
         keypoint_version: The same for the key point model.
-        canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead of these; calls with
-            the same ``key`` are all among them or none is. A model without that label is asked as usual.
-        hedge: If a request has no answer in the time in which this share, 0.95 say, of the latest answers came, it is
-            sent a second time, to another server if there are several, and the first answer counts. None for not.
-        tls: Whether gRPC is encrypted; it is if one of the files is given. REST is if its address says https://.
-        ca_file: Certificates (PEM) that vouch for the servers, if not the usual ones do.
+        canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead. Of calls with the
+            same ``key``, all do or none does. A model without that label is asked as usual.
+        hedge: When a request takes longer than this share of the latest answers took, 0.95 for example, it is sent a
+            second time, to another server if there are several, and the first answer counts. ``None`` disables hedging.
+        tls: Whether gRPC is encrypted. It is if one of the files is given. REST is encrypted if its address starts
+            with ``https://``.
+        ca_file: Certificates (PEM) of the authorities to trust, instead of the system's.
         cert_file: This client's own certificate (PEM), for servers that ask for one.
-        key_file: The key of that (PEM, without a password).
-        token: Goes with every request as ``authorization: Bearer ...``.
-        api_key: Goes with every request as ``x-api-key``. These six are taken from ``MIEN_TLS``, ``MIEN_CA_FILE``,
-            ``MIEN_CERT_FILE``, ``MIEN_KEY_FILE``, ``MIEN_TOKEN`` and ``MIEN_API_KEY`` if they are not said.
+        key_file: The key of that certificate (PEM, without a password).
+        token: Sent with every request as ``authorization: Bearer ...``.
+        api_key: Sent with every request as ``x-api-key``. When omitted, these six options default to the environment
+            variables ``MIEN_TLS``, ``MIEN_CA_FILE``, ``MIEN_CERT_FILE``, ``MIEN_KEY_FILE``, ``MIEN_TOKEN`` and
+            ``MIEN_API_KEY``.
+        transport: A `Transport`, or a list of them for several servers, instead of an address: a `MockTransport` in
+            tests, for example. The client closes it.
 
     Raises:
-        ConfigurationError: If one of these cannot be meant. Whether the server is there shows at the first call.
+        ConfigurationError: An option is invalid. Whether the server is there shows at the first call.
 
     Example:
         >>> with Client("localhost:8500") as client:
@@ -89,11 +71,9 @@ class Client(BaseClient[Transport]):
         <Analysis of 3 faces (emotion 1, keypoints 1)>
     """
 
-    _open_transport = staticmethod(open_transport)
-
     def analyze(
         self,
-        images: Any,
+        images: NDArray[np.uint8],
         *,
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
@@ -101,24 +81,23 @@ class Client(BaseClient[Transport]):
         key: str | bytes | int | None = None,
         partial: bool = False,
     ) -> Analysis:
-        """Asks both models, at the same time, about one face or many.
+        """Ask both models, at the same time, about one face or many.
 
         Args:
-            images: uint8, (48, 48) for one face or (N, 48, 48) or (N, 48, 48, 1) for many; 0 is black, 255 white.
+            images: uint8 [48, 48] for one face, or uint8 [N, 48, 48] or [N, 48, 48, 1] for many; 0 is black, 255 white.
             emotion_version: A version number, a label or ``"latest"`` for this call, instead of the client's.
             keypoint_version: The same for the key point model.
             timeout: Seconds that this call may take, instead of the client's.
-            key: Who the call is for, if the client has a ``canary``: a customer's number, say.
-            partial: Return what one model answered even if the other did not; `Analysis.errors` says why.
+            key: Who the call is for, such as a customer's number, if the client has a ``canary``.
+            partial: Whether to return one model's answer even if the other gave none; `Analysis.errors` then says why.
 
         Returns:
-            One `Face` for each image, in their order; a sequence for one image too. All faces of a call are answered
-            by the same version of each model.
+            One `Face` for each image, in the order of the images; a sequence for a single image too. All faces of a
+            call are answered by the same version of each model.
 
         Raises:
-            InvalidImageError: If the images are not as above. Nothing was sent.
-            MienError: If either model did not answer; see `mien_client` for the tree. Both have ended by then.
-                With ``partial``, if neither did.
+            InvalidImageError: The images are not as described above. Nothing was sent.
+            MienError: One of the models gave no answer; with ``partial``, neither did. No request is left running.
 
         Example:
             >>> for face in client.analyze(images):
@@ -133,10 +112,9 @@ class Client(BaseClient[Transport]):
             partial=partial,
         )
         for replica in self._replicas.to_probe():
-            in_thread(self._probe, replica)
+            in_thread(_run, functools.partial(self._health.probe, replica))
         with job:
-            _run(job.call, job.faces)
-            return job.result()
+            return _run(job.flow)
 
     @overload
     def analyze_pictures(  # type: ignore[overload-overlap]  # A str is an iterable of str.
@@ -212,7 +190,7 @@ class Client(BaseClient[Transport]):
 
     def analyze_iter(
         self,
-        images: Iterable[Any],
+        images: Iterable[NDArray[np.uint8]],
         *,
         batch_size: int = CHUNK_FACES,
         max_in_flight: int = BATCHES_IN_FLIGHT,
@@ -221,27 +199,28 @@ class Client(BaseClient[Transport]):
         timeout: float | None = None,
         key: str | bytes | int | None = None,
     ) -> Iterator[Face]:
-        """Asks about any number of faces as they come, in batches, several of them at the same time.
+        """Ask about any number of faces, in batches, several batches at the same time.
 
-        At no time more than ``batch_size * max_in_flight`` images and results are in memory.
+        At most ``batch_size * max_in_flight`` images and results are in memory at any time.
 
         Args:
-            images: Yields images, each uint8 (48, 48) or (48, 48, 1); read in the caller's thread, as needed.
+            images: An iterable of images, each uint8 [48, 48] or [48, 48, 1]. It is read in the caller's thread, as
+                results are taken.
             batch_size: Images in one call.
             max_in_flight: Calls at the same time.
-            emotion_version: As for `analyze`, instead of the client's. Batches may be answered by different
-                versions while versions change; each `Face` tells its own.
-            keypoint_version: The same for the key point model.
+            emotion_version: As for `analyze`. While a new version is rolled out, batches may be answered by different
+                versions; each `Face` has its own ``versions``.
+            keypoint_version: As for `analyze`.
             timeout: Seconds that each batch may take, instead of the client's.
-            key: As for `analyze`. Without one every batch goes to either side.
+            key: As for `analyze`. Without a key, each batch is chosen for the canary by itself.
 
         Returns:
-            One `Face` for each image, in their order. If an image is none, or a call fails, the error comes after the
-            results of all batches before it.
+            One `Face` for each image, in the order of the images. An error is raised after the results of all batches
+            before it.
 
         Raises:
-            InvalidImageError: If an image is not as above. The text says which.
-            MienError: If a batch was not answered, as for `analyze`.
+            InvalidImageError: An image is not as described above. The text says which one.
+            MienError: A batch was not answered, as for `analyze`.
 
         Example:
             >>> sum(1 for face in client.analyze_iter(images, batch_size=2))
@@ -255,71 +234,53 @@ class Client(BaseClient[Transport]):
             timeout=timeout,
             key=key,
         )
-        batches = in_batches(images, checked_count("batch size", batch_size))
-        return _stream(ask, batches, checked_count("number of calls", max_in_flight))
+        batches = in_batches(images, checked_count("batch_size", batch_size))
+        return stream(ask, batches, checked_count("max_in_flight", max_in_flight))
 
     def status(self) -> dict[str, tuple[VersionStatus, ...]]:
-        """Asks a server about the versions of both models.
+        """Return the states of the versions of both models on a server.
 
         Returns:
-            For each model's name the states of its versions, the highest version first. Of several servers, one that
-            answers is asked.
+            The states by the model's name, the highest version first. Of several servers, one that answers is asked.
 
         Raises:
-            ModelNotFoundError: If the server knows no version of one of them.
-            MienError: If it could not be asked.
+            ModelNotFoundError: The server knows no version of one of the models.
+            MienError: The server gave no answer.
 
         Example:
             >>> client.status()["emotion"]
             (VersionStatus(version=1, state='AVAILABLE', error=''),)
         """
         self._check_open()
-        deadline = Deadline(self._timeout)
-        return {target.model: self._status(target.model, deadline) for target in self._targets}
+        return _run(functools.partial(self._health.status, self._timeout))
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server answers for both models, in the versions that this client asks for.
+    def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Wait until a server answers for both models, in the versions that this client asks for.
+
+        The server is ready when it has answered a prediction of one black face by each model.
 
         Args:
-            timeout: Seconds to wait for that.
+            timeout: Seconds to wait.
 
         Raises:
-            UnavailableError: If it does not come to that in time. The text says what is missing.
-            MienError: At once, for what does not go away by waiting.
+            UnavailableError: No server is ready in time. The text says what is missing.
+            MienError: An error that waiting does not cure, such as `AccessDeniedError`. It is raised at once.
 
         Example:
             >>> client.wait_ready(timeout=10)
         """
         self._check_open()
-        deadline = Deadline(checked_timeout(timeout))
-        told: dict[str, Target] = {}
-        while True:
-            missing: dict[str, Target] = {}
-            for transport in self._replicas.transports:
-                found = {self._missing(transport, target, deadline): target for target in self._targets}
-                found.pop("", None)
-                if not found:
-                    return
-                missing |= found
-            if deadline.remaining() or not told:  # A look that was cut short tells less than the one before.
-                told = missing
-            if deadline.remaining() <= POLL_SECONDS:
-                raise self._not_ready(told, timeout)
-            time.sleep(POLL_SECONDS)
+        _run(functools.partial(self._health.ready, checked_timeout(timeout), self._timeout))
 
     def close(self) -> None:
-        """Gives the connections back. A call that is still running ends with an `UnavailableError`, or its answer.
+        """Close the connections. A call that is still running ends with an `UnavailableError`, or with its answer.
 
         Example:
             >>> client.close()
             >>> client  # doctest: +ELLIPSIS
             <Client of ... (closed)>
         """
-        if not self._closed:
-            self._closed = True
-            self._retries.close()
-            for transport in self._replicas.transports:
-                transport.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -329,129 +290,16 @@ class Client(BaseClient[Transport]):
     ) -> None:
         self.close()
 
-    def _status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
-        tried: list[Replica[Transport]] = []
+
+def _run(start: Callable[[Wake], Flow[R]]) -> R:
+    """Run a flow; wait in this thread."""
+    woken: SimpleQueue[None] = SimpleQueue()
+    with closing(start(functools.partial(woken.put, None))) as flow:
         while True:
-            replica = self._replicas.pick(tried)
-            tried.append(replica)
             try:
-                return replica.transport.status(model, deadline)
-            except MienError as error:
-                self._replicas.failed(replica, error)
-                error.attempts = len(tried)
-                pause = self._retries.pause(len(tried), error, deadline.remaining())
-                if pause is None:
-                    raise
-            time.sleep(pause)
-
-    def _probe(self, replica: Replica[Transport]) -> None:
-        """Finds out whether a server that was down answers a small request to both models again."""
-        deadline, transport = Deadline(PROBE_TIMEOUT), replica.transport
-        error: MienError | None = None
-        for half in self._probing_halves():
-            while half.has_next():
-                request = half.next_request()
-                try:
-                    answer = _predict(transport, request, deadline)
-                except MienError as problem:
-                    half.failed(request, problem)
-                    continue
-                if wrong := half.check(request, answer, transport.endpoint):
-                    half.failed(request, wrong)
-                else:
-                    half.answered(request, answer)
-            error = error or half.error
-        self._replicas.probed(replica, error)
-
-    def _resolve(self, transport: Transport, target: Target, deadline: Deadline) -> int:
-        """Return the version that would answer ``target`` now."""
-        for preferred in preferences(target)[:-1]:
-            with suppress(VersionNotFoundError):
-                return transport.resolve(preferred, deadline)
-        return transport.resolve(preferences(target)[-1], deadline)
-
-    def _missing(self, transport: Transport, target: Target, deadline: Deadline) -> str:
-        """Returns why ``target`` cannot be asked now, or an empty text if it can."""
-        look = self._look(deadline)
-        try:
-            self._resolve(transport, target, look)
-        except NotServedError as error:
-            try:
-                asked = Target(target.model, error.version, error.label)
-                return states(asked, transport.status(target.model, look))
-            except MienError:
-                return str(error)
-        except (UnavailableError, DeadlineExceededError) as error:
-            return str(error)
-        return ""
-
-
-def _stream(
-    ask: Callable[[NDArray[np.uint8]], Analysis], batches: Iterator[NDArray[np.uint8]], max_in_flight: int
-) -> Iterator[Face]:
-    running: deque[tuple[NDArray[np.uint8], Future[Analysis]]] = deque()
-    process = os.getpid()
-    problem: Exception | None = None
-    more = True
-    while True:
-        while more and len(running) < max_in_flight:
-            try:
-                batch = next(batches)
-                running.append((batch, in_thread(ask, batch)))
-            except StopIteration:
-                more = False
-            except Exception as error:  # What comes before it is answered first.
-                more, problem = False, error
-            if running and running[0][1].done():
-                break  # What has been answered is not held back while ever more is read, which may take long.
-        if not running:
-            break
-        yield from running.popleft()[1].result()
-        if os.getpid() != process:  # The caller has forked, and the threads are the parent's.
-            process = os.getpid()
-            running = deque((batch, in_thread(ask, batch)) for batch, _ in running)
-    if problem is not None:
-        raise problem
-
-
-def _run(call: Call[Transport], faces: NDArray[np.uint8]) -> None:
-    """Sends what a call asks for until it has ended."""
-    ended: SimpleQueue[Attempt[Transport] | None] = SimpleQueue()
-    pending: dict[Attempt[Transport], Pending] = {}
-    call.wake = functools.partial(ended.put, None)
-    try:
-        while not call.ended:
-            for sent in call.due():
-                request, notify = sent.request, functools.partial(ended.put, sent)
-                transport, images = sent.replica.transport, faces[request.faces]
-                try:
-                    pending[sent] = transport.predict(request.target, images, request.output, call.deadline, notify)
-                except MienError as error:
-                    call.failed(sent, error)
-            attempt = None
+                seconds = next(flow)
+            except StopIteration as end:
+                result: R = end.value
+                return result
             with suppress(Empty):
-                attempt = ended.get(timeout=call.pause())
-            if attempt is None:
-                continue
-            answer = pending.pop(attempt)
-            if not call.wants(attempt):
-                continue
-            try:
-                call.answered(attempt, answer.result())
-            except MienError as error:
-                call.failed(attempt, error)
-    finally:
-        for unanswered in pending.values():
-            unanswered.cancel()
-
-
-def _predict(transport: Transport, request: Request, deadline: Deadline) -> Answer:
-    """Asks a server about one black face, and waits for the answer."""
-    ended = threading.Event()
-    pending = transport.predict(request.target, PROBE_FACES, request.output, deadline, ended.set)
-    if not ended.wait(deadline.remaining() + GRACE_SECONDS):
-        pending.cancel()
-        raise failure(
-            "DEADLINE_EXCEEDED", "", endpoint=transport.endpoint, target=request.target, timeout=deadline.timeout
-        )
-    return pending.result()
+                woken.get(timeout=seconds)

@@ -1,8 +1,8 @@
 """What a forked child must not share with its parent.
 
-A child starts with a copy of everything its parent had: connections on which the parent's answers arrive, locks that
-some thread of the parent held, notes about threads that the child does not have. Whoever owns such things makes them
-anew there, before anything else runs.
+A child starts with a copy of its parent's memory: connections on which the parent's answers arrive, locks that a thread
+of the parent held, records of threads that the child does not have. The owner of such things replaces them in the child
+before anything else runs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from weakref import WeakSet
 
 
 class Renewable(Protocol):
-    """Owns connections or locks."""
+    """An owner of connections or locks."""
 
     def renew(self) -> None:
-        """Makes them anew, in a child that was just forked. The inherited ones may be held or used by the parent."""
+        """Replace them in a child that was just forked: the parent may hold or use the inherited ones."""
 
 
 _owners: WeakSet[Renewable] = WeakSet()
@@ -24,12 +24,12 @@ _left_alone: list[object] = []
 
 
 def renew_in_children(owner: Renewable) -> None:
-    """Sees to it that ``owner.renew()`` is called in every process that is forked from this one."""
+    """Call ``owner.renew()`` in every process that is forked from this one."""
     _owners.add(owner)
 
 
 def leave_alone(inherited: object) -> None:
-    """Keeps something of the parent's for as long as this process lives: to close or collect it could disturb it."""
+    """Keep something of the parent's until this process ends: closing or collecting it could disturb the parent."""
     _left_alone.append(inherited)
 
 

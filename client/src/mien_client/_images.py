@@ -1,10 +1,8 @@
-"""Images as the models take them, and sentences for everything else."""
+"""Images as the models take them, and clear errors for everything else."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ _WANTED = "one uint8 array of shape (48, 48) or (N, 48, 48)"
 
 
 def as_images(images: Any) -> NDArray[np.uint8]:
-    """Checks images and brings them to one shape.
+    """Check images and bring them to one shape.
 
     Args:
         images: A uint8 array of shape (48, 48), (48, 48, 1), (N, 48, 48) or (N, 48, 48, 1), values 0 to 255.
@@ -26,7 +24,7 @@ def as_images(images: Any) -> NDArray[np.uint8]:
         The same pixels as a C-contiguous array of shape (N, 48, 48), without a copy where that is possible.
 
     Raises:
-        InvalidImageError: For anything else. The text says how to convert it.
+        InvalidImageError: The images are anything else. The text says how to convert them.
     """
     if not isinstance(images, np.ndarray):
         raise InvalidImageError(_not_an_array(images))
@@ -38,66 +36,6 @@ def as_images(images: Any) -> NDArray[np.uint8]:
     if np.ma.is_masked(images):
         raise InvalidImageError("images have masked pixels: fill them, in black say, with images.filled(0)")
     return np.ascontiguousarray(images).reshape(shape)
-
-
-def in_batches(images: Iterable[Any], size: int) -> Iterator[NDArray[np.uint8]]:
-    """Reads images one by one and yields them as arrays of shape (n, 48, 48), n up to ``size``.
-
-    Raises:
-        InvalidImageError: At the first of them that is none, after those before it. The text says which it is.
-        Exception: Whatever reading them raises, likewise.
-    """
-    numbered = enumerate(images)
-    while True:
-        batch, problem = [], None
-        try:
-            for index, image in islice(numbered, size):
-                batch.append(_one_image(image, index))
-        except Exception as error:
-            problem = error
-        if batch:
-            yield np.stack(batch)
-        if problem is not None:
-            raise problem
-        if len(batch) < size:
-            return
-
-
-async def in_batches_async(
-    images: AsyncIterable[Any] | Iterable[Any], size: int
-) -> AsyncGenerator[NDArray[np.uint8], None]:
-    """Does the same for images that may have to be waited for."""
-    if isinstance(images, Iterable):
-        for batch in in_batches(images, size):
-            yield batch
-        return
-    iterator, index = aiter(images), 0
-    while True:
-        faces: list[NDArray[np.uint8]] = []
-        problem: Exception | None = None
-        try:
-            while len(faces) < size:
-                faces.append(_one_image(await anext(iterator), index))
-                index += 1
-        except Exception as error:
-            problem = error
-        if faces:
-            yield np.stack(faces)
-        if isinstance(problem, StopAsyncIteration):
-            return
-        if problem is not None:
-            raise problem
-
-
-def _one_image(image: Any, index: int) -> NDArray[np.uint8]:
-    try:
-        faces = as_images(image)
-    except InvalidImageError as error:
-        raise InvalidImageError(f"of the iterable, number {index} (from 0): {error}") from None
-    if len(faces) != 1:
-        raise InvalidImageError(f"of the iterable, number {index} (from 0) is {len(faces)} images, not one")
-    face: NDArray[np.uint8] = faces[0]
-    return face
 
 
 def _batch_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:

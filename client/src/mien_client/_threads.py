@@ -1,4 +1,4 @@
-"""Threads that nobody has to wait for."""
+"""Threads that do not keep a program from ending."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ _R = TypeVar("_R")
 
 
 def in_thread(function: Callable[_P, _R], *arguments: _P.args, **options: _P.kwargs) -> Future[_R]:
-    """Runs ``function`` in a thread of its own.
+    """Run ``function`` in a thread of its own.
 
-    Not in a pool's: those would keep a program that wants to end, on Ctrl-C say, until the server answers.
+    A pool's threads would keep a program that is to end, on Ctrl-C for example, until the server answers.
+
+    Args:
+        function: The function.
+        *arguments: Its positional arguments.
+        **options: Its keyword arguments.
+
+    Returns:
+        The future result.
     """
     future: Future[_R] = Future()
     future.set_running_or_notify_cancel()
@@ -26,6 +34,6 @@ def in_thread(function: Callable[_P, _R], *arguments: _P.args, **options: _P.kwa
         except BaseException as error:
             future.set_exception(error)
 
-    # The caller's context goes along: what traces calls keeps there whose call this is.
+    # The thread gets the caller's context, in which tracing libraries keep the current call.
     Thread(target=copy_context().run, args=[run], daemon=True).start()
     return future

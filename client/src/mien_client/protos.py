@@ -35,7 +35,7 @@ _load()
 
 
 def __getattr__(name: str) -> typing.Any:
-    """Builds the class when it is first asked for: few programs need more than a handful of the two hundred."""
+    """Build a class when it is first needed: most programs need few of the two hundred."""
     full_name = _full_names.get(name)
     if full_name is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

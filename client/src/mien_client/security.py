@@ -1,4 +1,4 @@
-"""How a client makes sure whom it talks to, and says who it is."""
+"""TLS, certificates, tokens and API keys of a client's connections."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LOOPBACK = re.compile(r"(http://|dns:///)?(localhost|127(\.\d+){3}|\[::1\])(:\d
 
 @dataclass(frozen=True)
 class Security:
-    """What a connection is made with.
+    """The security options of a connection.
 
     Attributes:
-        tls: Whether connections are encrypted. REST says that in its address too.
-        ca_file: Certificates (PEM) of those whose word is taken for who a server is; None for the usual ones.
+        tls: Whether connections are encrypted. For REST the address says that too.
+        ca_file: Certificates (PEM) of the authorities to trust; None for the system's.
         cert_file: The client's own certificate (PEM), for servers that ask for one.
-        key_file: The key (PEM, without a password) of that.
-        headers: What requests carry to say who asks. Secret.
+        key_file: The key of that certificate (PEM, without a password).
+        headers: The headers that identify the client. Secret.
     """
 
     tls: bool = False
@@ -37,16 +37,16 @@ class Security:
     key_file: str | None = None
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
-    def is_for(self, address: str, encrypted: bool) -> None:
-        """Checks that this fits ``address``, which is one of an ``encrypted`` connection or is not.
+    def check(self, address: str, encrypted: bool) -> None:
+        """Check that these options fit ``address``, whose connection is ``encrypted`` or not.
 
         Raises:
-            ConfigurationError: If TLS was asked for and would not be used.
+            ConfigurationError: TLS is asked for and would not be used.
         """
         if self.tls and not encrypted:
-            raise ConfigurationError(f"{address!r} is not encrypted, but TLS is asked for: say https://")
+            raise ConfigurationError(f"Expected an https:// address, because TLS is asked for, got {address!r}")
         if self.headers and not encrypted and not _LOOPBACK.match(address):
-            _log.warning("the token or API key goes to %s unencrypted", address)
+            _log.warning("The token or API key is sent to %s unencrypted", address)
 
 
 def security(
@@ -57,10 +57,18 @@ def security(
     token: str | None = None,
     api_key: str | None = None,
 ) -> Security:
-    """Returns what the arguments say, or ``MIEN_TLS``, ``MIEN_CA_FILE`` and so on for those that are None.
+    """Return the security options; ``MIEN_TLS``, ``MIEN_CA_FILE`` and so on replace those that are None.
+
+    Args:
+        tls: Whether connections are encrypted.
+        ca_file: See `Security`.
+        cert_file: See `Security`.
+        key_file: See `Security`.
+        token: Sent as ``authorization: Bearer ...``.
+        api_key: Sent as ``x-api-key``.
 
     Raises:
-        ConfigurationError: If one of them cannot be meant. A secret is not in its text.
+        ConfigurationError: An option is invalid. A secret is not in the text.
     """
     if tls is None and (text := os.environ.get("MIEN_TLS")):
         tls = _switch(text)
@@ -74,32 +82,32 @@ def security(
     if api_key := _secret("API key", api_key if api_key is not None else os.environ.get("MIEN_API_KEY")):
         headers.append(("x-api-key", api_key))
     if bool(cert) != bool(key):
-        raise ConfigurationError("a certificate and its key come together: give both cert_file and key_file, or none")
+        raise ConfigurationError("Expected both cert_file and key_file, or neither, got one of them")
     if tls is False and (ca or cert):
-        raise ConfigurationError("certificates are given, but TLS is switched off")
+        raise ConfigurationError("Expected no certificates, because TLS is switched off, got ca_file or cert_file")
     _check_files(ca, cert, key)
     return Security(bool(tls or ca or cert), ca, cert, key, tuple(headers))
 
 
 def _switch(text: str) -> bool:
     if text.lower() not in ("0", "1", "false", "true"):
-        raise ConfigurationError(f"MIEN_TLS is {text!r}: say 1 or 0")
+        raise ConfigurationError(f"Expected 1 or 0 for MIEN_TLS, got {text!r}")
     return text.lower() in ("1", "true")
 
 
 def _secret(name: str, value: str | None) -> str | None:
-    """Returns ``value`` if it can stand in a header. The libraries would show it in the error if it could not."""
+    """Return ``value`` if it is valid in a header. Otherwise the libraries would show it in their error message."""
     if value is not None and not (
         isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value
     ):
-        raise ConfigurationError(f"the {name} has characters that no {name} has: a line break, perhaps, or a space")
+        raise ConfigurationError(f"Expected the {name} to be printable ASCII without spaces or line breaks, got others")
     return value or None
 
 
 def _check_files(ca: str | None, cert: str | None, key: str | None) -> None:
     if ca is None and cert is None:
         return
-    import ssl  # Which takes a while.
+    import ssl  # Importing it takes a while.
 
     for file in (ca, cert, key):
         if file is not None:
@@ -111,19 +119,19 @@ def _check_files(ca: str | None, cert: str | None, key: str | None) -> None:
         if ca is not None:
             ssl.create_default_context(cafile=ca)
     except ssl.SSLError:
-        raise ConfigurationError(f"{ca} holds no certificates in PEM form") from None
+        raise ConfigurationError(f"Expected certificates in PEM form in {ca}, found none") from None
     try:
         if cert is not None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
     except (ssl.SSLError, ValueError):
         raise ConfigurationError(
-            f"{cert} and {key} are no certificate and its key in PEM form, without a password"
+            f"Expected a certificate and its key in PEM form, without a password, in {cert} and {key}"
         ) from None
 
 
 def channel_credentials(security: Security) -> grpc.ChannelCredentials:
-    """Returns what an encrypted gRPC channel is made with."""
-    import grpc  # REST does without it.
+    """Return the credentials of an encrypted gRPC channel."""
+    import grpc  # REST does not need it.
 
     files = (security.ca_file, security.key_file, security.cert_file)
     return grpc.ssl_channel_credentials(*(Path(file).read_bytes() if file else None for file in files))

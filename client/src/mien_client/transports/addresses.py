@@ -1,4 +1,4 @@
-"""Which addresses can be meant, and what is said of those that cannot."""
+"""Checks of addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rest_address(address: str) -> str | None:
     """Return ``address`` with its scheme in lower case if it is for REST, or None if it is for gRPC.
 
     Raises:
-        ConfigurationError: If it is not an address of either kind. A password is not in the text.
+        ConfigurationError: It is not an address of either kind. A password is not in the text.
     """
     if not isinstance(address, str) or not address or re.search(r"[\s\x00-\x1f]", address):
         raise ConfigurationError(
@@ -79,7 +79,9 @@ def _check_host_and_port(address: str, rest: str, *, required: bool) -> None:
     if not colon and not required:
         return
     if not colon:
-        raise ConfigurationError(f"{address!r} names no port: TensorFlow Serving's gRPC port is '{address}:8500'")
+        raise ConfigurationError(
+            f"Expected a port, as in '{address}:8500' (TensorFlow Serving's gRPC port), got {address!r}"
+        )
     if not host and rest == address:
         raise ConfigurationError(f"Expected a host before the port, as in 'localhost{address}', got {address!r}")
     if not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= _HIGHEST_PORT):

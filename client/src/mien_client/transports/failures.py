@@ -1,7 +1,7 @@
-"""From a server's status code to the one exception that says what it means.
+"""From a server's status code to the exception that says what it means.
 
-TensorFlow Serving's REST statuses are translations of its gRPC codes, so both transports speak in those here, and
-come to the same exception by construction.
+TensorFlow Serving's REST statuses are translations of its gRPC codes. Both transports use the gRPC codes here, so that
+they raise the same exception for the same cause.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 
 from mien_client import _exceptions as exceptions
-from mien_client.transports import Target
+from mien_client.transports.base import Target
 
 _CLASSES: dict[str, type[exceptions.MienError]] = {
     "UNAVAILABLE": exceptions.UnavailableError,
@@ -31,18 +31,18 @@ _FULL = "queue to which this task was submitted is full"
 """What TensorFlow Serving says when a model's batching queue is full."""
 
 _MOST_WORDS = 500
-"""Characters of a server's own words that are told."""
+"""Characters of a server's message that are shown."""
 
 
 def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: float) -> exceptions.MienError:
-    """Returns the exception for a request that ended with ``code``, the name of a gRPC status code.
+    """Return the exception for a request that ended with ``code``, the name of a gRPC status code.
 
     Args:
         code: The status code.
-        text: The server's or the network library's own words. Only the first line is told.
-        endpoint: Who was asked.
-        target: What was asked.
-        timeout: How long, in seconds, the answer was waited for.
+        text: The message of the server or the network library. Only its first line is shown.
+        endpoint: The server that was asked.
+        target: The model that was asked.
+        timeout: The seconds after which the call gave up.
     """
     if code == "UNAVAILABLE" and re.search(_NOT_GRPC, text):
         code = "UNIMPLEMENTED"
@@ -68,9 +68,9 @@ def failure(code: str, text: str, *, endpoint: str, target: Target, timeout: flo
 
 
 def unexpected(what: str, *, endpoint: str, target: Target) -> exceptions.UnexpectedResponseError:
-    """Returns the exception for an answer that came, but with ``what`` (a clause with a verb) wrong in it."""
+    """Return the exception for an answer that is wrong in the way that ``what``, a clause with a verb, describes."""
     return exceptions.UnexpectedResponseError(
-        f"the answer of {target} at {endpoint} {what}",
+        f"The answer of {target} at {endpoint} {what}",
         endpoint=endpoint,
         model=target.model,
         version=target.version,
@@ -108,7 +108,7 @@ _EXPLANATIONS = [
         "it closes connections as soon as they are open. If this is a TLS port, set tls=True",
     ),
 ]
-"""What a network library's words mean for whoever wrote the address and the options."""
+"""What a network library's message means for the address and the options of the client."""
 
 
 def _explanation(text: str, endpoint: str) -> str:

@@ -6,31 +6,22 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
-import numpy as np
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from mien_client._exceptions import MienError
 from mien_client._forks import leave_alone, renew_in_children
+from mien_client.protos import GetModelStatusResponse, PredictResponse
 from mien_client.security import Security, channel_credentials
-from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
+from mien_client.transports.base import Answer, Deadline, Pending, Request, Target, Transport, VersionStatus
 from mien_client.transports.failures import failure, unexpected
 from mien_client.transports.grpc_forks import FORK_GATE
-from mien_client.transports.grpc_messages import (
-    METADATA,
-    PREDICT,
-    STATUS,
-    Method,
-    answering_version,
-    metadata_request,
-    predict_request,
-    read_answer,
-    status_request,
-    version_statuses,
-)
+from mien_client.transports.grpc_messages import predict_request, read_answer, status_request, version_statuses
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 _MESSAGE_LIMIT = 64 * 2**20
 OPTIONS = [
@@ -48,12 +39,19 @@ OPTIONS = [
 ]
 
 
-class GrpcTransport:
-    """One channel in each process, to one server or to all that a name stands for."""
+R = TypeVar("R")
+
+
+class GrpcTransport(Transport):
+    """Use one channel in each process, to one server or to all servers that a name stands for.
+
+    ``grpc.aio`` is not used, for `AsyncClient` neither: from its first call on, one of its threads stays inside gRPC,
+    and gRPC would not work in a forked child any more (see `grpc_forks`).
+    """
 
     def __init__(self, address: str, security: Security) -> None:
         self.endpoint = address
-        security.is_for(address, encrypted=security.tls)
+        security.check(address, encrypted=security.tls)
         self._credentials = channel_credentials(security) if security.tls else None
         self._headers = security.headers
         self._closed = False
@@ -66,24 +64,23 @@ class GrpcTransport:
         leave_alone(self._channel)
         self._disconnect()
 
-    def predict(
-        self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
-    ) -> Pending:
+    def predict(self, request: Request) -> Pending[Answer]:
         """See `Transport.predict`."""
-        call = self.send(PREDICT, predict_request(target, images, output), target, deadline)
-        call.add_done_callback(lambda _: ended())
-        return _Pending(self, call, target, output, deadline)
 
-    def resolve(self, target: Target, deadline: Deadline) -> int:
-        """See `Transport.resolve`."""
-        call = self.send(METADATA, metadata_request(target), target, deadline)
-        return answering_version(self.result(METADATA, call, target, deadline), self.endpoint, target)
+        def read(response: bytes) -> Answer:
+            message = PredictResponse.FromString(response)
+            return read_answer(message, request.output, self.endpoint, request.target)
 
-    def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
+        body = predict_request(request.target, request.images, request.output)
+        return self._send(PREDICT, body, read, request.target, request.deadline)
+
+    def status(self, model: str, deadline: Deadline) -> Pending[tuple[VersionStatus, ...]]:
         """See `Transport.status`."""
-        target = Target(model)
-        call = self.send(STATUS, status_request(model), target, deadline)
-        return version_statuses(self.result(STATUS, call, target, deadline))
+
+        def read(response: bytes) -> tuple[VersionStatus, ...]:
+            return version_statuses(GetModelStatusResponse.FromString(response))
+
+        return self._send(STATUS, status_request(model), read, Target(model), deadline)
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -94,38 +91,32 @@ class GrpcTransport:
             with FORK_GATE.pass_through():
                 channel.close()
 
-    def send(self, method: Method, request: bytes, target: Target, deadline: Deadline) -> Any:
-        """Begins a call, whose end `result` waits for."""
+    def _send(
+        self, method: str, body: bytes, read: Callable[[bytes], R], target: Target, deadline: Deadline
+    ) -> Pending[R]:
         with FORK_GATE.pass_through():
             try:
-                call = self._callable(method).future(request, timeout=deadline.remaining(), metadata=self._headers)
+                call = self._callable(method).future(body, timeout=deadline.remaining(), metadata=self._headers)
             except ValueError:  # The channel is closed.
-                closed = grpc.StatusCode.CANCELLED
-                raise self._failure(closed, "the client was closed", target, deadline) from None
+                code = grpc.StatusCode.CANCELLED.name
+                raise failure(
+                    code, "the client was closed", endpoint=self.endpoint, target=target, timeout=deadline.timeout
+                ) from None
             FORK_GATE.hold_until_ended(call)
-        return call
-
-    def result(self, method: Method, call: Any, target: Target, deadline: Deadline) -> Any:
-        """Waits for the response of a call."""
-        try:
-            return method.read(call.result())
-        except (grpc.RpcError, grpc.FutureCancelledError):
-            raise self._failure(call.code(), call.details(), target, deadline) from None
-        except DecodeError:
-            raise unexpected("is not a message of this method", endpoint=self.endpoint, target=target) from None
+        return _Pending(call, read, self.endpoint, target, deadline.timeout)
 
     def _disconnect(self) -> None:
         self._lock = threading.Lock()
         self._channel = None
         self._methods: dict[str, Any] = {}
 
-    def _callable(self, method: Method) -> Any:
-        """Returns a method of the channel, which is made when it is first needed in this process.
+    def _callable(self, path: str) -> Any:
+        """Return a method of the channel, which is made when it is first needed in this process.
 
         Raises:
-            ValueError: If the client was closed.
+            ValueError: The transport was closed.
         """
-        if method.path not in self._methods:
+        if path not in self._methods:
             with self._lock:
                 if self._closed:
                     raise ValueError("closed")
@@ -135,24 +126,34 @@ class GrpcTransport:
                     self._channel = grpc.secure_channel(self.endpoint, self._credentials, options=options)
                 elif self._channel is None:
                     self._channel = grpc.insecure_channel(self.endpoint, options=options)
-                self._methods[method.path] = self._channel.unary_unary(method.path)
-        return self._methods[method.path]
-
-    def _failure(self, code: grpc.StatusCode, details: str | None, target: Target, deadline: Deadline) -> MienError:
-        return failure(code.name, details or "", endpoint=self.endpoint, target=target, timeout=deadline.timeout)
+                self._methods[path] = self._channel.unary_unary(path)
+        return self._methods[path]
 
 
 @dataclass(frozen=True)
-class _Pending:
-    transport: GrpcTransport
-    call: Any
-    target: Target
-    output: str
-    deadline: Deadline
+class _Pending(Generic[R]):
+    """A gRPC call. Its response is read in the thread that asks for the result, not in gRPC's own."""
 
-    def result(self) -> Answer:
-        response = self.transport.result(PREDICT, self.call, self.target, self.deadline)
-        return read_answer(response, self.output, self.transport.endpoint, self.target)
+    call: Any
+    read: Callable[[bytes], R]
+    endpoint: str
+    target: Target
+    timeout: float
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        self.call.add_done_callback(callback)
+
+    def result(self) -> R:
+        try:
+            return self.read(self.call.result())
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            raise self._failure() from None
+        except DecodeError:
+            raise unexpected("is not a message of this method", endpoint=self.endpoint, target=self.target) from None
 
     def cancel(self) -> None:
         self.call.cancel()
+
+    def _failure(self) -> MienError:
+        code, details = self.call.code().name, self.call.details() or ""
+        return failure(code, details, endpoint=self.endpoint, target=self.target, timeout=self.timeout)

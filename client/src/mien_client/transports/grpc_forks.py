@@ -1,8 +1,8 @@
-"""Forks while gRPC is at work.
+"""Forks while gRPC is in use.
 
-Before a fork gRPC prepares itself, without which it hangs or crashes in the child; but it does so only if no thread is
-inside gRPC at that moment, and while requests are under way, one is. So a fork waits until they have ended, and
-requests that come meanwhile wait for the fork.
+Before a fork gRPC prepares itself; otherwise it hangs or crashes in the child. It does so only if no thread is inside
+gRPC at that moment, and while requests are under way, one is. So a fork waits until all requests have ended, and new
+requests wait for the fork.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from contextlib import contextmanager
 from typing import Any
 
 FORK_WAITS = 5.0
-"""Seconds that a fork waits for requests to end, before it cancels them. Their clients send them again."""
+"""Seconds that a fork waits for requests to end before it cancels them. Their clients send them again."""
 
 _CANCELLING_TAKES = 1.0
 
 
 class ForkGate:
-    """Knows the requests that are under way. Any thread may use it."""
+    """The requests that are under way. Any thread may use it."""
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Forgets everything, in a child."""
-        # Reentrant, as Condition's own lock is: whatever interrupts a thread, a signal's handler say, may fork.
+        """Forget everything, in a child."""
+        # Condition's own lock is reentrant: a signal handler may interrupt a thread that holds it, and fork.
         self._changed = threading.Condition()
         self._busy = 0
         self._calls: set[Any] = set()
@@ -35,7 +35,7 @@ class ForkGate:
 
     @contextmanager
     def pass_through(self) -> Iterator[None]:
-        """Holds off forks while something is done that makes gRPC work."""
+        """Hold off forks while gRPC is called."""
         with self._changed:
             if self._forks:
                 self._changed.wait_for(lambda: not self._forks, FORK_WAITS + _CANCELLING_TAKES)
@@ -46,14 +46,14 @@ class ForkGate:
             self._leave()
 
     def hold_until_ended(self, call: Any) -> None:
-        """Holds off forks until a call has ended; to be used while passing through."""
+        """Hold off forks until a call has ended; to be used inside `pass_through`."""
         with self._changed:
             self._busy += 1
             self._calls.add(call)
         call.add_done_callback(self._ended)
 
     def before_fork(self) -> None:
-        """Waits until nothing is under way, and keeps it so."""
+        """Wait until no request is under way, and let none begin."""
         self._changed.acquire()
         self._forks += 1
         if not self._changed.wait_for(lambda: not self._busy, FORK_WAITS):
@@ -62,7 +62,7 @@ class ForkGate:
             self._changed.wait_for(lambda: not self._busy, _CANCELLING_TAKES)
 
     def after_fork_in_parent(self) -> None:
-        """Lets everything go on."""
+        """Let requests begin again."""
         self._forks -= 1
         self._changed.notify_all()
         self._changed.release()

@@ -1,17 +1,15 @@
-"""What a gRPC request and its answer are made of, with or without asyncio."""
+"""From requests to the messages of gRPC, and from its messages to answers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client import protos
 from mien_client.contract import IMAGES_INPUT, SIGNATURE_DEFAULT
-from mien_client.transports import Answer, Target, VersionStatus
+from mien_client.transports.base import Answer, Target, VersionStatus
 from mien_client.transports.failures import unexpected
 
 _MOST_DIMENSIONS = 8
@@ -19,36 +17,18 @@ _MOST_VALUES = 2**24
 """In one answer: 64 MiB. A tensor of one value can claim to be of any size."""
 
 
-class Method(NamedTuple):
-    """A method of a server: its path, and how its response is read. Its request is bytes."""
-
-    path: str
-    read: Callable[[bytes], Any]
-
-
-def _method(service: str, name: str) -> Method:
-    method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").methods_by_name[name]
-    path = f"/{method.containing_service.full_name}/{name}"
-    return Method(path, getattr(protos, method.output_type.name).FromString)
-
-
-PREDICT = _method("PredictionService", "Predict")
-METADATA = _method("PredictionService", "GetModelMetadata")
-STATUS = _method("ModelService", "GetModelStatus")
-
-
 def predict_request(target: Target, images: NDArray[np.uint8], output: str) -> bytes:
-    """Returns the ``PredictRequest`` that asks ``target`` for one output of ``images``, uint8 [n, 48, 48].
+    """Return the ``PredictRequest`` that asks ``target`` for one output of ``images``, uint8 [n, 48, 48], as bytes.
 
-    The pixels are copied once, into these bytes. A message would copy them when it takes them and when it is written,
-    and to get hold of that much memory each time costs more than all else that a client does.
+    The pixels are copied once, into these bytes. A message object would copy them when they are set and again when it
+    is serialized, and allocating that much memory each time costs more than everything else that a client does.
     """
     spec = _model_spec(target)
     spec.signature_name = SIGNATURE_DEFAULT
     tensor = protos.TensorProto(dtype=protos.DataType.DT_UINT8)
     for size in images.shape:
         tensor.tensor_shape.dim.add(size=size)
-    # From the inside out, each message with the pixels at its end, but for them.
+    # From the inside out: each message without the pixels, which are its end.
     inside = tensor.SerializeToString() + _head(protos.TensorProto.TENSOR_CONTENT_FIELD_NUMBER, images.nbytes)
     entry = protos.PredictRequest.InputsEntry
     key = entry(key=IMAGES_INPUT).SerializeToString()
@@ -59,24 +39,18 @@ def predict_request(target: Target, images: NDArray[np.uint8], output: str) -> b
     return b"".join((before, inside, images.data, after))
 
 
-def metadata_request(target: Target) -> bytes:
-    """Returns the ``GetModelMetadataRequest`` whose answer says which version ``target`` is."""
-    request = protos.GetModelMetadataRequest(model_spec=_model_spec(target), metadata_field=["signature_def"])
-    return bytes(request.SerializeToString())
-
-
 def status_request(model: str) -> bytes:
-    """Returns the ``GetModelStatusRequest`` for all versions of a model."""
-    return bytes(protos.GetModelStatusRequest(model_spec=_model_spec(Target(model))).SerializeToString())
+    """Return the ``GetModelStatusRequest`` for all versions of a model, as bytes."""
+    return protos.GetModelStatusRequest(model_spec=_model_spec(Target(model))).SerializeToString()
 
 
-def read_answer(response: Any, output: str, endpoint: str, target: Target) -> Answer:
-    """Returns what a ``PredictResponse`` says.
+def read_answer(response: protos.PredictResponse, output: str, endpoint: str, target: Target) -> Answer:
+    """Return the answer in a ``PredictResponse``.
 
     Raises:
-        UnexpectedResponseError: If that is not what was asked for.
+        UnexpectedResponseError: It is not what was asked for.
     """
-    version = answering_version(response, endpoint, target)
+    version = _answering_version(response, endpoint, target)
     signature = response.model_spec.signature_name
     if signature not in ("", SIGNATURE_DEFAULT):
         raise unexpected(f"comes from the signature {signature[:100]!r}", endpoint=endpoint, target=target)
@@ -89,22 +63,22 @@ def read_answer(response: Any, output: str, endpoint: str, target: Target) -> An
     return Answer(values, version)
 
 
-def answering_version(response: Any, endpoint: str, target: Target) -> int:
-    """Returns the version that a response names.
+def _answering_version(response: protos.PredictResponse, endpoint: str, target: Target) -> int:
+    """Return the version that a response names.
 
     Raises:
-        UnexpectedResponseError: If it names none, or another model.
+        UnexpectedResponseError: It names no version, or another model.
     """
     if response.model_spec.name != target.model:
         told = response.model_spec.name[:100]
         raise unexpected(f"comes from the model {told!r}", endpoint=endpoint, target=target)
     if not response.model_spec.HasField("version"):
         raise unexpected("does not name its version", endpoint=endpoint, target=target)
-    return int(response.model_spec.version.value)
+    return response.model_spec.version.value
 
 
-def version_statuses(response: Any) -> tuple[VersionStatus, ...]:
-    """Returns what a ``GetModelStatusResponse`` says."""
+def version_statuses(response: protos.GetModelStatusResponse) -> tuple[VersionStatus, ...]:
+    """Return the states in a ``GetModelStatusResponse``."""
     names = protos.ModelVersionStatus.State.DESCRIPTOR.values_by_number
     return tuple(
         VersionStatus(
@@ -116,11 +90,11 @@ def version_statuses(response: Any) -> tuple[VersionStatus, ...]:
     )
 
 
-def to_array(tensor: Any) -> NDArray[np.float32]:
-    """Returns the numbers of a float ``TensorProto``, whose values are packed or in a typed field.
+def to_array(tensor: protos.TensorProto) -> NDArray[np.float32]:
+    """Return the numbers of a float ``TensorProto``, whose values are packed or in a typed field.
 
     Raises:
-        ValueError: With a clause that says what is wrong with the tensor.
+        ValueError: The tensor is invalid. The text is a clause that says why.
     """
     if tensor.dtype != protos.DataType.DT_FLOAT:
         names = protos.DataType.DESCRIPTOR.values_by_number
@@ -145,7 +119,7 @@ def to_array(tensor: Any) -> NDArray[np.float32]:
 
 
 def _head(number: int, size: int) -> bytes:
-    """Returns what stands before the ``size`` bytes of a field of text, bytes or a message."""
+    """Return what precedes the ``size`` bytes of a field that holds a string, bytes or a message."""
     head = bytearray([number << 3 | 2])
     while size > 0x7F:
         head.append(size & 0x7F | 0x80)
@@ -154,7 +128,7 @@ def _head(number: int, size: int) -> bytes:
     return bytes(head)
 
 
-def _model_spec(target: Target) -> Any:
+def _model_spec(target: Target) -> protos.ModelSpec:
     spec = protos.ModelSpec(name=target.model)
     if target.version is not None:
         spec.version.value = target.version

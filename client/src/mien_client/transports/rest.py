@@ -1,7 +1,7 @@
 """REST: TensorFlow Serving's HTTP interface.
 
-Its answer to a predict request does not say which version computed it. So the version is found out first (GET
-metadata, kept for a second) and asked for by its number: then the number in the result is the truth.
+An answer to a predict request does not say which version computed it. So the version is looked up first (GET metadata,
+kept for a second) and then asked for by its number, which makes the number in the result reliable.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
 from http import HTTPStatus, cookiejar
 from typing import Any, cast
 from urllib.parse import quote
@@ -24,11 +23,11 @@ from mien_client._forks import leave_alone, renew_in_children
 from mien_client._threads import in_thread
 from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
 from mien_client.security import Security
-from mien_client.transports import Answer, Deadline, Pending, Target, VersionStatus
+from mien_client.transports.base import Answer, Deadline, Pending, Request, Target, Transport, VersionStatus
 from mien_client.transports.failures import failure, unexpected, without_password
 
-# Kept open, that is: two for each of sixteen callers that share a client. Beyond that they are made and closed again.
 _MAX_CONNECTIONS = 32
+"""Connections that are kept open: two for each of sixteen callers that share a client. Others are closed after use."""
 _VERSION_KEPT_SECONDS = 1.0
 
 _CODES: dict[int, str] = {
@@ -45,26 +44,26 @@ _CODES: dict[int, str] = {
 }
 
 _NOT_HTTP = (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidHeader)
-"""What comes of an answer that breaks HTTP's rules."""
+"""Raised for an answer that breaks the rules of HTTP."""
 
 _HTTP2_SETTINGS = r"\x00\x00.\x04\x00"
 """How the first frame of a gRPC server begins."""
 
 
-class RestTransport:
-    """A pool of connections to one server, and a thread for each answer that is waited for."""
+class RestTransport(Transport):
+    """A pool of connections to one server, and a thread for each request that is under way."""
 
     def __init__(self, address: str, security: Security) -> None:
-        security.is_for(address, encrypted=address.startswith("https://"))
+        security.check(address, encrypted=address.startswith("https://"))
         self.endpoint = address
         self._headers = {"Content-Type": "application/json", **dict(security.headers)}
         certificate = (security.cert_file, security.key_file) if security.cert_file and security.key_file else None
-        # What the environment says of proxies and authorities is read once: each time takes as long as a small answer.
+        # Proxies and authorities are read from the environment once: that takes as long as a small answer.
         self._settings = requests.Session().merge_environment_settings(
             self.endpoint, {}, None, security.ca_file or True, certificate
         )
         proxy = requests.utils.select_proxy(address, self._settings["proxies"])
-        self._by_way = f" (asked by way of the proxy {without_password(proxy)})" if proxy else ""
+        self._by_way = f" (asked through the proxy {without_password(proxy)})" if proxy else ""
         self._may_be_tls = address.startswith("http://") and not proxy
         self._answered = False
         self._closed = False
@@ -76,38 +75,15 @@ class RestTransport:
         leave_alone(self._session)
         self._disconnect()
 
-    def predict(
-        self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline, ended: Callable[[], object]
-    ) -> Pending:
+    def predict(self, request: Request) -> Pending[Answer]:
         """See `Transport.predict`."""
         if self._closed:
-            raise self._failure("CANCELLED", "the client was closed", target, deadline)
-        answer = in_thread(self._predict, target, images, output, deadline)
-        answer.add_done_callback(lambda _: ended())
-        return answer
+            raise self._failure("CANCELLED", "the client was closed", request.target, request.deadline)
+        return in_thread(self._predict, request)
 
-    def resolve(self, target: Target, deadline: Deadline) -> int:
-        """See `Transport.resolve`."""
-        document = self._request("GET", f"{_path(target)}/metadata", None, target, deadline)
-        try:
-            name, version = str(document["model_spec"]["name"]), _number(document["model_spec"]["version"])
-        except (KeyError, TypeError, ValueError):
-            raise unexpected("does not name its model and version", endpoint=self.endpoint, target=target) from None
-        if name != target.model:
-            raise unexpected(f"comes from the model {name[:100]!r}", endpoint=self.endpoint, target=target)
-        return version
-
-    def status(self, model: str, deadline: Deadline) -> tuple[VersionStatus, ...]:
+    def status(self, model: str, deadline: Deadline) -> Pending[tuple[VersionStatus, ...]]:
         """See `Transport.status`."""
-        target = Target(model)
-        document = self._request("GET", _path(target), None, target, deadline)
-        try:
-            return tuple(
-                VersionStatus(_number(entry["version"]), str(entry["state"]), str(entry["status"]["error_message"]))
-                for entry in document["model_version_status"]
-            )
-        except (KeyError, TypeError, ValueError):
-            raise unexpected("is no list of versions", endpoint=self.endpoint, target=target) from None
+        return in_thread(self._status, Target(model), deadline)
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -117,36 +93,58 @@ class RestTransport:
     def _disconnect(self) -> None:
         self._session = requests.Session()
         self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
-        # A session that never stores a cookie has nothing that its threads could change under each other.
+        # Without cookies, threads can share a session: nothing in it changes.
         self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
         self._session.headers.update(self._headers)
-        # Nor is a .netrc file looked at, to which the token would give way.
+        # A .netrc file is ignored: its password would replace the token.
         self._session.trust_env = False
         self._versions: dict[Target, tuple[int, Deadline]] = {}
 
-    def _predict(self, target: Target, images: NDArray[np.uint8], output: str, deadline: Deadline) -> Answer:
-        exact = target
+    def _predict(self, request: Request) -> Answer:
+        target, exact, deadline = request.target, request.target, request.deadline
         if target.version is None:
             exact = target.pinned(self._current_version(target, deadline))
         try:
-            document = self._request("POST", f"{_path(exact)}:predict", predict_body(images), exact, deadline)
+            body = predict_body(request.images)
+            document = self._request("POST", f"{_path(exact)}:predict", body, exact, deadline)
         except NotServedError:
             self._versions.pop(target, None)
             raise
         try:
-            return Answer(to_array(document, output), cast("int", exact.version))
+            return Answer(to_array(document, request.output), cast("int", exact.version))
         except ValueError as error:
             raise unexpected(str(error), endpoint=self.endpoint, target=exact) from None
 
     def _current_version(self, target: Target, deadline: Deadline) -> int:
         version, expiry = self._versions.get(target, (0, None))
         if expiry is None or not expiry.remaining():
-            version = self.resolve(target, deadline)
+            version = self._resolve(target, deadline)
             self._versions[target] = (version, Deadline(_VERSION_KEPT_SECONDS))
         return version
 
+    def _resolve(self, target: Target, deadline: Deadline) -> int:
+        """Return the version that would answer ``target`` now."""
+        document = self._request("GET", f"{_path(target)}/metadata", None, target, deadline)
+        try:
+            name, version = str(document["model_spec"]["name"]), _number(document["model_spec"]["version"])
+        except (KeyError, TypeError, ValueError):
+            raise unexpected("does not name its model and version", endpoint=self.endpoint, target=target) from None
+        if name != target.model:
+            raise unexpected(f"comes from the model {name[:100]!r}", endpoint=self.endpoint, target=target)
+        return version
+
+    def _status(self, target: Target, deadline: Deadline) -> tuple[VersionStatus, ...]:
+        document = self._request("GET", _path(target), None, target, deadline)
+        try:
+            return tuple(
+                VersionStatus(_number(entry["version"]), str(entry["state"]), str(entry["status"]["error_message"]))
+                for entry in document["model_version_status"]
+            )
+        except (KeyError, TypeError, ValueError):
+            raise unexpected("is not a list of versions", endpoint=self.endpoint, target=target) from None
+
     def _request(self, method: str, path: str, body: bytes | None, target: Target, deadline: Deadline) -> Any:
-        """Returns the JSON document of a successful answer."""
+        """Return the JSON document of a successful answer."""
         try:
             response = self._session.request(
                 method,
@@ -156,7 +154,7 @@ class RestTransport:
                 allow_redirects=False,
                 **self._settings,
             )
-        except Exception as error:  # Some of urllib3's own come through, and what a session that is closed says.
+        except Exception as error:  # urllib3's own exceptions too, and that of a closed session.
             if isinstance(error, _NOT_HTTP):
                 code = "UNIMPLEMENTED"
             else:
@@ -186,7 +184,7 @@ class RestTransport:
             status = "the server uses TLS on this port. Write 'https://' in the address"
         code = _code(response.status_code, bool(text))
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and not text:
-            code = "RESOURCE_EXHAUSTED"  # What a proxy answers that limits its requests.
+            code = "RESOURCE_EXHAUSTED"  # A proxy that limits the number of requests answers this.
         raise self._failure(code, text or status + self._by_way, target, deadline)
 
     def _failure(self, code: str, text: str, target: Target, deadline: Deadline) -> MienError:
@@ -194,19 +192,19 @@ class RestTransport:
 
 
 def predict_body(images: NDArray[np.uint8]) -> bytes:
-    """Returns the JSON text of a predict request for ``images``, uint8 [n, 48, 48]."""
+    """Return the JSON text of a predict request for ``images``, uint8 [n, 48, 48]."""
     faces = b",".join(b'{"b64":"%s"}' % base64.b64encode(image) for image in images)
     return b'{"signature_name":"%s","inputs":{"%s":[%s]}}' % (SIGNATURE_RAW.encode(), IMAGE_BYTES_INPUT.encode(), faces)
 
 
 def to_array(document: dict[str, Any], output: str) -> NDArray[np.float32]:
-    """Returns the numbers of one output of an answer in column format.
+    """Return the numbers of one output of an answer in column format.
 
     Raises:
-        ValueError: With a clause that says what is wrong with the answer.
+        ValueError: The answer is invalid. The text is a clause that says why.
     """
     outputs = document.get("outputs")
-    if isinstance(outputs, dict):  # A signature's only output comes without its name.
+    if isinstance(outputs, dict):  # The only output of a signature comes without its name.
         outputs = outputs.get(output)
     if outputs is None:
         raise ValueError(f"lacks the output {output!r}")
@@ -228,19 +226,19 @@ def _path(target: Target) -> str:
 
 
 def _code(status: int, told: bool) -> str:
-    """Returns the gRPC code behind an HTTP status; ``told``: whether the answer explains itself."""
+    """Return the gRPC code behind an HTTP status; ``told``: whether the answer has an error message."""
     if not 400 <= status < 600 or (status == HTTPStatus.NOT_FOUND and not told):
         return "UNIMPLEMENTED"
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or told or status >= 500:
         return _CODES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
-    return _CODES.get(status, "UNIMPLEMENTED")  # TensorFlow Serving explains itself, so this is another web server.
+    return _CODES.get(status, "UNIMPLEMENTED")  # TensorFlow Serving sends a message, so this is another web server.
 
 
 def _number(version: Any) -> int:
-    """Return the number of a version, which JSON has as a text.
+    """Return the number of a version, which is a string in JSON.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: It is not a version number.
     """
     number = int(version) if isinstance(version, str) and len(version) < 20 else -1
     if not 0 <= number < 2**63:
@@ -249,7 +247,7 @@ def _number(version: Any) -> int:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Returns the bottom of a stack of wrapped exceptions, where the operating system speaks."""
+    """Return the innermost of a chain of exceptions, which is the operating system's."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error

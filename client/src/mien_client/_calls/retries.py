@@ -1,4 +1,4 @@
-"""When a request is sent again: only if that is safe, not at once, and not by everybody when a server is dying."""
+"""When a request is sent again: only if that may help, after a pause, and within a budget that spares dying servers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MAX_ATTEMPTS = 5
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
-"""Seconds before a request is sent for the second time, doubled each time after that up to this; both on average half
-as long, for chance spreads the clients that a server has failed at the same moment."""
+"""Longest pauses, in seconds, before a request is sent for the second time, and for any time; in between they double. A
+pause is a random part of that, which spreads the clients that a server has failed at the same moment."""
 
 BUDGET = 100.0
 EARNED = 0.2
-"""A client may repeat this many requests, and one more for every five that are answered. So a hiccup is bridged for
-every caller of a busy client, and a server that answers nobody gets hardly more requests than it would without."""
+"""A client may send this many requests again, and one more for every five answers. That covers a short failure for all
+callers of a busy client, while a server that answers nothing gets hardly more requests than without retries."""
 
 
 class Retries:
-    """What a client's calls share about sending again. Any thread may use it.
+    """The retries of all calls of one client. Any thread may use it.
 
     Args:
         max_attempts: How often one request is sent at most.
@@ -41,30 +41,30 @@ class Retries:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """From now on nothing is sent again."""
+        """Send nothing again from now on."""
         self._closed = True
 
     def answered(self) -> None:
-        """Takes note of an answer."""
+        """Record an answer."""
         with self._lock:
             self._budget = min(BUDGET, self._budget + EARNED)
 
     def pause(self, attempts: int, error: MienError, remaining: float) -> float | None:
-        """Returns how many seconds to wait before a request is sent again, or None if it shall not be.
+        """Return the seconds to wait before a request is sent again, or None if it is not sent again.
 
         Args:
             attempts: How often it was sent.
             error: How the last one ended.
-            remaining: Seconds that are left for it.
+            remaining: Seconds until its deadline.
         """
-        # The request has no effects, so any failure could be repeated; but only these may end otherwise.
+        # Requests have no effects, so that all could be sent again safely; but only these may end differently.
         if not isinstance(error, UnavailableError) or attempts >= self.max_attempts:
             return None
         pause = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempts - 1)))  # noqa: S311
         return pause if pause < remaining and self.take() else None
 
     def take(self) -> bool:
-        """Takes one repetition out of the budget; False if there is none left."""
+        """Take one request out of the budget; return False if it is used up."""
         with self._lock:
             if self._closed or self._budget < 1:
                 return False

@@ -1,7 +1,7 @@
-"""How many faces a client has on their way to servers that are too busy.
+"""How many faces a client has under way at servers that are full.
 
 At first there is no limit. When a server refuses a request because it is full, the limit becomes about what servers
-have accepted; from then on it grows slowly with each answer and shrinks with each refusal, as TCP's window does.
+have accepted. From then on it grows slowly with each answer and shrinks with each refusal, as TCP's window does.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Callable
 from mien_client._forks import renew_in_children
 
 SMALLEST_REQUEST = 16
-"""Faces in one request; a server that does not even accept these is asked again after pauses."""
+"""Faces in one request. A server that refuses even these is asked again after pauses."""
 
 KEPT_SHARE = 0.7
-"""What a refusal leaves of the limit."""
+"""The share of the limit that remains after a refusal."""
 
 GROWTH = 64
 """Faces by which the limit grows while as many faces as it allows are answered."""
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
-"""Seconds in which nothing is sent after a refusal, doubled up to the second one until there is an answer."""
+"""Seconds in which nothing is sent after a refusal, doubled up to the second number until there is an answer."""
 
 
 class Turn:
@@ -46,7 +46,7 @@ class Turn:
 
 
 class Pacer:
-    """Limits the faces that are on their way, for all calls of one client. Any thread may use it."""
+    """Limit the faces under way, for all calls of one client. Any thread may use it."""
 
     def __init__(self) -> None:
         self._limit = math.inf
@@ -54,7 +54,7 @@ class Pacer:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """See `Renewable.renew`. What was on its way is the parent's."""
+        """See `Renewable.renew`. The requests under way are the parent's."""
         self._lock = threading.Lock()
         self._on_their_way = 0
         self._line: dict[int, Turn] = {}
@@ -63,7 +63,7 @@ class Pacer:
         self._refusals = 0
 
     def take(self, turn: Turn, wanted: int) -> int:
-        """Return how many of the ``wanted`` faces may be sent now. If it is 0, the call stands in line from now on."""
+        """Return how many of the ``wanted`` faces may be sent now. With 0, the call waits in line from now on."""
         with self._lock:
             now, count = time.monotonic(), wanted
             if wanted > self._limit:  # A power of two, as servers' batch sizes are.
@@ -82,7 +82,7 @@ class Pacer:
         return count
 
     def answered(self, count: int) -> None:
-        """Take note of the answer to a request of ``count`` faces."""
+        """Record the answer to a request of ``count`` faces."""
         with self._lock:
             self._refusals = 0
             if self._on_their_way + count > self._limit:
@@ -90,7 +90,7 @@ class Pacer:
         self.ended(count)
 
     def refused(self, count: int, sent_at: float) -> None:
-        """Take note that a server was too full for a request of ``count`` faces that was sent at ``sent_at``."""
+        """Record that a server was too full for a request of ``count`` faces that was sent at ``sent_at``."""
         with self._lock:
             now = time.monotonic()
             if sent_at > self._shrunk_at:
@@ -99,13 +99,13 @@ class Pacer:
                 longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._refusals, 30))
                 self._resume_at = now + random.uniform(longest / 2, longest)  # noqa: S311
                 self._refusals += 1
-            else:  # It was sent with others that have been refused: what is left of them has been accepted.
+            else:  # Others that were sent with it have been refused already; the rest of them were accepted.
                 self._limit = min(self._limit, max(self._on_their_way - count, count * KEPT_SHARE))
             self._limit = max(self._limit, SMALLEST_REQUEST)
         self.ended(count)
 
     def ended(self, count: int) -> None:
-        """Take note that a request of ``count`` faces has ended, however it did."""
+        """Record that a request of ``count`` faces has ended, in whatever way."""
         with self._lock:
             self._on_their_way = max(0, self._on_their_way - count)
             following = self._first_in_line()

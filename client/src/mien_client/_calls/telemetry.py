@@ -11,7 +11,7 @@ from mien_client._forks import renew_in_children
 
 
 class _Counters:
-    """The counters that are in Prometheus' registry, by name."""
+    """The counters in Prometheus' registry, by name."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -23,7 +23,7 @@ class _Counters:
         self._lock = threading.Lock()
 
     def get(self, prometheus: Any, name: str, labels: list[str]) -> Any:
-        """Returns a counter, which is made and registered when it is first asked for."""
+        """Return a counter. It is made and registered when it is first needed."""
         with self._lock:
             if name not in self._made:
                 self._made[name] = prometheus.Counter(f"mien_client_{name}", _COUNTED[name], labels)
@@ -39,15 +39,15 @@ _counters = _Counters()
 
 
 class Telemetry:
-    """What is told of one call and of its requests.
+    """Spans and counters of one call and of its requests.
 
     A span ``mien.analyze`` for the call, below whatever span is current, and below that one ``mien.predict`` for each
     time a request is sent. Counters ``mien_client_calls_total`` (by outcome), ``mien_client_faces_total`` and
     ``mien_client_requests_total`` (by model and outcome), where an outcome is ``ok``, the name of an error's class, or
-    ``abandoned`` for a request whose answer nobody needed any more.
+    ``abandoned`` for a request whose answer was no longer needed.
 
     Args:
-        faces: How many faces the call is about.
+        faces: The number of faces in the call.
     """
 
     def __init__(self, faces: int) -> None:
@@ -60,7 +60,7 @@ class Telemetry:
             self._call = self._tracer.start_span("mien.analyze", attributes={"mien.faces": faces})
 
     def sent(self, attempt: object, model: str, endpoint: str, number: int) -> None:
-        """Tells that a request was sent, for the ``number``-th time."""
+        """Report that a request was sent; ``number`` counts its attempts from 1."""
         span = None
         if self._call:
             span = self._tracer.start_span(
@@ -71,7 +71,7 @@ class Telemetry:
         self._requests[attempt] = span, model
 
     def ended(self, attempt: object, error: MienError | None, version: int | None = None) -> None:
-        """Tells how a request ended, and which version answered."""
+        """Report how a request ended, and which version answered."""
         span, model = self._requests.pop(attempt)
         if span and version is not None:
             span.set_attribute("mien.version", version)
@@ -79,7 +79,7 @@ class Telemetry:
         _count("requests", model=model, outcome=_outcome(error))
 
     def finish(self, error: BaseException | None) -> None:
-        """Tells how the call ended."""
+        """Report how the call ended."""
         for span, model in self._requests.values():
             if span:
                 span.set_attribute("mien.abandoned", True)

@@ -1,7 +1,4 @@
-"""One call's two halves: which requests each model gets, what their answers come to, and the merged result.
-
-Nothing here does any I/O. Whoever does asks each half for requests, sends them, and brings back what came of them.
-"""
+"""The two halves of a call, one for each model: their requests, their answers, and the merged result."""
 
 from __future__ import annotations
 
@@ -17,24 +14,24 @@ from numpy.typing import NDArray
 from mien_client._analysis import Analysis
 from mien_client._exceptions import MienError, UnexpectedResponseError, VersionNotFoundError
 from mien_client.contract import EMOTIONS, KEYPOINTS, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
-from mien_client.transports import Answer, Target
+from mien_client.transports.base import Answer, Target
 
 CHUNK_FACES = 256
 """Faces in one request. As base64 they stay under 1 MiB, the body size that proxies commonly accept."""
 
 CHUNKS_IN_FLIGHT = 2
-"""Requests a model has to answer at one time: one that it works on and one that waits. A server on two cores accepts
-eight in all by default."""
+"""Requests to one model at the same time: one that it works on and one that waits. A server on two cores accepts
+eight requests by default."""
 
 _MISSING_SECONDS = 1.0
-"""For how long a label that a model lacks is not asked for again."""
+"""Seconds in which a label that a model lacks is not asked for again."""
 
 _MAX_RESTARTS = 5
 _SHAPES = {PROBABILITIES_OUTPUT: (len(EMOTIONS),), KEYPOINTS_OUTPUT: (len(KEYPOINTS), 2)}
 
 
 class MissingLabels:
-    """Remembers for a moment which labels models lack, so that not every call asks in vain. Any thread may use it."""
+    """Remember for a moment which labels models lack, so that not every call asks for them. Any thread may use it."""
 
     def __init__(self) -> None:
         self._until: dict[Target, float] = {}
@@ -69,14 +66,13 @@ class Request:
 class Half:
     """One model's half of a call.
 
-    All its answers come from one version. Whichever version answers the first chunk is asked by number for the rest;
-    if it is unloaded before it has answered them all, the half starts again from the beginning, with whatever version
-    serves then.
+    All its answers come from one version. The version that answers the first chunk is asked by number for the rest. If
+    it is unloaded before it has answered them all, the half starts again with the version that serves then.
 
     Args:
-        targets: What to ask for, in order of preference: where a model lacks the label of one, the next one is asked.
-        output: Which output.
-        faces: How many faces there are.
+        targets: What to ask for, in order of preference: if a model lacks the label of a target, the next one is asked.
+        output: The output to ask for.
+        faces: The number of faces.
         missing: Remembers the labels that were missing.
     """
 
@@ -89,7 +85,7 @@ class Half:
         self._restarts = 0
         self._in_flight = 0
         self.begun = False
-        """Whether a request was sent for what is asked for now."""
+        """Whether a request was sent for the present target."""
         self._start()
 
     def _start(self) -> None:
@@ -101,7 +97,7 @@ class Half:
 
     @property
     def version(self) -> int:
-        """The version that gave the answers, once there are any."""
+        """The version that answered; to be read once there is an answer."""
         assert self._pinned.version is not None
         return self._pinned.version
 
@@ -111,17 +107,17 @@ class Half:
         return np.concatenate([self._values[chunk.start] for chunk in self._chunks])
 
     def has_next(self) -> bool:
-        """Whether there is a request to send now. If not, there may be one after another answer has come."""
+        """Return whether there is a request to send now. If not, there may be one after the next answer."""
         settled = self._sent == 0 or self._pinned.version is not None
         return not self.error and settled and bool(self._waiting) and self._in_flight < CHUNKS_IN_FLIGHT
 
     @property
     def next_faces(self) -> int:
-        """How many faces the request to send now has."""
+        """Number of faces in the request to send now."""
         return int(self._waiting[0].stop - self._waiting[0].start)
 
     def next_request(self, most: int = CHUNK_FACES) -> Request:
-        """Returns the request to send now, with at most so many faces; the others of its chunk come next."""
+        """Return the request to send now, with at most ``most`` faces; the rest of its chunk comes next."""
         chunk = self._waiting.popleft()
         attempts, error = self._refused.pop(chunk.start, (0, None))
         if chunk.stop - chunk.start > most:
@@ -138,7 +134,7 @@ class Half:
         return Request(self, self._pinned, self._output, chunk, self._restarts, attempts)
 
     def refused(self, request: Request, error: MienError) -> None:
-        """Takes a request back that found a server full, to be sent again, perhaps in smaller pieces."""
+        """Take back a request that found a server full, to be sent again, perhaps in smaller pieces."""
         self._in_flight -= 1
         if self.wants(request):
             self._sent -= 1
@@ -146,13 +142,13 @@ class Half:
             self._refused[request.faces.start] = request.attempts, error
 
     def give_up(self, late: MienError) -> None:
-        """Ends the half if it has something to send: with why that was refused, or as ``late`` if it never was."""
+        """End the half if it has something to send: with the refusal of that, or with ``late`` if it was never sent."""
         if not self.error and self._waiting:
             attempts, self.error = max(self._refused.values(), default=(0, late), key=itemgetter(0))
             self.error.attempts = attempts
 
     def wants(self, request: Request) -> bool:
-        """Whether an answer to ``request`` is still of use: the half has not started again since, nor failed."""
+        """Return whether an answer to ``request`` is of use: the half has neither started again since, nor failed."""
         return request.start == self._restarts and not self.error
 
     def check(self, request: Request, answer: Answer, endpoint: str) -> UnexpectedResponseError | None:
@@ -169,7 +165,7 @@ class Half:
         )
 
     def answered(self, request: Request, answer: Answer) -> None:
-        """Takes an answer, in which `check` finds nothing wrong, to one of the requests."""
+        """Take an answer, in which `check` finds nothing wrong, to one of the requests."""
         self._in_flight -= 1
         if not self.wants(request):
             return
@@ -178,7 +174,7 @@ class Half:
         self._values[request.faces.start] = answer.values
 
     def failed(self, request: Request, error: MienError) -> None:
-        """Takes the failure of one of the requests."""
+        """Take the failure of one of the requests."""
         self._in_flight -= 1
         if not self.wants(request):
             return
@@ -199,7 +195,7 @@ class Half:
         self._start()
 
     def _problem(self, request: Request, answer: Answer) -> str | None:
-        """Returns what is wrong with an answer, as a clause, or None."""
+        """Return what is wrong with an answer, as a clause, or None."""
         if request.target.version not in (None, answer.version):
             return f"comes from version {answer.version}"
         shape = (request.faces.stop - request.faces.start, *_SHAPES[self._output])
@@ -214,14 +210,14 @@ class Half:
 
 
 def merge(halves: Sequence[Half], *, partial: bool = False) -> Analysis:
-    """Returns the result of a call whose emotion half and key point half have both ended.
+    """Return the result of a call whose emotion half and key point half have both ended.
 
     Args:
         halves: The halves.
         partial: Whether one of them is enough.
 
     Raises:
-        MienError: If one of the halves failed and both are needed, or both did. The second error is a note on the
+        MienError: One of the halves failed and both are needed, or both failed. The second error is a note on the
             first.
     """
     errors = {half.target.model: half.error for half in halves if half.error}
@@ -236,5 +232,5 @@ def merge(halves: Sequence[Half], *, partial: bool = False) -> Analysis:
 
 
 def nothing() -> Analysis:
-    """Returns the result of a call without images, for which nobody is asked."""
+    """Return the result of a call without images, for which nothing is sent."""
     return Analysis(np.empty((0, len(EMOTIONS)), np.float32), np.empty((0, len(KEYPOINTS), 2), np.float32), versions={})

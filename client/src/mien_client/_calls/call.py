@@ -1,7 +1,7 @@
-"""One call while it runs: what to send now and to whom, what to wait for, and when to send again.
+"""One call while it runs: what to send now and to which server, and when to send it again.
 
-Nothing here does any I/O. A client sends what `Call.due` gives it, waits no longer than `Call.pause`, and brings back
-what came of each attempt, until the call has ended.
+`flow.complete` sends what `Call.due` yields, waits at most `Call.pause`, and reports the outcome of each attempt, until
+the call has ended.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic
 
+from mien_client._calls.halves import Half, Request
+from mien_client._calls.latencies import Latencies
+from mien_client._calls.pacing import Pacer, Turn
+from mien_client._calls.replicas import Replica, Replicas
+from mien_client._calls.retries import Retries
+from mien_client._calls.telemetry import Telemetry
 from mien_client._exceptions import (
     AccessDeniedError,
     MienError,
@@ -20,75 +25,69 @@ from mien_client._exceptions import (
     ServerError,
     UnexpectedResponseError,
 )
-from mien_client._latencies import Latencies
-from mien_client._merging import Half, Request
-from mien_client._pacing import Pacer, Turn
-from mien_client._replicas import Replica, Replicas, T
-from mien_client._retries import Retries
-from mien_client._telemetry import Telemetry
-from mien_client.transports import Answer, Deadline, Target
+from mien_client.transports.base import Answer, Deadline, Target
 from mien_client.transports.failures import failure
 
 GRACE_SECONDS = 0.25
-"""A transport ends its requests at the deadline by itself, and tells best what happened. If one does not, for a server
-that sends a byte now and then, nobody waits for it longer than this."""
+"""A transport ends its requests at the deadline by itself, with the best error message. If it does not, for example
+because a server sends a byte now and then, the call waits for this many seconds more."""
 
 PATIENCE_SECONDS = 1.0
 PATIENCE_SHARE = 1 / 3
-"""With several servers, a request without an answer for so long, or for this share of the call's time, goes to another
-one too: the first may be frozen. Whichever answers first has answered."""
+"""With several servers, a request that has no answer after this many seconds, or after this share of the timeout, is
+sent to another one too: the first may be frozen. The first answer counts."""
 
 _MOST_COPIES = 3
-"""Servers that have one request at the same time: two may be frozen. A single server gets a second copy at most."""
+"""Servers that have one request at the same time: two may be frozen. A single server gets two copies at most."""
 
 _log = logging.getLogger("mien_client")
 
 
 @dataclass(eq=False)
-class Attempt(Generic[T]):
+class Attempt:
     """A request on its way to one server."""
 
     request: Request
-    replica: Replica[T]
+    replica: Replica
     sent_at: float
 
 
 @dataclass(eq=False)
-class _Progress(Generic[T]):
-    """What became of a request so far: who has it now, who had it before, and the moment to send it again."""
+class _Progress:
+    """The state of a request: the servers that have it now, those that had it before, and when to send it again."""
 
-    copies: list[Attempt[T]] = field(default_factory=list)
-    tried: list[Replica[T]] = field(default_factory=list)
+    copies: list[Attempt] = field(default_factory=list)
+    tried: list[Replica] = field(default_factory=list)
     again_at: float = math.inf
     error: MienError | None = None
-    bad: list[tuple[Replica[T], MienError]] = field(default_factory=list)
+    bad: list[tuple[Replica, MienError]] = field(default_factory=list)
 
 
 _BAD_ANSWERS = (AccessDeniedError, ServerError, UnexpectedResponseError)
-"""What a broken server answers. Another one may answer well; to ask it is safe, for predictions have no effects."""
+"""What a broken server answers. Another server may answer well, and asking it is safe: predictions have no effects."""
 
 
-class Call(Generic[T]):
-    """Asks for the halves of a result.
+class Call:
+    """Decide which requests to send for the two halves of a result.
 
-    All requests of a call go to the same server while that answers: it is the surest way to the same version.
+    All requests of a call go to the same server as long as it answers, so that the same version is likely to answer.
 
     Args:
         halves: The halves.
-        replicas: Who can be asked.
-        deadline: When all must be over.
-        retries: The client's.
-        pacer: The client's.
-        latencies: The client's.
-        telemetry: What is told of this call.
-        partial: Whether one of the halves is enough.
-        hedge: After the time in which this share of the latest answers came, a request is sent to another server too.
+        replicas: The client's servers.
+        deadline: The deadline of the call.
+        retries: The client's retries.
+        pacer: The client's pacer.
+        latencies: The client's latencies.
+        telemetry: The telemetry of this call.
+        partial: Whether one half is enough.
+        hedge: A request is sent to another server too when it takes longer than this share of the latest answers took.
     """
 
     def __init__(
         self,
         halves: Sequence[Half],
-        replicas: Replicas[T],
+        replicas: Replicas,
         deadline: Deadline,
         retries: Retries,
         pacer: Pacer,
@@ -106,10 +105,10 @@ class Call(Generic[T]):
         self._turn = Turn(lambda: self.wake())
         self._stands_in_line = False
         self.wake: Callable[[], object] = lambda: None
-        """Called, from any thread, when something may be due before `pause` is over."""
+        """Called, from any thread, when something may be due before `pause` has passed."""
         self._enough = any if partial else all
         self._home = replicas.pick()
-        self._open: dict[Request, _Progress[T]] = {}
+        self._open: dict[Request, _Progress] = {}
         self._latencies = latencies
         self._telemetry = telemetry
         self._silence = math.inf
@@ -120,11 +119,11 @@ class Call(Generic[T]):
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing more to send or to wait for."""
+        """Whether there is nothing left to send or to wait for."""
         return not self._open and not self._next_half()
 
-    def due(self) -> Iterator[Attempt[T]]:
-        """Yields what to send now."""
+    def due(self) -> Iterator[Attempt]:
+        """Yield the attempts to send now."""
         now = time.monotonic()
         if now >= self.deadline.moment + GRACE_SECONDS:
             self._give_up()
@@ -132,7 +131,7 @@ class Call(Generic[T]):
             for model in self._halves:
                 model.give_up(self._late(model.target, self._home))
         for request, progress in list(self._open.items()):
-            # What is sent can fail at once, and then the rest is not sent any more.
+            # A request can fail at once, and then the rest is not sent.
             if request in self._open and progress.again_at <= now and self._may_send(request, progress):
                 yield self._send(request, progress)
         self._stands_in_line = False
@@ -148,28 +147,28 @@ class Call(Generic[T]):
             self._pacer.leave(self._turn)
 
     def close(self) -> None:
-        """Gives up what has not ended, if the caller does not wait for it."""
+        """Give up the requests that have not ended."""
         for request in list(self._open):
             self._end(request)
         self._pacer.leave(self._turn)
 
     def pause(self) -> float:
-        """Returns for how many seconds nothing is due unless an answer comes."""
+        """Return the number of seconds in which nothing is due unless an answer arrives."""
         if not self._open and not self._stands_in_line:
-            return 0.0  # What was sent has failed at once.
+            return 0.0  # All requests have failed at once.
         now = time.monotonic()
         moments = [self.deadline.moment + GRACE_SECONDS, *(progress.again_at for progress in self._open.values())]
         if self._stands_in_line:
             moments += [self.deadline.moment, self._turn.again_at]
         return max(0.0, min(moments) - now)
 
-    def wants(self, attempt: Attempt[T]) -> bool:
-        """Whether the answer to ``attempt`` is still waited for."""
+    def wants(self, attempt: Attempt) -> bool:
+        """Return whether the answer to ``attempt`` is still needed."""
         progress = self._open.get(attempt.request)
         return progress is not None and attempt in progress.copies
 
-    def answered(self, attempt: Attempt[T], answer: Answer) -> None:
-        """Takes the answer to an attempt that is still waited for."""
+    def answered(self, attempt: Attempt, answer: Answer) -> None:
+        """Take the answer to an attempt that is still needed."""
         endpoint = attempt.replica.transport.endpoint
         if (wrong := attempt.request.half.check(attempt.request, answer, endpoint)) is not None:
             self.failed(attempt, wrong)
@@ -185,9 +184,11 @@ class Call(Generic[T]):
         attempt.request.half.answered(attempt.request, answer)
         self._drop_waiting()
 
-    def failed(self, attempt: Attempt[T], error: MienError) -> None:
-        """Takes the failure of an attempt that is still waited for."""
+    def failed(self, attempt: Attempt, error: MienError) -> None:
+        """Take the failure of an attempt that is still needed."""
         request, progress = attempt.request, self._open[attempt.request]
+        if error.endpoint is None:
+            error.endpoint, error.model = attempt.replica.transport.endpoint, request.target.model
         progress.copies.remove(attempt)
         self._telemetry.ended(attempt, error)
         self._replicas.failed(attempt.replica, error)
@@ -216,22 +217,22 @@ class Call(Generic[T]):
         elif pause is None:
             self._settle(request, error)
         else:
-            # The pause spares a server that is in trouble; another one need not be spared.
+            # The pause spares a server in trouble; another server need not be spared.
             progress.again_at = time.monotonic() + (0.0 if elsewhere else pause)
             _log.info("%s: sent again after attempt %d", error, request.attempts)
 
     def _may_wait(self, request: Request) -> bool:
-        """Whether a request that found a server full shall be sent again when there is room."""
+        """Return whether to send a request again, when there is room, that found a server full."""
         return self._retries.max_attempts > 1 and request.half.wants(request) and not self._lost()
 
-    def _wait(self, attempt: Attempt[T], error: MienError) -> None:
+    def _wait(self, attempt: Attempt, error: MienError) -> None:
         del self._open[attempt.request]
         self._pacer.refused(attempt.request.size, attempt.sent_at)
         attempt.request.half.refused(attempt.request, error)
         _log.info("%s: sent again when there is room", error)
 
-    def _may_send(self, request: Request, progress: _Progress[T]) -> bool:
-        """Whether a request whose moment to be sent again has come shall be."""
+    def _may_send(self, request: Request, progress: _Progress) -> bool:
+        """Return whether to send a request again whose time to be sent again has come."""
         if not progress.copies:
             return True
         self._note_silence(progress)
@@ -240,7 +241,7 @@ class Call(Generic[T]):
         useful = request.half.wants(request) and not self._lost() and len(progress.copies) < most
         return useful and request.attempts < self._retries.max_attempts and self._retries.take()
 
-    def _send(self, request: Request, progress: _Progress[T]) -> Attempt[T]:
+    def _send(self, request: Request, progress: _Progress) -> Attempt:
         self._home = self._replicas.pick(progress.tried, self._home)
         attempt = Attempt(request, self._home, time.monotonic())
         progress.copies.append(attempt)
@@ -258,11 +259,11 @@ class Call(Generic[T]):
                 self._note_silence(progress)
                 self._settle(request, self._late(request.target, progress.tried[-1]))
 
-    def _note_silence(self, progress: _Progress[T]) -> None:
+    def _note_silence(self, progress: _Progress) -> None:
         now = time.monotonic()
         for attempt in progress.copies:
             if now - attempt.sent_at >= self._silence:
-                # A server that is frozen, not slow, has answered nobody else lately either.
+                # A server that is frozen, not slow, has not answered other requests lately either.
                 self._replicas.silent(attempt.replica, since=(attempt.sent_at + now) / 2)
 
     def _end(self, request: Request) -> None:
@@ -276,7 +277,7 @@ class Call(Generic[T]):
         self._drop_waiting()
 
     def _drop_waiting(self) -> None:
-        """Once the call is lost, nothing is sent again."""
+        """Drop the requests that wait to be sent again, once the call has failed."""
         if self._lost():
             for request, progress in list(self._open.items()):
                 if not progress.copies and progress.error:
@@ -284,16 +285,16 @@ class Call(Generic[T]):
                     request.half.failed(request, progress.error)
 
     def _next_half(self) -> Half | None:
-        """Returns a half that has a request to send."""
-        # Both models are asked whatever comes of the other, which may be sooner known: one of them may lack a label
-        # and have to be asked again for another version.
+        """Return a half that has a request to send, or None."""
+        # Each model is asked even if the other has failed already: a model may lack a label, and must then be asked
+        # again for another version.
         lost = self._lost()
         return next((half for half in self._halves if half.has_next() and not (lost and half.begun)), None)
 
     def _lost(self) -> bool:
-        # When the call will fail, what is left of it only waits for the answers that are on their way.
+        # A call that is going to fail only waits for the answers that are under way.
         return not self._enough(half.error is None for half in self._halves)
 
-    def _late(self, target: Target, replica: Replica[T]) -> MienError:
+    def _late(self, target: Target, replica: Replica) -> MienError:
         endpoint, timeout = replica.transport.endpoint, self.deadline.timeout
         return failure("DEADLINE_EXCEEDED", "", endpoint=endpoint, target=target, timeout=timeout)

@@ -1,4 +1,4 @@
-"""How long answers take lately."""
+"""How long answers have taken lately."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Latencies:
         self._lock = threading.Lock()
 
     def note(self, seconds: float) -> None:
-        """Takes note of how long an answer took."""
+        """Record how long an answer took."""
         with self._lock:
             self._seconds.append(seconds)
 
     def quantile(self, share: float) -> float | None:
-        """Returns the seconds within which ``share`` (0 to 1) of the answers came, or None while there are too few."""
+        """Return the seconds within which ``share`` (0 to 1) of the answers came, or None while there are too few."""
         with self._lock:
             if len(self._seconds) < NEEDED:
                 return None
