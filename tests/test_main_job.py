@@ -125,7 +125,7 @@ def test_the_example_in_the_clients_reference_runs(name, server, faces):
     text = inspect.getdoc(REFERENCE.entries()[name])
     text = text.replace("localhost:8500", server.grpc).replace("astronaut.jpg", str(PORTRAIT))
     known = {public: getattr(mien_client, public) for public in mien_client.__all__}
-    known |= {"asyncio": asyncio, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
+    known |= {"asyncio": asyncio, "np": np, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
     told: list[str] = []
     with Client(server.grpc) as client:
         known |= {"client": client, "analysis": client.analyze(faces[:3]), "face": client.analyze(faces[0])[0]}

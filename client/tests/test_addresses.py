@@ -12,7 +12,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mien_client import Client, ConfigurationError, UnavailableError, UnexpectedResponseError
+from mien_client import AsyncClient, Client, ConfigurationError, UnavailableError, UnexpectedResponseError
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,7 @@ def test_nothing_is_sent_twice_unless_it_is_asked_for(client, backend):
 
 @pytest.mark.parametrize("wrong", [0, 0.4, 1, "0.9", float("nan")])
 def test_a_share_that_is_none_is_refused(wrong):
-    with pytest.raises(
-        ConfigurationError, match="to below 1 for hedge, such as"
-    ):
+    with pytest.raises(ConfigurationError, match="to below 1 for hedge, such as"):
         Client("localhost:8500", hedge=wrong)
 
 

@@ -24,7 +24,7 @@ def test_making_the_reference_again_changes_nothing(tool):
 
 def test_everything_that_is_public_is_in_it(tool):
     text = tool.reference()
-    for name in mien_client.__all__:
+    for name in set(mien_client.__all__) - {"__version__"}:
         assert name in text
     for name in ("Client", "AsyncClient", "Analysis", "Face", "VersionStatus", "MienError"):
         for member, value in vars(getattr(mien_client, name)).items():

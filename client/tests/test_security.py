@@ -238,7 +238,10 @@ def test_files_that_are_none_are_refused(certificates, tmp_path):
         with pytest.raises(ConfigurationError, match=told):
             Client("localhost:8500", **options)
     for options in ({"tls": True}, {"ca_file": ca}):
-        with pytest.raises(ConfigurationError, match=r"Expected an https:// address, because TLS is asked for, got 'http://localhost:8501'"):
+        with pytest.raises(
+            ConfigurationError,
+            match=r"Expected an https:// address, because TLS is asked for, got 'http://localhost:8501'",
+        ):
             Client("http://localhost:8501", **options)
 
 

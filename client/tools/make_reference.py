@@ -22,8 +22,14 @@ CLASSES = (
     mien_client.PictureAnalysis,
     mien_client.PictureFace,
     mien_client.VersionStatus,
+    mien_client.MockTransport,
+    mien_client.Request,
+    mien_client.Answer,
+    mien_client.Transport,
     mien_client.MienError,
 )
+TRANSPORTS = (mien_client.MockTransport, mien_client.Request, mien_client.Transport)
+"""Their members are explained by the example of the class."""
 PICTURES = (pictures.read_picture, pictures.find_faces, pictures.Picture, pictures.FaceCrop)
 
 
@@ -33,7 +39,7 @@ def entries() -> dict[str, Any]:
     for prefix, things in (("", CLASSES), ("pictures.", PICTURES)):
         for thing in things:
             found[f"{prefix}{thing.__name__}"] = thing
-            if isinstance(thing, type):
+            if isinstance(thing, type) and thing not in TRANSPORTS:
                 found |= {f"{prefix}{thing.__name__}.{name}": member for name, member in _members(thing)}
     return found
 
@@ -43,6 +49,9 @@ def reference() -> str:
     parts = ["# mien_client: reference", "Generated from the docstrings by `python client/tools/make_reference.py`."]
     for name, thing in entries().items():
         parts += _entry("###" if "." in name else "##", name, thing)
+        if thing in TRANSPORTS:
+            for member, value in _members(thing):
+                parts += _entry("###", f"{name}.{member}", value)
         if thing is CLASSES[-1]:
             parts += ["## The tree of errors", _fenced(inspect.getdoc(_exceptions) or "")]
             parts += _entry("##", "pictures", pictures)
@@ -59,7 +68,7 @@ def _members(cls: type) -> Iterator[tuple[str, object]]:
 
 def _entry(level: str, name: str, thing: object) -> list[str]:
     told = inspect.getdoc(thing) or ""
-    if inspect.isfunction(thing) or thing in (mien_client.Client, mien_client.AsyncClient):
+    if inspect.isfunction(thing) or thing in (mien_client.Client, mien_client.AsyncClient, mien_client.MockTransport):
         arguments = "".join(_arguments(inspect.signature(thing)))
         told = f"{name}({arguments})\n\n{told}"
     return [f"{level} {name}", _fenced(told)]

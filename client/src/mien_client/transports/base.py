@@ -70,12 +70,10 @@ class Request:
 
     Example:
         >>> def answer(request):
-        ...     print(request.model, request.output, request.images.shape)
-        ...     raise UnavailableError("Not today")
-        >>> client = Client(transport=MockTransport(answer), max_attempts=1)
-        >>> client.analyze(images, partial=True)
-        Traceback (most recent call last):
-        mien_client._exceptions.UnavailableError: Not today
+        ...     assert request.target.label == "stable" and request.images.shape == (3, 48, 48)
+        ...     return Answer(np.full((3, 5), 0.2) if request.model == "emotion" else np.zeros((3, 15, 2)), version=1)
+        >>> Client(transport=MockTransport(answer)).analyze(images)
+        <Analysis of 3 faces (emotion 1, keypoints 1)>
     """
 
     target: Target
@@ -161,7 +159,7 @@ class Transport(ABC):
         endpoint: The server's address, for error messages.
 
     Example:
-        >>> class Recorded(Transport):
+        >>> class Counted(Transport):
         ...     '''Count the requests that another transport carries.'''
         ...
         ...     def __init__(self, transport):
@@ -170,6 +168,13 @@ class Transport(ABC):
         ...     def predict(self, request):
         ...         self.count += 1
         ...         return self.transport.predict(request)
+        >>> answer = Answer(np.zeros((1, 15, 2)), version=1)
+        >>> counted = Counted(MockTransport(lambda request: answer))
+        >>> try:
+        ...     Client(transport=counted).analyze(images[0])
+        ... except UnexpectedResponseError:  # The emotion model answers with probabilities.
+        ...     print(counted.count)
+        2
     """
 
     endpoint: str = "the server"
