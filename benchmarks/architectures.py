@@ -156,7 +156,7 @@ def measure(options: argparse.Namespace) -> None:
     """Train every shape, measure what a face costs each, print both and keep them."""
     recipe = replace(load("emotion-teacher-1"), epochs=options.epochs)
     faces = kaggle.read_emotion(options.data)
-    split = splits.add_others(splits.split_emotion(faces, recipe.validation, recipe.seed), faces.others)
+    split = splits.split_emotion(faces, recipe.validation, recipe.seed, others=recipe.others)
     source = {"file": options.data.name, "sha256": sha256(options.data)}
     accuracies: dict[str, list[float]] = {}
     works: dict[str, Callable[[], object]] = {}

@@ -58,7 +58,7 @@ class Server(grpc.GenericRpcHandler):
     def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Tells how to answer."""
         return grpc.unary_unary_rpc_method_handler(
-            lambda request, _: self.emotion if b"probabilities" in request[-64:] + request[:64] else self.keypoints
+            lambda request, _: self.emotion if b"emotion" in request[:64] else self.keypoints
         )
 
 

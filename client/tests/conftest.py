@@ -43,6 +43,7 @@ class Backend:
         self.asked = []  # (model, version, number of faces) of every predict request
         self.answered = []
         self.metadata_requests = 0
+        self.others = set()  # (model, version) of the emotion versions that have the output `other`
         self.packed = False  # whether gRPC answers carry tensor_content
         self.rest_reply = None  # (HTTP status, body) instead of every answer over REST
         self.grpc_reply = lambda response: response  # what becomes of every answer over gRPC: a message or bytes
@@ -56,6 +57,12 @@ class Backend:
             weights = images[:, 0, :5].astype(np.float64) + version
             return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
         return (images[:, 1, :30].reshape(-1, 15, 2) / 255 * 47 + version).astype(np.float32)
+
+    def other(self, model, version, images):
+        """The canned output `other`, different for every face and version; None if the version lacks it."""
+        if (model, version) not in self.others:
+            return None
+        return ((images[:, 2, 0].astype(np.float64) + version) / 512).astype(np.float32)
 
     def find(self, model, version, label):
         versions = self.versions.get(model, set())
@@ -152,6 +159,12 @@ class GrpcFrontEnd(grpc.GenericRpcHandler):
             output.tensor_content = values.tobytes()
         elif values.dtype == np.float32:
             output.float_val.extend(values.ravel().tolist())
+        other = self.backend.other(request.model_spec.name, version, images)
+        assert "other" not in request.output_filter  # TensorFlow Serving refuses to filter for what a version lacks
+        if other is not None and (not request.output_filter or "other" in request.output_filter):
+            response.outputs["other"].dtype = protos.DataType.DT_FLOAT
+            response.outputs["other"].tensor_shape.dim.add(size=len(other))
+            response.outputs["other"].float_val.extend(other.tolist())
         return response
 
     def GetModelMetadata(self, request):  # noqa: N802
@@ -236,7 +249,9 @@ class RestFrontEnd(BaseHTTPRequestHandler):
             return {"outputs": {"label": []}}
         numbers = values.tolist()
         if model.startswith("emotion"):  # Two outputs come by name, a single one without.
-            return {"outputs": {"label": ["?"] * len(raw), "probabilities": numbers}}
+            outputs = {"label": ["?"] * len(raw), "probabilities": numbers}
+            other = backend.other(model, version, images)
+            return {"outputs": outputs if other is None else {**outputs, "other": other.tolist()}}
         return {"outputs": numbers}
 
     def log_message(self, *args):

@@ -26,6 +26,7 @@ def test_a_face(client, backend):
         "emotion": face.emotion,
         "confidence": face.confidence,
         "probabilities": face.probabilities,
+        "other": None,
         "keypoints": {name: list(face.keypoint(name)) for name in KEYPOINTS},
         "versions": {"emotion": 1, "keypoints": 1},
         "errors": {},
@@ -49,9 +50,11 @@ def test_an_analysis_is_its_faces(client, backend):
 
 
 @pytest.mark.parametrize(
-    ("model", "missing"), [("emotion", {"emotion", "confidence", "probabilities"}), ("keypoints", {"keypoints"})]
+    ("model", "missing"),
+    [("emotion", {"emotion", "confidence", "probabilities", "other"}), ("keypoints", {"keypoints"})],
 )
 def test_a_partial_analysis(client, backend, failure, model, missing):
+    backend.others = {("emotion", 1)}
     backend.failures[model] = failure("UNAVAILABLE", "down")
     analysis = client.analyze(backend.faces(2), partial=True)
     document = analysis.to_dict()

@@ -8,6 +8,7 @@ import pytest
 from mien_client.kaggle import KEYPOINT_HEADER
 from mien_training.configs import CONFIGS, Network
 from mien_training.splits import Faces, Split
+from mien_training.votes import VOTE_COLUMNS
 
 
 def pixels(image):
@@ -67,8 +68,10 @@ def keypoint_split(keypoint_faces):
 def tiny():
     """Recipes that train in a second."""
     network = Network("basic", stem=8, early=True, widths=(8, 16), depths=(1, 1), dropout=0.0, mirror=False)
-    small = {"network": network, "start_from": "", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
-    return {model: replace(config, **small) for model, config in CONFIGS.items()}
+    return {
+        model: replace(config, network=network, start_from="", epochs=2, batch_size=16, warmup_epochs=0.5)
+        for model, config in CONFIGS.items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +97,22 @@ def emotion_csv(tmp_path_factory, emotion_faces):
             writer.writerow([seven[label], pixels(image), "Training" if index < 90 else "PublicTest"])
         writer.writerow([2, pixels(image), "Training"])
         writer.writerow([6, pixels(image), "PublicTest"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def votes_csv(tmp_path_factory, emotion_csv):
+    """The FER+ votes for `emotion_csv`: seven for the label and three for neutral; the first picture is not a face."""
+    columns = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    path = tmp_path_factory.mktemp("data") / "fer2013new.csv"
+    with emotion_csv.open(encoding="utf-8") as faces, path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["Usage", "Image name", *VOTE_COLUMNS], restval=0)
+        writer.writeheader()
+        for index, row in enumerate(csv.DictReader(faces)):
+            votes = {"neutral": 3} if index else {"NF": 10}
+            if index:
+                votes[columns[int(row["emotion"])]] = votes.get(columns[int(row["emotion"])], 0) + 7
+            writer.writerow({"Usage": row["Usage"], "Image name": f"fer{index:07}.png", **votes})
     return path
 
 

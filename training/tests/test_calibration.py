@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from mien_training.calibration import calibrate, expected_calibration_error, fit_temperature, reliability
+from mien_training.calibration import (
+    calibrate,
+    expected_calibration_error,
+    fit_other_bias,
+    fit_temperature,
+    other_probability,
+    reliability,
+)
 from mien_training.configs import Network
 from mien_training.models import emotion_network
 
@@ -35,3 +42,32 @@ def test_a_calibrated_network_answers_the_same_with_honest_confidence():
     found = calibrate(network, LABELS, HONEST * 3)
     assert found["ece"] < 0.05 < found["ece_before"]
     np.testing.assert_allclose(network(images, training=False), before / found["temperature"], rtol=1e-3, atol=1e-5)
+
+
+def test_other_is_the_share_of_the_further_classes():
+    logits = RANDOM.normal(size=(50, 7)).astype(np.float32)
+    np.testing.assert_allclose(other_probability(logits), tf.nn.softmax(logits).numpy()[:, 5:].sum(axis=1), rtol=1e-5)
+
+
+def test_a_bias_makes_none_of_the_five_as_likely_as_it_is():
+    logits = RANDOM.normal(size=(4000, 7)).astype(np.float32)
+    none = RANDOM.uniform(size=4000) < other_probability(logits)
+    assert fit_other_bias(none, logits) == pytest.approx(0, abs=0.2)
+    logits[:, 5:] -= 1.5
+    assert fit_other_bias(none, logits) == pytest.approx(1.5, abs=0.2)
+
+
+def test_calibration_covers_other_and_skips_faces_of_which_nothing_is_known():
+    network = emotion_network(Network("basic", 4, True, (8,), (1,), 0.0, mirror=False), 2)
+    images = RANDOM.integers(0, 256, (16, 48, 48), np.uint8)
+    before = network(images, training=False).numpy()
+    logits = 2 * RANDOM.normal(size=(4000, 7)).astype(np.float32)
+    honest = tf.nn.softmax(logits / 2).numpy()
+    truth = np.array([RANDOM.choice(7, p=p / p.sum()) for p in honest.astype(float)], np.int32)
+    truth[::5] = -1
+    logits[:, 5:] -= 2
+    found = calibrate(network, truth, logits)
+    assert found["temperature"] == pytest.approx(2, rel=0.1)
+    assert found["other_ece"] < 0.05 < found["other_ece_before"]
+    expected = before / found["temperature"] + np.array([0] * 5 + [found["other_bias"]] * 2)
+    np.testing.assert_allclose(network(images, training=False), expected, rtol=1e-3, atol=1e-5)

@@ -1,5 +1,6 @@
 """The verbs, as people type them: real processes for what ends by a signal, the rest in this one."""
 
+import hashlib
 import json
 import os
 import re
@@ -42,7 +43,7 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
         "evaluate", "emotion", "--run", emotion_run, "--data", emotion_csv, "--out", tmp_path / "page"
     )
     assert status == 0
-    assert "Dropped 1 Fear, 1 Neutral" in out
+    assert "None of the five emotions: 1 Fear, 1 Neutral." in out
     for word in ("accuracy", "macro-F1", "Surprise", "report.html"):
         assert word in out
     metrics = json.loads((tmp_path / "page" / "metrics.json").read_text(encoding="utf-8"))
@@ -56,7 +57,7 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
         "evaluate", "emotion", "--run", emotion_run, "--data", emotion_csv, "--usage", "PublicTest", "--limit", 7
     )
     assert status == 0
-    assert re.search(r"faces +7\b", out)
+    assert re.search(r"faces that show one of the five +7\b", out)
 
     status, out, err = mien(
         "evaluate", "emotion", "--run", emotion_run, "--run", emotion_run, "--data", emotion_csv, "--robustness"
@@ -81,6 +82,46 @@ def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
     status, out, _ = mien("export", emotion_run, "--again", "--repository", tmp_path / "models")
     assert status == 0
     assert f"published {first.parent / '2'}" in out
+
+
+def test_votes_are_trained_on_and_measured_beside_the_labels(tmp_path, monkeypatch, tiny, emotion_csv, votes_csv, mien):
+    from mien_training import configs
+
+    monkeypatch.setitem(configs.CONFIGS, "emotion", tiny["emotion"])
+    run = tmp_path / "run"
+    data = ["--data", emotion_csv, "--votes", votes_csv]
+    status, out, _ = mien("train", "emotion", *data, "--out", run)
+    assert status == 0
+    assert "Not a face, say most voters: 1 picture, which training leaves out." in out
+    assert "90 training and 31 validation faces" in out  # 91 with a Usage of Training, less the one that shows no face
+    assert re.search(r"Kept epoch \d: accuracy .*, consensus_accuracy .*, other_auc ", out)
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert facts["source"]["votes"] == "fer2013new.csv"
+    assert facts["source"]["votes_sha256"] == hashlib.sha256(votes_csv.read_bytes()).hexdigest()
+    kept = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+    page = tmp_path / "page"
+    status, out, _ = mien("evaluate", "emotion", "--run", run, *data, "--usage", "PublicTest", "--out", page)
+    assert status == 0
+    assert re.search(r"label +consensus", out)
+    assert "Thresholds of `other`" in out
+    metrics = json.loads((page / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["consensus"]["accuracy"] == kept["validation"]["consensus_accuracy"]
+    assert metrics["accuracy"] == kept["validation"]["accuracy"]
+    assert metrics["other"]["faces"] == {"none of the five": 1, "one of the five": 30}
+
+    status, _, err = mien("train", "emotion", "--data", emotion_csv, "--out", run)
+    assert status == 1
+    assert "source.votes" in err
+
+
+def test_votes_of_another_file_are_refused_with_both_names(tmp_path, emotion_csv, votes_csv, mien):
+    short = tmp_path / "short.csv"
+    short.write_text("".join(votes_csv.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+    for verb in (["train", "emotion", "--out", tmp_path / "run"], ["evaluate", "emotion", "--pretrained"]):
+        status, _, err = mien(*verb, "--data", emotion_csv, "--votes", short)
+        assert status == 1
+        assert f"{short} has 121 rows, but {emotion_csv} has 122" in err.splitlines()[-1]
 
 
 def test_key_points_are_parted_by_person_and_evaluated_on_the_same_people(
@@ -189,7 +230,7 @@ class TestMistakesAreOneSentence:
                 "cannot be written: Not a directory",
             ),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--config", "y"], "There is no recipe y"),
-            (["train", "keypoints", "--data", "{data}", "--out", "x", "--teacher", "y"], "--teacher is for emotion"),
+            (["train", "keypoints", "--data", "{data}", "--out", "x", "--votes", "y"], "--votes is for emotion"),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--strategy", "multi-worker"], "needs TF_CONFIG"),
             (["evaluate", "emotion", "--data", "{data}"], "Name one --run, --pretrained or --server, or two"),
             (["evaluate", "emotion", "--run", "x", "--data", "{data}"], "x is no run"),

@@ -194,9 +194,9 @@ def test_what_is_not_a_recipe_is_said(tmp_path, name, content, sentence):
 @pytest.mark.parametrize(
     ("line", "wrong", "sentence"),
     [
-        ("epochs = 70", 'epochs = "many"', "epochs: Input should be a valid integer, got 'many'"),
-        ("epochs = 70", "epoch = 70", r"unknown key epoch \(did you mean epochs\?\); missing: epochs"),
-        ("epochs = 70", "epoch = 70\nseed = -1\n#", "unknown key epoch"),
+        ("epochs = 45", 'epochs = "many"', "epochs: Input should be a valid integer, got 'many'"),
+        ("epochs = 45", "epoch = 70", r"unknown key epoch \(did you mean epochs\?\); missing: epochs"),
+        ("epochs = 45", "epoch = 70\nseed = -1\n#", "unknown key epoch"),
         (
             'blocks = "basic"',
             'blocks = "round"',

@@ -70,7 +70,7 @@ def exif(orientation):
 
 
 def with_alpha(image):
-    image.putalpha(Image.fromarray(np.tile(np.arange(0, 240, 5, np.uint8), (48, 1))))
+    image.putalpha(Image.fromarray(np.tile(np.arange(0, 240, 5).astype(np.uint8), (48, 1))))
     return image
 
 

@@ -6,15 +6,21 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from mien_client.contract import EMOTIONS, KEYPOINTS
 from mien_training._commands import _print_table
 from mien_training.compare import compare
-from mien_training.evaluate import add_robustness, evaluate_emotion, evaluate_keypoints, progress
+from mien_training.evaluate import add_robustness, progress
+from mien_training.evaluate_emotion import EmotionAnswers, evaluate_emotion
+from mien_training.evaluate_keypoints import evaluate_keypoints
 from mien_training.report import draw_curves
 from mien_training.splits import Faces
+from mien_training.votes import VOTE_COLUMNS
 
 LABELS = np.array([0, 0, 1, 3, 3, 3, 4, 2], np.int32)
-PROBABILITIES = np.eye(5, dtype=np.float32)[[0, 3, 1, 3, 3, 2, 4, 2]]
+ANSWERS = EmotionAnswers(np.eye(5, dtype=np.float32)[[0, 3, 1, 3, 3, 2, 4, 2]])
+RIGHT = EmotionAnswers(np.eye(5, dtype=np.float32)[LABELS])
 POINTS = np.random.default_rng(0).uniform(10, 38, (6, 15, 2)).astype(np.float32)
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (8, 48, 48), np.uint8)
@@ -23,7 +29,7 @@ FACES, POINT_FACES = Faces(IMAGES, LABELS), Faces(IMAGES[:6], POINTS)
 
 @pytest.fixture
 def emotion():
-    return evaluate_emotion(FACES, PROBABILITIES, "runs/first")
+    return evaluate_emotion(FACES, ANSWERS, "runs/first")
 
 
 @pytest.fixture(params=["emotion", "keypoints"])
@@ -31,8 +37,8 @@ def comparison(request):
     """Two evaluations of the same faces, and both side by side."""
     if request.param == "emotion":
         parts = (
-            evaluate_emotion(FACES, PROBABILITIES, "runs/first"),
-            evaluate_emotion(FACES, np.eye(5, dtype=np.float32)[LABELS], "http://localhost:8501, version 2"),
+            evaluate_emotion(FACES, ANSWERS, "runs/first"),
+            evaluate_emotion(FACES, RIGHT, "http://localhost:8501, version 2"),
         )
     else:
         parts = (
@@ -50,7 +56,7 @@ def drawn():
 
 
 def texts(figure):
-    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
 def test_emotion_numbers(emotion):
@@ -61,8 +67,47 @@ def test_emotion_numbers(emotion):
 
 
 def test_an_emotion_that_does_not_occur_is_still_in_the_table():
-    found = evaluate_emotion(Faces(IMAGES[:2], np.array([0, 1], np.int32)), np.eye(5, dtype=np.float32)[[0, 1]], "x")
+    answers = EmotionAnswers(np.eye(5, dtype=np.float32)[[0, 1]])
+    found = evaluate_emotion(Faces(IMAGES[:2], np.array([0, 1], np.int32)), answers, "x")
     assert [row[0] for row in found.tables[1].rows] == list(EMOTIONS)
+
+
+@pytest.fixture
+def voted():
+    """Eight faces with votes: in five the voters see one of the five, in two none of them, in one nothing."""
+    seen = ["anger", "sadness", "disgust", "happiness", "neutral", "fear", "surprise", None]
+    votes = np.zeros((8, len(VOTE_COLUMNS)), np.int32)
+    for row, name in zip(votes, seen, strict=True):
+        row[VOTE_COLUMNS.index(name or "unknown")] = 10
+    return Faces(IMAGES, LABELS, votes)
+
+
+def test_both_truths_stand_side_by_side_where_there_are_votes(voted):
+    found = evaluate_emotion(voted, ANSWERS, "x")
+    assert (found.metrics["faces"], found.metrics["accuracy"]) == (8, 0.75)
+    assert (found.metrics["consensus"]["faces"], found.metrics["consensus"]["accuracy"]) == (5, 0.8)
+    assert found.tables[0].header == ["", "label", "consensus"]
+    assert found.tables[0].rows[0][1:] == ["8", "5"]
+    assert found.tables[1].title == "By emotion, against the consensus"
+    assert "other" not in found.metrics
+
+
+def test_none_of_the_five_is_measured_where_the_network_says_it(voted):
+    other = np.array([0.1, 0.2, 0.1, 0.6, 0.9, 0.4, 0.2, 1.0], np.float32)
+    found = evaluate_emotion(voted, EmotionAnswers(ANSWERS.probabilities, other), "x")
+    assert found.metrics["other"]["faces"] == {"none of the five": 2, "one of the five": 5}
+    assert found.metrics["other"]["auc"] == pytest.approx(0.9)  # of ten pairs, 0.4 and 0.6 are the wrong way round
+    assert found.metrics["other"]["thresholds"]["0.5"] == {"recall": 0.5, "false_alarms": 0.2, "precision": 0.5}
+    assert found.metrics["other"]["thresholds"]["0.9"] == {"recall": 0.5, "false_alarms": 0.0, "precision": 1.0}
+    assert "other" in found.pictures
+
+
+def test_without_votes_the_label_says_which_faces_show_none_of_the_five():
+    labels = np.array([0, 1, 2, 3, 5, 6, 4, 0], np.int32)
+    other = np.array([0, 0, 0, 0, 1, 1, 0, 0], np.float32)
+    found = evaluate_emotion(Faces(IMAGES, labels), EmotionAnswers(ANSWERS.probabilities, other), "x")
+    assert found.metrics["faces"] == 6
+    assert found.metrics["other"]["auc"] == 1
 
 
 def test_key_point_numbers():
@@ -77,7 +122,7 @@ def test_key_point_numbers():
 
 
 @pytest.mark.parametrize(
-    "evaluation", [evaluate_emotion(FACES, PROBABILITIES, "x"), evaluate_keypoints(POINT_FACES, POINTS + 1, "x")]
+    "evaluation", [evaluate_emotion(FACES, ANSWERS, "x"), evaluate_keypoints(POINT_FACES, POINTS + 1, "x")]
 )
 def test_the_report_needs_no_other_file(tmp_path, evaluation):
     evaluation.write(tmp_path / "out", "A <title>", {"data": "faces & more"})
@@ -96,8 +141,8 @@ def test_the_report_needs_no_other_file(tmp_path, evaluation):
 
 
 def test_a_comparison_has_every_number_of_both_side_by_side(tmp_path):
-    better = evaluate_emotion(FACES, np.eye(5, dtype=np.float32)[LABELS], "second")
-    both = compare(evaluate_emotion(FACES, PROBABILITIES, "first"), better)
+    better = evaluate_emotion(FACES, RIGHT, "second")
+    both = compare(evaluate_emotion(FACES, ANSWERS, "first"), better)
     assert both.metrics["A"]["accuracy"] == 0.75
     assert both.metrics["B"]["accuracy"] == 1
     summary, by_emotion = both.tables[:2]
@@ -153,7 +198,7 @@ class TestPictures:
     def test_that_show_more_than_one_thing_have_a_legend(self, comparison, drawn):
         for what, picture in comparison[2].pictures.items():
             figure = drawn(picture)
-            legends = figure.findobj(plt.matplotlib.legend.Legend)
+            legends = figure.findobj(Legend)
             assert bool(legends) == (what not in ("confusion", "mistakes")), what  # those have titles and captions
             for legend in legends:
                 assert all(text.get_text() for text in legend.get_texts())
@@ -165,7 +210,7 @@ class TestPictures:
 
     def test_shorten_long_names_to_the_mark_and_the_end(self, drawn):
         long = "/a/long/path/" + "x" * 80 + "/runs/emotion"
-        both = compare(*(evaluate_emotion(FACES, PROBABILITIES, name) for name in (long, "short")))
+        both = compare(*(evaluate_emotion(FACES, ANSWERS, name) for name in (long, "short")))
         [shown] = [text for text in texts(drawn(both.pictures["confusion"])) if text.startswith("A: …")]
         assert shown.endswith("/runs/emotion")
         assert len(shown) <= 45
@@ -211,7 +256,11 @@ class TestTables:
 def changed(evaluation):
     """The model, faces and a network that knows nothing, for `add_robustness`."""
     if "accuracy" in evaluation.metrics:
-        return "emotion", FACES, lambda images, advance: np.eye(5)[np.zeros(len(images), int)]
+        return (
+            "emotion",
+            FACES,
+            lambda images, advance: EmotionAnswers(ANSWERS.probabilities[np.zeros(len(images), int)]),
+        )
     return "keypoints", POINT_FACES, lambda images, advance: np.full((len(images), 15, 2), 24.0)
 
 
@@ -219,12 +268,12 @@ def test_robustness_shows_how_far_it_is(capsys):
     class Network:
         def __call__(self, images, advance):
             advance(len(images))
-            return np.eye(5)[np.zeros(len(images), int)]
+            return EmotionAnswers(ANSWERS.probabilities[np.zeros(len(images), int)])
 
         def __str__(self):
             return "runs/first"
 
-    evaluation = evaluate_emotion(FACES, PROBABILITIES, "runs/first")
+    evaluation = evaluate_emotion(FACES, ANSWERS, "runs/first")
     add_robustness(evaluation, "emotion", FACES, Network())
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(evaluation.metrics["robustness"]) == 10

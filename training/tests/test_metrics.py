@@ -9,7 +9,7 @@ LEFT, RIGHT, NOSE = (KEYPOINTS.index(name) for name in ("left_eye_center", "righ
 
 
 def test_accuracy_and_macro_f1():
-    found = metrics.emotion_metrics(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
+    found = metrics.accuracy_and_f1(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
     assert found == {"accuracy": 0.75, "macro_f1": pytest.approx((0.8 + 2 / 3) / 2)}
 
 

@@ -1,5 +1,7 @@
 """Holding faces out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from mien_client import DataError
 from mien_client.kaggle import EmotionData, KeypointData
 from mien_client.splits import split_by_person
-from mien_training.splits import add_others, split_emotion, split_keypoints
+from mien_training.splits import split_emotion, split_keypoints
+from mien_training.votes import VOTE_COLUMNS, Votes
 from sklearn.model_selection import GroupShuffleSplit
 
 
@@ -30,35 +33,68 @@ def numbers(faces):
 
 def test_the_files_own_usage_decides_where_there_is_one():
     data = emotion_data([0, 1, 2, 3], ["Training", "PublicTest", "PrivateTest", "Training"])
-    split = split_emotion(data, 0.5, 0)
+    split = split_emotion(data, 0.5, 0, others=True)
     assert (numbers(split.training), numbers(split.validation)) == ([0, 3], [1])
 
 
 def test_without_one_every_emotion_is_held_out_in_proportion():
-    split = split_emotion(emotion_data([0] * 100 + [1] * 20), 0.1, 0)
+    split = split_emotion(emotion_data([0] * 100 + [1] * 20), 0.1, 0, others=True)
     assert np.bincount(split.validation.targets).tolist() == [10, 2]
     assert sorted(numbers(split.training) + numbers(split.validation)) == list(range(120))
 
 
 def test_training_rows_alone_are_parted_and_private_ones_left_out():
     data = emotion_data([0, 1] * 20, (["Training"] * 38) + ["PrivateTest"] * 2)
-    split = split_emotion(data, 0.25, 0)
+    split = split_emotion(data, 0.25, 0, others=True)
     assert sorted(numbers(split.training) + numbers(split.validation)) == list(range(38))
 
 
 def test_the_seed_decides_the_split():
-    data = emotion_data([0, 1] * 50)
-    assert numbers(split_emotion(data, 0.2, 1).validation) == numbers(split_emotion(data, 0.2, 1).validation)
-    assert numbers(split_emotion(data, 0.2, 1).validation) != numbers(split_emotion(data, 0.2, 2).validation)
+    first, again, other = (split_emotion(emotion_data([0, 1] * 50), 0.2, seed, others=True) for seed in (1, 1, 2))
+    assert numbers(first.validation) == numbers(again.validation)
+    assert numbers(first.validation) != numbers(other.validation)
 
 
-def test_faces_of_other_emotions_join_the_training_ones_and_validate_nothing():
-    split = split_emotion(emotion_data([0, 1, 2, 3], ["Training", "PublicTest", "PrivateTest", "Training"]), 0.5, 0)
-    more = add_others(split, emotion_data([5, 6, 5], ["PublicTest", "Training", "PrivateTest"]))
-    assert more.training.targets.tolist() == [0, 3, 6]
-    assert more.validation is split.validation
-    assert add_others(split, emotion_data([5, 6])).training.targets.tolist() == [0, 3, 5, 6]
-    assert add_others(split, None) is split
+def with_others(others=(5, 6, 5)):
+    """Faces in rows 0, 2, 4 and 6 with our emotions, and others in rows 1, 3 and 5."""
+    usage = np.array(["Training", "PublicTest", "Training", "Training"])
+    ours = emotion_data([0, 1, 2, 3], usage)
+    theirs = emotion_data(others, usage[:3])
+    return replace(ours, rows=np.array([0, 2, 4, 6]), others=replace(theirs, rows=np.array([1, 3, 5])))
+
+
+def test_faces_of_other_emotions_train_and_validate_as_their_usage_says():
+    split = split_emotion(with_others(), 0.5, 0, others=True)
+    assert split.training.targets.tolist() == [0, 5, 2, 5, 3]
+    assert split.validation.targets.tolist() == [1, 6]
+
+
+def test_a_recipe_without_others_leaves_them_out():
+    split = split_emotion(with_others(), 0.5, 0, others=False)
+    assert split.training.targets.tolist() == [0, 2, 3]
+    assert split.validation.targets.tolist() == [1]
+
+
+def votes(rows, **columns):
+    """Ten votes for anger in every row, or what is told of a row."""
+    counts = np.zeros((rows, len(VOTE_COLUMNS)), np.int32)
+    counts[:, VOTE_COLUMNS.index("anger")] = 10
+    for name, row in columns.items():
+        counts[row] = 10 * np.eye(len(VOTE_COLUMNS), dtype=np.int32)[VOTE_COLUMNS.index(name)]
+    return Votes("votes.csv", np.full(rows, "Training"), counts)
+
+
+def test_every_face_has_the_votes_of_its_row():
+    split = split_emotion(with_others(), 0.5, 0, others=True, votes=votes(7, happiness=2, sadness=5, fear=6))
+    assert split.training.consensus.tolist() == [0, 0, 0, 2, 5]
+    assert split.validation.consensus.tolist() == [3, 0]
+
+
+def test_what_most_voters_called_not_a_face_is_not_trained_on_but_stays_in_validation():
+    split = split_emotion(with_others(), 0.5, 0, others=True, votes=votes(7, NF=4))
+    assert split.training.targets.tolist() == [0, 5, 5, 3]
+    split = split_emotion(with_others(), 0.5, 0, others=True, votes=votes(7, NF=2))
+    assert split.validation.consensus.tolist() == [5, 0]
 
 
 def test_nobody_is_on_both_sides_of_a_key_point_split():
@@ -90,8 +126,8 @@ def test_the_people_held_out_are_those_that_scikit_learn_would_hold_out(people, 
 
 def test_what_cannot_be_parted_is_refused_in_a_sentence():
     with pytest.raises(DataError, match="cannot be split"):
-        split_keypoints(keypoint_data(10), np.zeros(10), 0.3, 0)
+        split_keypoints(keypoint_data(10), np.zeros(10, np.int64), 0.3, 0)
     with pytest.raises(DataError, match="cannot be parted"):
-        split_emotion(emotion_data([0, 0, 0, 1]), 0.5, 0)
+        split_emotion(emotion_data([0, 0, 0, 1]), 0.5, 0, others=True)
     with pytest.raises(DataError, match="nothing to train on"):
-        split_emotion(emotion_data([0, 1], ["PublicTest", "PublicTest"]), 0.5, 0)
+        split_emotion(emotion_data([0, 1], ["PublicTest", "PublicTest"]), 0.5, 0, others=True)

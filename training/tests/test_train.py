@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,14 +125,14 @@ def test_a_teacher_sees_what_its_pupil_sees_but_not_degraded(tmp_path, tiny, fin
     changed, degraded = (np.full((8, 48, 48), grey, np.uint8) for grey in (77, 78))
     monkeypatch.setattr(train, "augment", lambda _images, points, *_: (tf.constant(changed), points))
     monkeypatch.setattr(train, "degrade", lambda images, *_: images + 1)
-    seen = {}
-    answer, learn = [tf.zeros((8, 5))], trainer.model.call
+    seen: dict[str, Any] = {}
+    answer, learn = [tf.zeros((8, 7))], trainer.model.call
     monkeypatch.setattr(trainer, "_teachers", [lambda images: (seen.update(teacher=images), answer)[1]])
     monkeypatch.setattr(
         trainer.model, "call", lambda images, **how: (seen.update(pupil=images), learn(images, **how))[1]
     )
     faces = emotion_split.training[slice(8)]
-    trainer._step(tf.constant(faces.images), tf.constant(faces.targets), tf.constant(0))
+    trainer._step(tf.constant(faces.images), tf.one_hot(faces.targets, 7), tf.constant(0))
     np.testing.assert_array_equal(seen["teacher"], changed)
     np.testing.assert_array_equal(seen["pupil"], degraded)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, overload
 
@@ -47,7 +47,7 @@ class Face:
         (True, {'emotion': 1, 'keypoints': 1})
     """
 
-    __slots__ = ("_errors", "_keypoints", "_probabilities", "versions")
+    __slots__ = ("_errors", "_keypoints", "_other", "_probabilities", "versions")
 
     def __init__(
         self,
@@ -55,9 +55,11 @@ class Face:
         keypoints: NDArray[np.float32] | MienError,
         versions: Mapping[str, int],
         errors: Mapping[str, MienError] | None = None,
+        other: float | None = None,
     ) -> None:
         self._probabilities = probabilities
         self._keypoints = keypoints
+        self._other = other
         self._errors = errors or {}
         self.versions = versions
 
@@ -103,8 +105,19 @@ class Face:
         """
         return dict(zip(EMOTIONS, _answered(self._probabilities).tolist(), strict=True))
 
+    @property
+    def other(self) -> float | None:
+        """The probability, 0 to 1, that the face shows none of `mien_client.EMOTIONS`; None if the version lacks it.
+
+        Example:
+            >>> face.other is None or 0 <= face.other <= 1
+            True
+        """
+        _answered(self._probabilities)
+        return self._other
+
     def keypoint(self, name: str) -> tuple[float, float]:
-        """Returns (x, y) of one key point.
+        """Return (x, y) of one key point.
 
         Raises:
             ValueError: If ``name`` is none of `mien_client.KEYPOINTS`.
@@ -121,14 +134,14 @@ class Face:
         """Return the face as plain JSON types, fit for ``json.dumps``.
 
         Returns:
-            ``emotion``, ``confidence``, ``probabilities`` (by emotion), ``keypoints`` ([x, y] by name, in pixels of the
-            48x48 image), ``versions`` (by model), and ``errors`` (by model, see `MienError.to_dict`). In a partial
-            result, what a model did not answer is None.
+            ``emotion``, ``confidence``, ``probabilities`` (by emotion), ``other``, ``keypoints`` ([x, y] by name, in
+            pixels of the 48x48 image), ``versions`` (by model), and ``errors`` (by model, see `MienError.to_dict`). In
+            a partial result, what a model did not answer is None.
 
         Example:
             >>> document = face.to_dict()
             >>> list(document)
-            ['emotion', 'confidence', 'probabilities', 'keypoints', 'versions', 'errors']
+            ['emotion', 'confidence', 'probabilities', 'other', 'keypoints', 'versions', 'errors']
             >>> len(document["keypoints"]), document["errors"]
             (15, {})
         """
@@ -138,6 +151,7 @@ class Face:
             "emotion": self.emotion if emotion_known else None,
             "confidence": self.confidence if emotion_known else None,
             "probabilities": self.probabilities if emotion_known else None,
+            "other": self.other if emotion_known else None,
             "keypoints": _named(self.keypoints) if keypoints_known else None,
             "versions": dict(self.versions),
             "errors": _errors_to_dict(self._errors),
@@ -167,7 +181,7 @@ class Analysis(Sequence[Face]):
         <Analysis of 2 faces (emotion 1, keypoints 1)>
     """
 
-    __slots__ = ("_keypoints", "_probabilities", "errors", "versions")
+    __slots__ = ("_keypoints", "_other", "_probabilities", "errors", "versions")
 
     def __init__(
         self,
@@ -175,12 +189,14 @@ class Analysis(Sequence[Face]):
         keypoints: NDArray[np.float32] | MienError,
         versions: Mapping[str, int],
         errors: Mapping[str, MienError] | None = None,
+        other: NDArray[np.float32] | None = None,
     ) -> None:
-        for half in (probabilities, keypoints):
-            if not isinstance(half, MienError):
+        for array in (probabilities, keypoints, other):
+            if isinstance(array, np.ndarray):
                 # Every face looks into these arrays: a change to one result must not reach another.
-                half.flags.writeable = False
+                array.flags.writeable = False
         self._probabilities = probabilities
+        self._other = other
         self._keypoints = keypoints
         self.versions = versions
         self.errors = errors or {}
@@ -199,6 +215,22 @@ class Analysis(Sequence[Face]):
         return _answered(self._probabilities)
 
     @property
+    def other(self) -> NDArray[np.float32] | None:
+        """float32 [N], the probability that the face shows none of `mien_client.EMOTIONS`. Read-only.
+
+        None if the version of the emotion model that answered has no such output.
+
+        Raises:
+            MienError: If the result is partial and lacks the emotion model's answer.
+
+        Example:
+            >>> analysis.other is None or analysis.other.shape == (3,)
+            True
+        """
+        _answered(self._probabilities)
+        return self._other
+
+    @property
     def keypoints(self) -> NDArray[np.float32]:
         """float32 [N, 15, 2], (x, y) in pixels of the 48x48 images, in the order of `mien_client.KEYPOINTS`. Read-only.
 
@@ -212,11 +244,11 @@ class Analysis(Sequence[Face]):
         return _answered(self._keypoints)
 
     def to_frame(self) -> pandas.DataFrame:
-        """Returns a pandas data frame with one row for each face.
+        """Return a pandas data frame with one row for each face.
 
-        The columns are ``emotion`` and ``confidence``, a probability under the name of every emotion, ``_x`` and ``_y``
-        (pixels) of every key point, as in ``nose_tip_x``, and the version of each model, as in ``emotion_version``. Of
-        a partial result those of the model that did not answer are missing.
+        The columns are ``emotion`` and ``confidence``, a probability under the name of every emotion, ``other`` (if the
+        version has it), ``_x`` and ``_y`` (pixels) of every key point, as in ``nose_tip_x``, and the version of each
+        model, as in ``emotion_version``. Of a partial result those of the model that did not answer are missing.
 
         Raises:
             ImportError: If pandas is not there: ``pip install "mien-client[frames]"``.
@@ -234,6 +266,8 @@ class Analysis(Sequence[Face]):
             columns["emotion"] = np.array(EMOTIONS, object)[self.probabilities.argmax(axis=1)]
             columns["confidence"] = self.probabilities.max(axis=1)
             columns |= {name: self.probabilities[:, index] for index, name in enumerate(EMOTIONS)}
+            if self._other is not None:
+                columns["other"] = self._other
         if not isinstance(self._keypoints, MienError):
             for index, name in enumerate(KEYPOINTS):
                 columns[f"{name}_x"], columns[f"{name}_y"] = self.keypoints[:, index].T
@@ -271,16 +305,19 @@ class Analysis(Sequence[Face]):
             half if isinstance(half, MienError) else half[index] for half in (self._probabilities, self._keypoints)
         )
         if isinstance(index, slice):
-            return Analysis(probabilities, keypoints, self.versions, self.errors)
-        return Face(probabilities, keypoints, self.versions, self.errors)
+            other = None if self._other is None else self._other[index]
+            return Analysis(probabilities, keypoints, self.versions, self.errors, other)
+        one = None if self._other is None else float(self._other[index])
+        return Face(probabilities, keypoints, self.versions, self.errors, one)
 
     def __iter__(self) -> Iterator[Face]:
         halves = [
             repeat(half, len(self)) if isinstance(half, MienError) else half
             for half in (self._probabilities, self._keypoints)
         ]
-        for probabilities, keypoints in zip(*halves, strict=True):
-            yield Face(probabilities, keypoints, self.versions, self.errors)
+        others: Iterable[float | None] = repeat(None, len(self)) if self._other is None else self._other.tolist()
+        for probabilities, keypoints, other in zip(*halves, others, strict=True):
+            yield Face(probabilities, keypoints, self.versions, self.errors, other)
 
     def __repr__(self) -> str:
         versions = ", ".join(f"{model} {version}" for model, version in self.versions.items()) or "no model asked"
@@ -302,7 +339,7 @@ class PictureFace(Face):
     __slots__ = ("crop",)
 
     def __init__(self, face: Face, crop: FaceCrop) -> None:
-        super().__init__(face._probabilities, face._keypoints, face.versions, face._errors)
+        super().__init__(face._probabilities, face._keypoints, face.versions, face._errors, face._other)
         self.crop = crop
 
     @property
@@ -350,7 +387,9 @@ class PictureAnalysis(Analysis):
     __slots__ = ("_crops",)
 
     def __init__(self, analysis: Analysis, crops: Sequence[FaceCrop]) -> None:
-        super().__init__(analysis._probabilities, analysis._keypoints, analysis.versions, analysis.errors)
+        super().__init__(
+            analysis._probabilities, analysis._keypoints, analysis.versions, analysis.errors, analysis._other
+        )
         self._crops = crops
 
     @overload

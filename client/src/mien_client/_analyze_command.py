@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mien_client._exceptions import PictureError
 from mien_client.cli import Command, CommandError
-from mien_client.contract import IMAGE_SIZE, KEYPOINTS
+from mien_client.contract import IMAGE_SIZE, KEYPOINTS, OTHER_THRESHOLD
 
 if TYPE_CHECKING:
     from mien_client._analysis import Face
@@ -140,16 +140,29 @@ def _read(file: str) -> Picture:
 
 
 def _table(results: list[Result], facts: dict[str, Any]) -> str:
-    rows = [("FILE", "FACE", "EMOTION", "CONFIDENCE")]
-    rows += [(r.file, str(r.number), r.face.emotion, f"{r.face.confidence:.1%}") for r in results]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows = [("FILE", "FACE", "EMOTION", "CONFIDENCE", "OTHER")]
+    rows += [(r.file, str(r.number), *_shown(r.face)) for r in results]
+    if not any(row[4] for row in rows[1:]):
+        rows = [(*row[:4], "") for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
-        f"{file:<{widths[0]}}  {number:>{widths[1]}}  {emotion:<{widths[2]}}  {confidence:>{widths[3]}}\n"
-        for file, number, emotion, confidence in rows
+        f"{file:<{widths[0]}}  {number:>{widths[1]}}  {emotion:<{widths[2]}}  {confidence:>{widths[3]}}"
+        f"  {other:>{widths[4]}}".rstrip()
+        + "\n"
+        for file, number, emotion, confidence, other in rows
     ]
     versions = " and ".join(f"{model} version {version}" for model, version in facts["versions"].items())
     count = "1 face" if len(results) == 1 else f"{len(results)} faces"
     return f"{''.join(lines)}\n{count} read by {versions} at {facts['server']} in {facts['seconds'] * 1000:.1f} ms\n"
+
+
+def _shown(face: Face) -> tuple[str, str, str]:
+    """Return a face's emotion, its confidence and the probability of none of the five, as the table shows them."""
+    if face.other is None:
+        return face.emotion, f"{face.confidence:.1%}", ""
+    if face.other >= OTHER_THRESHOLD:
+        return "none of the five", "", f"{face.other:.1%}"
+    return face.emotion, f"{face.confidence:.1%}", f"{face.other:.1%}"
 
 
 def _document(result: Result) -> dict[str, Any]:
@@ -168,6 +181,7 @@ def _document(result: Result) -> dict[str, Any]:
         "emotion": result.face.emotion,
         "confidence": result.face.confidence,
         "probabilities": result.face.probabilities,
+        "other": result.face.other,
         "keypoints": {
             name: {"crop": crop, "picture": picture}
             for name, crop, picture in zip(KEYPOINTS, in_crop, in_picture, strict=True)

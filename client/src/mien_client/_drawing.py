@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mien_client._analysis import Face
-from mien_client.contract import IMAGE_SIZE, KEYPOINTS
+from mien_client.contract import IMAGE_SIZE, KEYPOINTS, OTHER_THRESHOLD
 from mien_client.pictures import FaceCrop
 
 MOST_FACES = 60
@@ -20,6 +20,9 @@ MOST_FACES = 60
 # Of one face's part of the picture, in inches.
 _WIDTH = 6.4
 _HEIGHT = 3.3
+
+_OTHER = "None"
+_GAP = 0.35
 
 _INK = "#1f2933"
 _QUIET = "#9aa5b1"
@@ -32,7 +35,7 @@ _COLOURS = [next(colour for part, colour in _PARTS.items() if part in name) for 
 
 
 def draw_faces(faces: Sequence[tuple[str, FaceCrop, Face]], path: Path) -> None:
-    """Writes a picture that shows each face with its fifteen points and, beside it, its five probabilities.
+    """Writes a picture that shows each face with its fifteen points and, beside it, its probabilities.
 
     Args:
         faces: A title, the piece of the picture and the result for each face; the first `MOST_FACES` are shown.
@@ -78,17 +81,25 @@ def _draw_picture(picture: Axes, title: str, crop: FaceCrop, face: Face) -> None
 
 def _draw_bars(bars: Axes, face: Face) -> None:
     names, values = list(face.probabilities), list(face.probabilities.values())
-    bars.barh(names, [1] * len(names), color=_TRACK, height=0.62)
-    colours = [_ACCENT if name == face.emotion else _BAR for name in names]
-    bars.barh(names, values, color=colours, height=0.62)
-    for row, (name, value) in enumerate(zip(names, values, strict=True)):
-        weight, colour = ("bold", _INK) if name == face.emotion else ("normal", _QUIET)
+    rows: list[float] = [*range(len(names))]
+    shown, title = face.emotion, face.emotion
+    if face.other is not None:
+        names, values = [*names, _OTHER], [*values, face.other]
+        rows.append(len(rows) + _GAP)  # apart from the five, which sum to 1 without it
+        if face.other >= OTHER_THRESHOLD:
+            shown, title = _OTHER, "None of the five"
+    bars.barh(rows, [1] * len(names), color=_TRACK, height=0.62)
+    colours = [_ACCENT if name == shown else _BAR for name in names]
+    bars.barh(rows, values, color=colours, height=0.62)
+    bars.set_yticks(rows, names)
+    for row, name, value in zip(rows, names, values, strict=True):
+        weight, colour = ("bold", _INK) if name == shown else ("normal", _QUIET)
         bars.text(1.28, row, f"{value:.1%}", va="center", ha="right", fontsize=9, color=colour, fontweight=weight)
     bars.set_xlim(0, 1.28)
     bars.invert_yaxis()
     bars.set_xticks([])
     bars.tick_params(axis="y", length=0, labelsize=10, labelcolor=_INK)
     bars.spines[:].set_visible(False)
-    bars.set_title(face.emotion, fontsize=15, fontweight="bold", color=_INK, loc="left")
+    bars.set_title(title, fontsize=15, fontweight="bold", color=_INK, loc="left")
     told = "   ".join(f"{model} {version}" for model, version in face.versions.items())
     bars.set_xlabel(f"model versions:  {told}", fontsize=7.5, color=_QUIET, loc="left")

@@ -10,6 +10,9 @@ IMAGE_SIZE: Final = 48
 EMOTIONS: Final = ("Angry", "Disgust", "Sad", "Happy", "Surprise")
 """Emotion names in the order of the ``probabilities`` output."""
 
+OTHER_THRESHOLD: Final = 0.5
+"""From this value of the output ``other`` on, a face is said to show none of the five."""
+
 KEYPOINTS: Final = (
     "left_eye_center",
     "right_eye_center",
@@ -49,6 +52,8 @@ IMAGE_BYTES_INPUT: Final = "image_bytes"
 
 PROBABILITIES_OUTPUT: Final = "probabilities"
 """Of the emotion model: float32 [N, 5]."""
+OTHER_OUTPUT: Final = "other"
+"""Of the emotion model: float32 [N], the probability that the face shows none of the five. Some versions lack it."""
 LABEL_OUTPUT: Final = "label"
 """Of the emotion model: string [N], the name of the likeliest emotion."""
 KEYPOINTS_OUTPUT: Final = "keypoints"

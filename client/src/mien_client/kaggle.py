@@ -43,6 +43,7 @@ _COLUMNS: Final = {
 _EXPECTED: Final = {
     "emotion": "'emotion,pixels,Usage' (seven labels) or 'emotion,pixels' (our five)",
     "key points": f"'{KEYPOINT_HEADER[0]},{KEYPOINT_HEADER[1]},…,Image' (31 columns)",
+    "votes": "'Usage,Image name,neutral,happiness,…,NF' (12 columns)",
     "people": "'row,person'",
 }
 _OTHER_FILES: Final = {
@@ -129,7 +130,7 @@ def read_emotion(
     Raises:
         DataError: The file cannot be read, is not of this kind, or holds a bad row.
     """
-    with _open(path, "emotion", progress) as table:
+    with open_kind(path, "emotion", progress) as table:
         column = {name: index for index, name in enumerate(table.header)}
         has_usage = "usage" in column
         seven = has_usage if seven_labels is None else seven_labels
@@ -181,7 +182,7 @@ def read_keypoints(path: Path, *, skip_bad_rows: bool = False, progress: Progres
     Raises:
         DataError: The file cannot be read, is not of this kind, or holds a bad row.
     """
-    with _open(path, "key points", progress) as table:
+    with open_kind(path, "key points", progress) as table:
         order = [table.header.index(name) for name in _POINT_COLUMNS]
 
         def parse(cells: list[str]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -228,7 +229,7 @@ def read_groups(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
             raise RowError(f"expected a row number and a person, found '{row[:20]},{person[:20]}'")
         return int(row), person
 
-    with _open(path, "people") as table:
+    with open_kind(path, "people") as table:
         columns = (table.header.index("row"), table.header.index("person"))
         people = dict(parsed for _, parsed in table.rows(parse, skip_bad_rows=False))
     missing = [int(row) for row in rows if int(row) not in people]
@@ -241,7 +242,12 @@ def read_groups(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([number[people[int(row)]] for row in rows], np.int64)
 
 
-def _open(path: Path, kind: str, progress: Progress | None = None) -> AbstractContextManager[Table]:
+def open_kind(path: Path, kind: str, progress: Progress | None = None) -> AbstractContextManager[Table]:
+    """Open a file that must be of one kind: ``emotion``, ``key points``, ``votes`` or ``people``.
+
+    Raises:
+        DataError: The file cannot be read, or its header is that of another kind.
+    """
     return open_table(path, lambda header: _judge(header, kind), _EXPECTED[kind], progress)
 
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,6 +22,9 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, metavar="FILE", help="the Kaggle CSV file, also packed as gzip, tar or zip"
     )
     add_data_options(parser)
+    parser.add_argument(
+        "--votes", type=Path, metavar="FILE", help="emotion: the FER+ votes for the same rows, fer2013new.csv"
+    )
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +46,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RUN",
-        help="emotion: a finished run whose answers are learned too; of several, their mean",
+        help="a finished run whose answers are learned too; of several, their mean",
     )
     parser.add_argument(
         "--strategy",
@@ -79,16 +83,22 @@ def _train(arguments: argparse.Namespace) -> int:
     from mien_training.runs import open_run
 
     config = _config(arguments)
-    if arguments.teacher and arguments.model != "emotion":
-        raise CommandError("--teacher is for emotion; key points are learned from their labels alone.")
     try:
         sharing = strategy(arguments.strategy)  # first: workers must meet before TensorFlow does anything else
-        split = _read_split(arguments, config, others=config.others)
+        split = _read_split(arguments, config)
+        if config.others and not split.knows_others:
+            print("No face shows none of the five emotions: the network will not have the output `other`.")
+            config = replace(config, others=False)
         source = {"file": arguments.data.name, "sha256": sha256(arguments.data)}
         if arguments.groups:
             source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups)}
+        if arguments.votes:
+            source |= {"votes": arguments.votes.name, "votes_sha256": sha256(arguments.votes)}
         precision = native_precision() if arguments.precision == "auto" else arguments.precision
         teachers = [open_run(folder) for folder in arguments.teacher]
+        for teacher in teachers:
+            if teacher.model != arguments.model:
+                raise CommandError(f"{teacher.folder} is a run of {teacher.model}; it cannot teach {arguments.model}.")
         trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision, teachers, sharing)
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
@@ -134,20 +144,19 @@ def _config(arguments: argparse.Namespace) -> Config:
         raise CommandError(str(error)) from None
 
 
-def _read_split(arguments: argparse.Namespace, config: Any, *, others: bool = False) -> Any:
+def _read_split(arguments: argparse.Namespace, config: Any) -> Any:
     from mien_training import splits
 
     if arguments.model == "emotion":
-        faces = _read_emotion(arguments, others=others)
-        split = splits.split_emotion(faces, config.validation, config.seed)
-        return splits.add_others(split, faces.others) if others else split
+        data, votes = _read_emotion(arguments)
+        return splits.split_emotion(data, config.validation, config.seed, others=config.others, votes=votes)
     data, people = _read_keypoints(arguments)
     if people is None:
         print("No --groups: one person may be in both parts, and the validation error look better than it is.")
     return splits.split_keypoints(data, people, config.validation, config.seed)
 
 
-def _read_emotion(arguments: argparse.Namespace, *, others: bool = False) -> Any:
+def _read_emotion(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from mien_client import kaggle
 
     if arguments.groups:
@@ -161,10 +170,20 @@ def _read_emotion(arguments: argparse.Namespace, *, others: bool = False) -> Any
         )
     if data.dropped:
         listed = ", ".join(f"{count:,} {name}" for name, count in sorted(data.dropped.items()))
-        what = "Learning besides" if others else "Dropped"
-        print(f"{what} {listed}: not among our five emotions.")
+        print(f"None of the five emotions: {listed}.")
     _list_skipped(data.skipped)
-    return data
+    return data, _read_votes(arguments, data)
+
+
+def _read_votes(arguments: argparse.Namespace, data: Any) -> Any:
+    from mien_training import votes
+
+    if not arguments.votes:
+        return None
+    found = votes.read_votes(arguments.votes, data)
+    count = int(votes.not_a_face(found.counts).sum())
+    print(f"Not a face, say most voters: {_count(count, 'picture')}, which training leaves out.")
+    return found
 
 
 def _read_keypoints(arguments: argparse.Namespace) -> tuple[Any, Any]:
@@ -172,6 +191,8 @@ def _read_keypoints(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
     if arguments.seven_labels:
         raise CommandError("--seven-labels is for emotion; key-point files have no labels.")
+    if arguments.votes:
+        raise CommandError("--votes is for emotion; nobody voted on key points.")
     with _reading(arguments.data) as progress:
         data = kaggle.read_keypoints(arguments.data, skip_bad_rows=arguments.skip_bad_rows, progress=progress)
     _list_skipped(data.skipped)
@@ -295,12 +316,11 @@ def _select_faces(arguments: argparse.Namespace, config: Any) -> tuple[Any, str]
         split = _read_split(arguments, config)
         return (split.validation if usage == "validation" else split.training), f"{usage} part: {split.how}"
     if arguments.model == "emotion":
-        data = _read_emotion(arguments)
-        faces = splits.Faces(data.images, data.labels)
+        faces, usages = splits.emotion_faces(*_read_emotion(arguments))
         if usage in kaggle.USAGES:
-            if data.usage is None or not (data.usage == usage).any():
+            if usages is None or not (usages == usage).any():
                 raise CommandError(f"{arguments.data} has no face of the Usage {usage}.")
-            return faces[data.usage == usage], f"Usage {usage}"
+            return faces[usages == usage], f"Usage {usage}"
         return faces, "all"
     if usage != "all":
         raise CommandError(

@@ -1,13 +1,15 @@
-"""Probabilities that mean what they say: a temperature for a trained emotion network (Guo et al. 2017)."""
+"""Calibrated probabilities: a temperature for a trained emotion network (Guo et al. 2017), and a bias for `other`."""
 
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from mien_client.contract import EMOTIONS
 from numpy.typing import NDArray
 
 BINS = 15
+_FIVE = len(EMOTIONS)
 
 
 def expected_calibration_error(labels: NDArray[np.int32], probabilities: NDArray[np.float32]) -> float:
@@ -43,28 +45,76 @@ def fit_temperature(labels: NDArray[np.int32], logits: NDArray[np.float32]) -> f
     return float(temperatures[np.argmin(losses)])
 
 
-def fold_temperature(network: keras.Model, temperature: float) -> None:
-    """Divide a network's logits by `temperature`, by dividing its last layer's weights."""
-    last = network.get_layer("logits")
-    last.set_weights([weight / temperature for weight in last.get_weights()])
-
-
-def calibrate(network: keras.Model, labels: NDArray[np.int32], logits: NDArray[np.float32]) -> dict[str, Any]:
-    """Fit a temperature on every other face, fold it in, and measure it on the faces between.
+def fit_other_bias(none_of_five: NDArray[np.bool_], logits: NDArray[np.float32]) -> float:
+    """Find what to add to the logits of the further classes, so that `none_of_five` becomes likeliest.
 
     Args:
-        network: Whose `logits` they are; its last layer is changed.
-        labels: int32 [N].
-        logits: float32 [N, 5].
+        none_of_five: bool [N].
+        logits: float32 [N, 5 + others].
+    """
+    odds = _log_sum(logits[:, _FIVE:]) - _log_sum(logits[:, :_FIVE])
+    biases = np.linspace(-5, 5, 401)
+    sign = np.where(none_of_five, -1.0, 1.0)
+    losses = [np.logaddexp(0, sign * (odds + bias)).mean() for bias in biases]
+    return float(biases[np.argmin(losses)])
+
+
+def fold(network: keras.Model, temperature: float, other_bias: float = 0.0) -> None:
+    """Divide a network's logits by `temperature` and add `other_bias` to those of further classes, in its weights."""
+    for layer in network.layers:
+        if layer.name in ("logits", "others"):
+            kernel, bias = (weight / temperature for weight in layer.get_weights())
+            layer.set_weights([kernel, bias + (other_bias if layer.name == "others" else 0.0)])
+
+
+def calibrate(network: keras.Model, truth: NDArray[np.int32], logits: NDArray[np.float32]) -> dict[str, Any]:
+    """Fit a temperature and the bias of `other` on every second face, fold them in, and measure the other half.
+
+    Args:
+        network: Whose `logits` they are; its last layers are changed.
+        truth: int32 [N]: an emotion, `mien_training.votes.NONE_OF_FIVE` or more for another class, negative where
+            nothing is known.
+        logits: float32 [N, 5 + others].
 
     Returns:
-        The temperature, and the expected calibration error without and with it of the faces that it was not fitted on.
+        The temperature, and the expected calibration error of the five emotions without and with it; with further
+        classes, the bias, and the error of `other` without and with both. Errors are of the half that nothing was
+        fitted on.
     """
-    temperature = fit_temperature(labels[::2], logits[::2])
-    fold_temperature(network, temperature)
-    before, after = (tf.nn.softmax(logits[1::2] / value).numpy() for value in (1.0, temperature))
-    return {
+    emotion = (truth >= 0) & (truth < _FIVE)
+    labels, five = truth[emotion], logits[emotion, :_FIVE]
+    temperature = fit_temperature(labels[::2], five[::2])
+    before, after = (tf.nn.softmax(five[1::2] / value).numpy() for value in (1.0, temperature))
+    found = {
         "temperature": temperature,
         "ece_before": expected_calibration_error(labels[1::2], before),
         "ece": expected_calibration_error(labels[1::2], after),
     }
+    bias = 0.0
+    known, none = logits[truth >= 0], truth[truth >= 0] >= _FIVE
+    if logits.shape[1] > _FIVE and none.any():
+        bias = fit_other_bias(none[::2], known[::2] / temperature)
+        both = [_two(other_probability(known[1::2])), _two(other_probability(_biased(known[1::2] / temperature, bias)))]
+        measured = [expected_calibration_error(none[1::2].astype(np.int32), answer) for answer in both]
+        found |= {"other_bias": bias, "other_ece_before": measured[0], "other_ece": measured[1]}
+    fold(network, temperature, bias)
+    return found
+
+
+def other_probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of none of the five, float32 [N], of logits float32 [N, 5 + others]."""
+    odds = _log_sum(logits[:, _FIVE:]) - _log_sum(logits[:, :_FIVE])
+    return (1 / (1 + np.exp(-odds))).astype(np.float32)
+
+
+def _log_sum(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    return total
+
+
+def _biased(logits: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
+    return np.concatenate([logits[:, :_FIVE], logits[:, _FIVE:] + bias], axis=1).astype(np.float32)
+
+
+def _two(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.stack([1 - probability, probability], axis=1)

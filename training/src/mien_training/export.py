@@ -33,6 +33,7 @@ WARMUP_BATCHES = (1, 4)
 take the processors from those that the version before still answers."""
 
 _SIDE = contract.IMAGE_SIZE
+_FIVE = len(contract.EMOTIONS)
 
 
 def published(run: Run, repository: Path) -> Path | None:
@@ -119,12 +120,15 @@ def _write_saved_model(network: keras.Model, model: str, folder: Path) -> None:
         outputs = frozen(tf.concat([images, tf.zeros([none, _SIDE, _SIDE], tf.uint8)], axis=0))[0][:count]
         if model == contract.KEYPOINT_MODEL:
             return {contract.KEYPOINTS_OUTPUT: outputs}
-        probabilities = tf.nn.softmax(outputs)
+        probabilities = tf.nn.softmax(outputs[:, :_FIVE])
         names = tf.constant(contract.EMOTIONS)
-        return {
+        answers = {
             contract.PROBABILITIES_OUTPUT: probabilities,
             contract.LABEL_OUTPUT: tf.gather(names, tf.argmax(probabilities, axis=1)),
         }
+        if outputs.shape[1] > _FIVE:
+            answers[contract.OTHER_OUTPUT] = tf.reduce_sum(tf.nn.softmax(outputs)[:, _FIVE:], axis=1)
+        return answers
 
     module = tf.Module()
     signatures = {
@@ -178,7 +182,7 @@ def _write_warmup(model: str, folder: Path) -> None:
 def _answers(network: keras.Model, model: str, images: NDArray[np.uint8]) -> Any:
     """What the network itself says: probabilities float32 [N, 5], or key points float32 [N, 15, 2]."""
     outputs = inference(network)(images)
-    return tf.nn.softmax(outputs) if model == contract.EMOTION_MODEL else outputs
+    return tf.nn.softmax(outputs[:, :_FIVE]) if model == contract.EMOTION_MODEL else outputs
 
 
 def _write_golden(network: keras.Model, model: str, folder: Path) -> None:

@@ -1,14 +1,45 @@
 """What is measured of a network's answers."""
 
 import numpy as np
-from mien_client.contract import KEYPOINTS
+from mien_client.contract import EMOTIONS, KEYPOINTS
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from mien_training.splits import Faces
 
 _EYES = (KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center"))
 
 
-def emotion_metrics(labels: NDArray[np.int32], predicted: NDArray[np.int64]) -> dict[str, float]:
+def emotion_metrics(
+    faces: Faces, predicted: NDArray[np.int64], other: NDArray[np.float32] | None = None
+) -> dict[str, float]:
+    """Measure answers against the file's labels and, where there are votes, against the consensus of the voters.
+
+    Args:
+        faces: N of them. Those with a label, or a consensus, that is none of the five count only for `other`.
+        predicted: int [N], the likeliest of the five emotions.
+        other: float32 [N], the probability of none of the five; None where the network has no such output.
+
+    Returns:
+        ``accuracy`` and ``macro_f1``, the unweighted mean of the classes' F1, against the labels; with votes the same
+        against the consensus, as ``consensus_…``; and ``other_auc``, the area under the ROC curve of `other`, which
+        the consensus decides, or else the label.
+    """
+    found = {"": faces.targets.astype(np.int32)}
+    if faces.consensus is not None:
+        found["consensus_"] = faces.consensus
+    measured: dict[str, float] = {}
+    for prefix, truth in found.items():
+        five = (truth >= 0) & (truth < len(EMOTIONS))
+        measured |= {prefix + key: value for key, value in accuracy_and_f1(truth[five], predicted[five]).items()}
+    known = truth >= 0
+    none = truth[known] >= len(EMOTIONS)
+    if other is not None and 0 < none.sum() < len(none):
+        measured["other_auc"] = float(roc_auc_score(none, other[known]))
+    return measured
+
+
+def accuracy_and_f1(labels: NDArray[np.int32], predicted: NDArray[np.int64]) -> dict[str, float]:
     """Accuracy and macro-F1, the unweighted mean of the classes' F1: both int [N]."""
     return {
         "accuracy": float(accuracy_score(labels, predicted)),

@@ -66,11 +66,11 @@ BLOCKS: dict[Block, Callable[[Any, int, int, str], Any]] = {
 
 
 def emotion_network(shape: Network, others: int = 0) -> keras.Model:
-    """Faces to emotions: uint8 [N, 48, 48] to logits float32 [N, 5], in the order of `contract.EMOTIONS`.
+    """Faces to emotions: uint8 [N, 48, 48] to logits float32 [N, 5 + others], `contract.EMOTIONS` first.
 
     Args:
         shape: See `Network`.
-        others: How many further classes there are in training; see `FurtherClasses`.
+        others: Number of further classes, which together are "none of the five".
     """
     images, maps = _backbone(shape)
     x = layers.GlobalAveragePooling2D(name="pool")(maps[-1])
@@ -78,16 +78,8 @@ def emotion_network(shape: Network, others: int = 0) -> keras.Model:
     logits = layers.Dense(len(EMOTIONS), dtype="float32", name="logits")(x)
     if others:
         more = layers.Dense(others, dtype="float32", name="others")(x)
-        logits = FurtherClasses(dtype="float32", name="further")([logits, more])
+        logits = layers.Concatenate(dtype="float32", name="all_logits")([logits, more])
     return keras.Model(images, logits, name="emotion")
-
-
-class FurtherClasses(layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Adds classes in training, and only there: float32 [N, 5] and [N, others] to [N, 5 + others], or else [N, 5]."""
-
-    def call(self, logits: Any, training: bool | None = None) -> Any:
-        """Join the logits, or take the first ones."""
-        return keras.ops.concatenate(logits, axis=1) if training else logits[0]
 
 
 def keypoint_network(shape: Network) -> keras.Model:

@@ -18,11 +18,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from mien_client.contract import EMOTIONS
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from mien_training.files import write_atomically
 
 if TYPE_CHECKING:
-    from mien_training.evaluate import Table
+    from mien_training.evaluation import Table
 
 COLOURS = ("tab:blue", "tab:orange")
 POINT_COLOURS = ("lime", "red")
@@ -157,6 +158,28 @@ def draw_faces(title: str, faces: "dict[str, list[tuple[NDArray[np.uint8], str, 
         if labels := every[0, 0].get_legend_handles_labels()[1]:
             dots = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in POINT_COLOURS]
             part.legend(dots, labels, ncols=len(labels), loc="outside lower center")
+    return figure
+
+
+def draw_other(answers: dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]) -> Figure:
+    """Draw how well none of the five is told from the five: the ROC curve, and precision against recall.
+
+    Args:
+        answers: By the network's name, which faces show none of the five, bool [N], and `other`, float32 [N].
+    """
+    figure, (roc, precision) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
+    figure.suptitle("None of the five")
+    for (name, (none, other)), colour in zip(answers.items(), COLOURS, strict=False):
+        false_alarms, recall, _ = roc_curve(none, other)
+        roc.plot(false_alarms, recall, color=colour, label=_shorten(name))
+        right, found, _ = precision_recall_curve(none, other)
+        precision.plot(found, right, color=colour)
+    roc.set(xlabel="false alarms: share of the faces with one of the five", ylabel="recall", title="ROC curve")
+    precision.set(xlabel="recall", ylabel="precision", title="Precision and recall")
+    for axes in (roc, precision):
+        axes.set(xlim=(0, 1), ylim=(0, 1.01))
+        axes.grid(alpha=0.3)
+    figure.legend(*roc.get_legend_handles_labels(), ncols=2, loc="outside lower center")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def changes(faces: Faces) -> dict[str, list[Faces]]:
     mean = images.mean(axis=(1, 2), keepdims=True)
 
     def seen(changed: Any) -> Faces:
-        return Faces(np.clip(np.round(changed), 0, 255).astype(np.uint8), faces.targets)
+        return replace(faces, images=np.clip(np.round(changed), 0, 255).astype(np.uint8))
 
     return {
         "unchanged": [faces],
@@ -48,18 +49,18 @@ def changes(faces: Faces) -> dict[str, list[Faces]]:
     }
 
 
-def measure(sets: list[Faces], answer: Callable[[Images], Any], score: Callable[[Any, Any], float]) -> float:
+def measure(sets: list[Faces], answer: Callable[[Images], Any], score: Callable[[Faces, Any], float]) -> float:
     """Measure a network's answers to faces that were changed in one way.
 
     Args:
         sets: One or more sets of N faces.
         answer: From uint8 [N, 48, 48] to the network's answers.
-        score: From targets and answers to one number.
+        score: From faces and answers to one number.
 
     Returns:
         The mean score of the sets.
     """
-    return float(np.mean([score(changed.targets, answer(changed.images)) for changed in sets]))
+    return float(np.mean([score(changed, answer(changed.images)) for changed in sets]))
 
 
 def _moved(faces: Faces, angle: float = 0.0, shift: tuple[int, int] = (0, 0)) -> Faces:
@@ -69,7 +70,7 @@ def _moved(faces: Faces, angle: float = 0.0, shift: tuple[int, int] = (0, 0)) ->
     ones = tf.ones([count])
     images, moved = warp(faces.images, points, ones, angle * ones, ones, tf.tile([[*map(float, shift)]], [count, 1]))
     changed = np.clip(np.round(images.numpy()), 0, 255).astype(np.uint8)
-    return Faces(changed, moved.numpy() if has_points else faces.targets)
+    return replace(faces, images=changed, targets=moved.numpy() if has_points else faces.targets)
 
 
 def _jpeg(images: Images) -> Images:

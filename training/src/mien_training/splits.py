@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from mien_client import DataError
+from mien_client.contract import EMOTIONS
 from mien_client.kaggle import EmotionData, KeypointData
 from mien_client.splits import BY_USAGE, TRAINING_USAGE, VALIDATION_USAGE, by_share, split_by_person
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
+
+from mien_training.votes import Votes, class_votes, consensus, not_a_face
 
 
 @dataclass(frozen=True)
@@ -17,17 +20,31 @@ class Faces:
 
     Attributes:
         images: uint8 [N, 48, 48].
-        targets: int32 [N] emotions, or float32 [N, 15, 2] key points with NaN where one is missing.
+        targets: int32 [N] emotions, those of `OTHER_EMOTIONS` counting on from the last of ours; or float32
+            [N, 15, 2] key points with NaN where one is missing.
+        votes: int32 [N, 10], what ten people saw, in the order of `votes.VOTE_COLUMNS`; None where that is not known.
     """
 
     images: NDArray[np.uint8]
     targets: NDArray[np.int32] | NDArray[np.float32]
+    votes: NDArray[np.int32] | None = None
+
+    @property
+    def consensus(self) -> NDArray[np.int32] | None:
+        """What more than half of the voters agree on, int32 [N]; see `votes.consensus`. None without votes."""
+        return None if self.votes is None else consensus(self.votes)
+
+    @property
+    def truth(self) -> NDArray[np.int32]:
+        """Emotions to be measured against: the consensus of the voters or, without votes, the labels; int32 [N]."""
+        return self.targets.astype(np.int32) if self.votes is None else consensus(self.votes)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Faces":
-        return Faces(self.images[index], self.targets[index])
+        votes = None if self.votes is None else self.votes[index]
+        return Faces(self.images[index], self.targets[index], votes)
 
 
 @dataclass(frozen=True)
@@ -38,40 +55,60 @@ class Split:
     validation: Faces
     how: str
 
+    @property
+    def knows_others(self) -> bool:
+        """Whether training faces, or their votes, show anything but the five emotions."""
+        votes = self.training.votes
+        seen = self.training.targets if votes is None else np.flatnonzero(class_votes(votes).sum(axis=0))
+        return bool(seen.max() >= len(EMOTIONS))
 
-def split_emotion(data: EmotionData, share: float, seed: int) -> Split:
+
+def emotion_faces(data: EmotionData, votes: Votes | None = None) -> tuple[Faces, NDArray[np.str_] | None]:
+    """Join a file's faces, also those of emotions that are not among ours, with what ten people saw in them.
+
+    Returns:
+        The faces in the order of the file, and the ``Usage`` of each, or None where the file has no such column.
+    """
+    parts = [data] if data.others is None else [data, data.others]
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows)
+    images, labels = (
+        np.concatenate(found)[order] for found in zip(*((p.images, p.labels) for p in parts), strict=True)
+    )
+    usage = None if data.usage is None else np.concatenate([part.usage for part in parts])[order]
+    return Faces(images, labels, None if votes is None else votes.counts[rows[order]]), usage
+
+
+def split_emotion(data: EmotionData, share: float, seed: int, *, others: bool, votes: Votes | None = None) -> Split:
     """Part faces as their ``Usage`` says (PublicTest validates), or else at random with every emotion in proportion.
+
+    Pictures that most voters called "not a face" are not trained on.
+
+    Args:
+        data: The faces.
+        share: The share that validates where the file does not say so.
+        seed: Decides which, there.
+        others: Whether to take the faces of emotions that are not among ours, too.
+        votes: What ten people saw in each row of the file.
 
     Raises:
         DataError: One of the two parts would be empty, or an emotion has fewer than two faces to part.
     """
-    faces = Faces(data.images, data.labels)
-    if data.usage is not None:
-        training, validation = data.usage == TRAINING_USAGE, data.usage == VALIDATION_USAGE
-        if not training.any():
+    faces, usage = emotion_faces(data if others else replace(data, others=None), votes)
+    first, second, how = np.arange(len(faces)), np.arange(0), BY_USAGE
+    if usage is not None:
+        first, second = np.flatnonzero(usage == TRAINING_USAGE), np.flatnonzero(usage == VALIDATION_USAGE)
+        if not len(first):
             raise DataError("No face has the Usage Training; there is nothing to train on.")
-        if validation.any():
-            return Split(faces[training], faces[validation], BY_USAGE)
-        faces = faces[training]
-    try:
-        first, second = train_test_split(
-            np.arange(len(faces)), test_size=share, random_state=seed, stratify=faces.targets
-        )
-    except ValueError as error:
-        raise DataError(f"The faces cannot be parted with every emotion on both sides: {error}") from None
-    return Split(faces[first], faces[second], by_share(share, "faces of every emotion", seed))
-
-
-def add_others(split: Split, others: EmotionData | None) -> Split:
-    """Train on faces of other emotions too, which a file held besides ours: all, or those of its ``Usage`` Training."""
-    if others is None:
-        return split
-    more = Faces(others.images, others.labels)
-    if others.usage is not None:
-        more = more[others.usage == TRAINING_USAGE]
-    images = np.concatenate([split.training.images, more.images])
-    targets = np.concatenate([split.training.targets, more.targets])
-    return replace(split, training=Faces(images, targets))
+    if not len(second):
+        try:
+            first, second = train_test_split(first, test_size=share, random_state=seed, stratify=faces.targets[first])
+        except ValueError as error:
+            raise DataError(f"The faces cannot be parted with every emotion on both sides: {error}") from None
+        how = by_share(share, "faces of every emotion", seed)
+    if faces.votes is not None:
+        first = first[~not_a_face(faces.votes[first])]
+    return Split(faces[first], faces[second], how)
 
 
 def split_keypoints(data: KeypointData, people: NDArray[np.int64] | None, share: float, seed: int) -> Split:

@@ -11,10 +11,11 @@ from mien_client.contract import EMOTIONS
 from mien_client.kaggle import OTHER_EMOTIONS
 from numpy.typing import NDArray
 
-from mien_training import metrics
-from mien_training.calibration import calibrate
+from mien_training import calibration, metrics
 from mien_training.configs import Config
 from mien_training.models import emotion_network, keypoint_network
+from mien_training.splits import Faces
+from mien_training.votes import blend
 
 HUBER = 0.25
 """Pixels of the 48×48 image up to which an error counts squared. Most errors lie above, where the loss is the distance
@@ -28,8 +29,10 @@ class Task:
     Attributes:
         network: Builds the untrained network.
         loss: From targets, the network's outputs, the weight of each class and the recipe to one number.
-        measure: From targets and outputs to named numbers, the validation metrics.
-        best: The metric that chooses the weights to keep.
+        answer: From a teacher's outputs to what its pupil learns.
+        prepare: From training faces and the recipe to the targets that the loss takes.
+        measure: From faces and outputs to named numbers, the validation metrics.
+        best: The metric that chooses the weights to keep: the first of these that was measured.
         higher_is_better: Which way that metric improves.
         calibrate: Given the finished network, targets and outputs, makes its probabilities mean what they say, and
             returns what that came to; `None` where there are no probabilities.
@@ -37,52 +40,74 @@ class Task:
 
     network: Callable[[Config], keras.Model]
     loss: Callable[[Any, Any, Any, Any, Config], Any]
-    measure: Callable[[Any, Any], dict[str, float]]
-    best: str
+    answer: Callable[[Any], Any]
+    prepare: Callable[[Faces, Config], NDArray[np.float32]]
+    measure: Callable[[Faces, Any], dict[str, float]]
+    best: tuple[str, ...]
     higher_is_better: bool
     calibrate: Callable[[keras.Model, Any, Any], dict[str, Any]] | None = None
 
 
-def class_weights(labels: NDArray[Any], classes: int, balance: float) -> NDArray[np.float32]:
+def class_weights(targets: NDArray[np.float32], balance: float) -> NDArray[np.float32]:
     """Weigh each class by its frequency to the power of ``-balance``, so that the mean over all faces is 1.
 
     Args:
-        labels: int32 [N].
-        classes: How many there are.
+        targets: float32 [N, classes], each row summing to 1.
         balance: 0 to 1; see `Config.balance`.
 
     Returns:
         float32 [classes]; a class without faces gets 0.
     """
-    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    counts = targets.sum(axis=0, dtype=np.float64)
     raw = np.where(counts > 0, np.maximum(counts, 1) ** -balance, 0)
     weights: NDArray[np.float32] = (raw * counts.sum() / (raw * counts).sum()).astype(np.float32)
     return weights
 
 
-def emotion_loss(labels: Any, logits: Any, taught: Any, weights: Any, config: Config) -> Any:
+def emotion_targets(faces: Faces, config: Config) -> NDArray[np.float32]:
+    """Return what the emotion network learns of each face: float32 [N, 5], or [N, 7] where the recipe has `others`."""
+    if faces.votes is not None:
+        return blend(faces.targets.astype(np.int32), faces.votes, config.votes, _classes(config))
+    return np.eye(_classes(config), dtype=np.float32)[faces.targets.astype(np.int32)]
+
+
+def emotion_loss(targets: Any, logits: Any, taught: Any, weights: Any, config: Config) -> Any:
     """Cross-entropy, smoothed and weighed by class, and that with a teacher's answers.
 
     Args:
-        labels: int32 [N].
-        logits: float32 [N, 5], or more where the recipe has `others`.
-        taught: float32 [N, 5], a teacher's probabilities (Hinton et al. 2015, "Distilling the Knowledge in a Neural
-            Network"), or `None`.
-        weights: float32, one for each class.
+        targets: float32 [N, classes], each row summing to 1.
+        logits: float32 [N, classes].
+        taught: float32 [N, classes], a teacher's probabilities (Hinton et al. 2015, "Distilling the Knowledge in a
+            Neural Network"), or `None`.
+        weights: float32 [classes].
         config: The recipe.
     """
     smooth = config.label_smoothing
-    classes = logits.shape[-1]
-    wanted = tf.one_hot(labels, classes) * (1 - smooth) + smooth / classes
-    loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.gather(weights, labels)
+    wanted = targets * (1 - smooth) + smooth / logits.shape[-1]
+    loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.linalg.matvec(targets, weights)
     if taught is not None:
-        distance = tf.nn.softmax_cross_entropy_with_logits(taught, logits[:, : len(EMOTIONS)])
+        distance = tf.nn.softmax_cross_entropy_with_logits(taught, logits)
         loss = (1 - config.teacher) * loss + config.teacher * distance
     return tf.reduce_mean(loss)
 
 
 def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
-    """Huber loss of the coordinates that are there: both float32 [N, 15, 2], `points` NaN where missing."""
+    """Huber loss of the coordinates that are there, and that of a teacher's answers.
+
+    Args:
+        points: float32 [N, 15, 2], NaN where missing.
+        predicted: float32 [N, 15, 2].
+        taught: float32 [N, 15, 2], a teacher's points, or `None`.
+        weights: Not used; key points have no classes.
+        config: The recipe.
+    """
+    loss = _huber(points, predicted)
+    if taught is not None:
+        loss = (1 - config.teacher) * loss + config.teacher * _huber(taught, predicted)
+    return loss
+
+
+def _huber(points: Any, predicted: Any) -> Any:
     there = ~tf.math.is_nan(points)
     # The missing are replaced before the difference is taken: a NaN under a mask would still be one in the gradient.
     error = tf.abs(tf.where(there, points - predicted, 0.0))
@@ -90,24 +115,33 @@ def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config
     return tf.reduce_sum(huber) / tf.maximum(tf.reduce_sum(tf.cast(there, tf.float32)), 1.0)
 
 
-def _measure_emotion(labels: Any, logits: Any) -> dict[str, float]:
-    return metrics.emotion_metrics(labels, np.argmax(logits, axis=1))
+def _measure_emotion(faces: Faces, logits: Any) -> dict[str, float]:
+    other = calibration.other_probability(logits) if logits.shape[1] > len(EMOTIONS) else None
+    return metrics.emotion_metrics(faces, np.argmax(logits[:, : len(EMOTIONS)], axis=1), other)
+
+
+def _classes(config: Config) -> int:
+    return len(EMOTIONS) + (len(OTHER_EMOTIONS) if config.others else 0)
 
 
 TASKS = {
     "emotion": Task(
-        lambda config: emotion_network(config.network, len(OTHER_EMOTIONS) if config.others else 0),
+        lambda config: emotion_network(config.network, _classes(config) - len(EMOTIONS)),
         emotion_loss,
+        tf.nn.softmax,
+        emotion_targets,
         _measure_emotion,
-        "accuracy",
+        ("consensus_accuracy", "accuracy"),
         True,
-        calibrate,
+        calibration.calibrate,
     ),
     "keypoints": Task(
         lambda config: keypoint_network(config.network),
         keypoint_loss,
-        metrics.keypoint_metrics,
-        "nme",
+        lambda points: points,
+        lambda faces, _: faces.targets.astype(np.float32),
+        lambda faces, points: metrics.keypoint_metrics(faces.targets.astype(np.float32), points),
+        ("nme",),
         False,
     ),
 }

@@ -24,7 +24,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from mien_client import contract
-from mien_client.kaggle import OTHER_EMOTIONS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -57,7 +56,7 @@ class Trainer:
         out: The run folder; one that holds a run of the same things, or of fewer epochs of them, is continued.
         source: What the faces were read from, as it shall stand in ``run.json``.
         precision: Keras's policy, ``float32`` or ``mixed_bfloat16``.
-        teachers: Finished emotion runs whose answers, the mean of their probabilities, are learned besides the labels.
+        teachers: Finished runs of the same model whose answers, or their mean, are learned besides the labels.
         strategy: How the work is shared; by default it is not. Every replica takes its part of each batch, and with
             several workers only the first writes to `out`, which all must be able to read.
 
@@ -103,9 +102,10 @@ class Trainer:
         if trunk:
             transfer(trunk, self.model)
         self.averaged.set_weights(self.model.get_weights())
-        classes = len(contract.EMOTIONS) + (len(OTHER_EMOTIONS) if config.others else 0)
+        targets = self.task.prepare(split.training, config)
+        self._training = replace(split.training, targets=targets)
         self._class_weights = tf.constant(
-            class_weights(split.training.targets, classes, config.balance) if name == contract.EMOTION_MODEL else [0.0]
+            class_weights(targets, config.balance) if name == contract.EMOTION_MODEL else [0.0]
         )
         self._train_step = tf.function(self._shared_step)
         self._infer = inference(self.averaged)
@@ -135,7 +135,7 @@ class Trainer:
     def estimate(self) -> float:
         """Seconds that the rest of the run will take about: a few steps are made, and undone."""
         before = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-        faces = next(batches(self.split.training, self.config.batch_size, self.config.seed, 0))
+        faces = next(batches(self._training, self.config.batch_size, self.config.seed, 0))
         for number in range(-1, TRIAL_STEPS):
             if number == 0:
                 begun = time.monotonic()  # the one before compiled
@@ -149,7 +149,8 @@ class Trainer:
         """Train from where the run stands to its end.
 
         Returns:
-            What ``metrics.json`` holds: the best epoch, its validation metrics, and the run's size and time.
+            What ``metrics.json`` holds: the best epoch, the validation metrics of its weights (emotions: once they are
+            calibrated), and the run's size and time.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; calling this again, also in a new process, goes on after the last step.
@@ -171,7 +172,7 @@ class Trainer:
     def _train_epoch(self, progress: Progress, bar: Any, stopped: list[int]) -> dict[str, float]:
         epoch, first = divmod(self.step, self.steps_per_epoch)
         begun = saved = time.monotonic()
-        for faces in batches(self.split.training, self.config.batch_size, self.config.seed, epoch, first):
+        for faces in batches(self._training, self.config.batch_size, self.config.seed, epoch, first):
             loss = self._train_step(faces.images, faces.targets, tf.constant(self.step))
             self.losses.append(float(loss))
             self.step += 1
@@ -190,7 +191,7 @@ class Trainer:
                 saved = now
             if stopped:
                 raise Interrupted
-        measured = self.task.measure(self.split.validation.targets, predict(self._infer, self.split.validation.images))
+        measured = self.task.measure(self.split.validation, predict(self._infer, self.split.validation.images))
         elapsed = time.monotonic() - begun
         self.seconds += elapsed
         row = {
@@ -217,7 +218,7 @@ class Trainer:
     def _step(self, images: Any, targets: Any, step: Any) -> Any:
         seed = tf.stack([self.config.seed, tf.cast(step, tf.int32)])
         with tf.GradientTape() as tape:
-            if targets.dtype == tf.float32:
+            if self.task is TASKS["keypoints"]:
                 offset = self.model.get_layer("keypoints").offset
                 images, marked = augment(images, targets - offset, seed, self.config.augmentation)
                 targets = marked + offset
@@ -230,7 +231,7 @@ class Trainer:
             images, degraded, targets = (x[first :: self.replicas] for x in (images, degraded, targets))
             # Teachers look at the face as their pupil does (Beyer et al. 2022, "Knowledge Distillation: A Good Teacher
             # Is Patient and Consistent"), but see it better (Xie et al. 2020, "Self-Training with Noisy Student").
-            answers = [tf.nn.softmax(teacher(images)[0]) for teacher in self._teachers]
+            answers = [self.task.answer(teacher(images)[0]) for teacher in self._teachers]
             taught = tf.add_n(answers) / len(answers) if answers else None
             outputs = self.model(degraded, training=True)
             loss = self.task.loss(targets, outputs, taught, self._class_weights, self.config) / self.replicas
@@ -326,7 +327,11 @@ class Trainer:
 
     def _best_row(self) -> dict[str, float]:
         sign = 1 if self.task.higher_is_better else -1
-        return max(self.history, key=lambda row: sign * row[f"val_{self.task.best}"])
+        return max(self.history, key=lambda row: sign * row[f"val_{self._best_metric}"])
+
+    @property
+    def _best_metric(self) -> str:
+        return next(name for name in self.task.best if f"val_{name}" in self.history[0])
 
     def _finish(self) -> dict[str, Any]:
         if (result := finished(self.out, self.config)) is not None:
@@ -344,15 +349,17 @@ class Trainer:
         }
         if self.is_chief:
             if self.task.calibrate and earlier.get("best_epoch") == result["best_epoch"]:
-                result["calibration"] = earlier["calibration"]  # it is in these weights already
+                # These weights are calibrated already.
+                result |= {key: earlier[key] for key in ("validation", "calibration")}
             elif self.task.calibrate:
                 self.averaged.load_weights(self.out / WEIGHTS)
                 validation = self.split.validation
                 logits = predict(self._infer, validation.images)
-                result["calibration"] = self.task.calibrate(self.averaged, validation.targets, logits)
+                result["calibration"] = self.task.calibrate(self.averaged, validation.truth, logits)
+                result["validation"] = self.task.measure(validation, predict(self._infer, validation.images))
                 self._write_weights()
             write_json(path, result)
-            curves = draw_curves(self.history, self.task.best, result["best_epoch"], f"Training of {self.out}")
+            curves = draw_curves(self.history, self._best_metric, result["best_epoch"], f"Training of {self.out}")
             write_picture(self.out / "curves.png", png(curves))
         return result
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mien_client._analysis import Analysis
 from mien_client._exceptions import MienError, UnexpectedResponseError, VersionNotFoundError
-from mien_client.contract import EMOTIONS, KEYPOINTS, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
+from mien_client.contract import EMOTIONS, KEYPOINTS, KEYPOINTS_OUTPUT, OTHER_OUTPUT, PROBABILITIES_OUTPUT
 from mien_client.transports.base import Answer, Target
 
 CHUNK_FACES = 256
@@ -93,7 +93,7 @@ class Half:
         self._waiting = deque(self._chunks)
         self._sent = 0
         self._refused: dict[int, tuple[int, MienError]] = {}
-        self._values: dict[int, NDArray[np.float32]] = {}
+        self._answers: dict[int, Answer] = {}
 
     @property
     def version(self) -> int:
@@ -104,7 +104,13 @@ class Half:
     @property
     def values(self) -> NDArray[np.float32]:
         """The answers to all requests, in the order of the faces."""
-        return np.concatenate([self._values[chunk.start] for chunk in self._chunks])
+        return np.concatenate([self._answers[chunk.start].values for chunk in self._chunks])
+
+    @property
+    def other(self) -> NDArray[np.float32] | None:
+        """The output ``other`` of all requests, in the order of the faces; None if the version lacks it."""
+        parts = [other for chunk in self._chunks if (other := self._answers[chunk.start].other) is not None]
+        return np.concatenate(parts) if len(parts) == len(self._chunks) else None
 
     def has_next(self) -> bool:
         """Return whether there is a request to send now. If not, there may be one after the next answer."""
@@ -171,7 +177,7 @@ class Half:
             return
         self._sent -= 1
         self._pinned = self.target.pinned(answer.version)
-        self._values[request.faces.start] = answer.values
+        self._answers[request.faces.start] = answer
 
     def failed(self, request: Request, error: MienError) -> None:
         """Take the failure of one of the requests."""
@@ -206,6 +212,11 @@ class Half:
             return f"has an output {self._output!r} with NaN or infinite values"
         if self._output == PROBABILITIES_OUTPUT and (values.min() < 0 or np.abs(values.sum(axis=1) - 1).max() > 0.01):
             return f"has an output {self._output!r} whose rows are not between 0 and 1 with the sum 1"
+        other = answer.other
+        if other is not None and other.shape != shape[:1]:
+            return f"has an output {OTHER_OUTPUT!r} of shape {other.shape}, not {shape[:1]}"
+        if other is not None and not ((other >= 0) & (other <= 1)).all():
+            return f"has an output {OTHER_OUTPUT!r} that is not between 0 and 1"
         return None
 
 
@@ -228,9 +239,10 @@ def merge(halves: Sequence[Half], *, partial: bool = False) -> Analysis:
         raise first
     emotion, keypoint = (half.error or half.values for half in halves)
     versions = {half.target.model: half.version for half in halves if not half.error}
-    return Analysis(emotion, keypoint, versions, errors)
+    return Analysis(emotion, keypoint, versions, errors, None if halves[0].error else halves[0].other)
 
 
 def nothing() -> Analysis:
     """Return the result of a call without images, for which nothing is sent."""
-    return Analysis(np.empty((0, len(EMOTIONS)), np.float32), np.empty((0, len(KEYPOINTS), 2), np.float32), versions={})
+    probabilities, keypoints = np.empty((0, len(EMOTIONS)), np.float32), np.empty((0, len(KEYPOINTS), 2), np.float32)
+    return Analysis(probabilities, keypoints, versions={}, other=np.empty(0, np.float32))

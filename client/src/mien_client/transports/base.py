@@ -95,6 +95,7 @@ class Answer:
         values: The output that the request asks for: ``probabilities`` float32 [N, 5] or ``keypoints``
             float32 [N, 15, 2].
         version: The number of the version that computed them.
+        other: With ``probabilities``: float32 [N], the output ``other``; `None` if the version lacks it.
 
     Example:
         >>> Answer(np.zeros((1, 15, 2), np.float32), version=1).version
@@ -103,6 +104,7 @@ class Answer:
 
     values: NDArray[np.float32]
     version: int
+    other: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

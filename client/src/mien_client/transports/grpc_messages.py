@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien_client import protos
-from mien_client.contract import IMAGES_INPUT, SIGNATURE_DEFAULT
+from mien_client.contract import IMAGES_INPUT, OTHER_OUTPUT, PROBABILITIES_OUTPUT, SIGNATURE_DEFAULT
 from mien_client.transports.base import Answer, Target, VersionStatus
 from mien_client.transports.failures import unexpected
 
@@ -18,7 +18,9 @@ _MOST_VALUES = 2**24
 
 
 def predict_request(target: Target, images: NDArray[np.uint8], output: str) -> bytes:
-    """Return the ``PredictRequest`` that asks ``target`` for one output of ``images``, uint8 [n, 48, 48], as bytes.
+    """Return the ``PredictRequest`` that asks ``target`` for an output of ``images``, uint8 [n, 48, 48], as bytes.
+
+    With ``probabilities``, all other outputs are requested: naming ``other`` fails where a version lacks it.
 
     The pixels are copied once, into these bytes. A message object would copy them when they are set and again when it
     is serialized, and allocating that much memory each time costs more than everything else that a client does.
@@ -35,7 +37,8 @@ def predict_request(target: Target, images: NDArray[np.uint8], output: str) -> b
     inside = key + _head(entry.VALUE_FIELD_NUMBER, len(inside) + images.nbytes) + inside
     inside = _head(protos.PredictRequest.INPUTS_FIELD_NUMBER, len(inside) + images.nbytes) + inside
     before = protos.PredictRequest(model_spec=spec).SerializeToString()
-    after = protos.PredictRequest(output_filter=[output]).SerializeToString()
+    wanted = [] if output == PROBABILITIES_OUTPUT else [output]
+    after = protos.PredictRequest(output_filter=wanted).SerializeToString()
     return b"".join((before, inside, images.data, after))
 
 
@@ -56,11 +59,14 @@ def read_answer(response: protos.PredictResponse, output: str, endpoint: str, ta
         raise unexpected(f"comes from the signature {signature[:100]!r}", endpoint=endpoint, target=target)
     if output not in response.outputs:
         raise unexpected(f"lacks the output {output!r}", endpoint=endpoint, target=target)
-    try:
-        values = to_array(response.outputs[output])
-    except ValueError as error:
-        raise unexpected(f"has an output {output!r} {error}", endpoint=endpoint, target=target) from None
-    return Answer(values, version)
+    arrays = {}
+    for name in (output, OTHER_OUTPUT):
+        if name in response.outputs:
+            try:
+                arrays[name] = to_array(response.outputs[name])
+            except ValueError as error:
+                raise unexpected(f"has an output {name!r} {error}", endpoint=endpoint, target=target) from None
+    return Answer(arrays[output], version, arrays.get(OTHER_OUTPUT))
 
 
 def _answering_version(response: protos.PredictResponse, endpoint: str, target: Target) -> int:

@@ -42,4 +42,5 @@ class MockTransport(Transport):
         answer = self._answer(request)
         if not isinstance(answer, Answer):
             raise TypeError(f"Expected an Answer from the function of a MockTransport, got {type(answer).__name__}")
-        return replace(answer, values=np.asarray(answer.values, np.float32))
+        other = None if answer.other is None else np.asarray(answer.other, np.float32)
+        return replace(answer, values=np.asarray(answer.values, np.float32), other=other)

@@ -21,7 +21,7 @@ from requests.adapters import HTTPAdapter
 from mien_client._exceptions import MienError, NotServedError
 from mien_client._forks import leave_alone, renew_in_children
 from mien_client._threads import in_thread
-from mien_client.contract import IMAGE_BYTES_INPUT, SIGNATURE_RAW
+from mien_client.contract import IMAGE_BYTES_INPUT, OTHER_OUTPUT, SIGNATURE_RAW
 from mien_client.security import Security
 from mien_client.transports.base import Answer, Deadline, Pending, Request, Target, Transport, VersionStatus
 from mien_client.transports.failures import failure, unexpected, without_password
@@ -111,7 +111,10 @@ class RestTransport(Transport):
             self._versions.pop(target, None)
             raise
         try:
-            return Answer(to_array(document, request.output), cast("int", exact.version))
+            values = to_array(document, request.output)
+            outputs = document.get("outputs")
+            other = to_array(document, OTHER_OUTPUT) if isinstance(outputs, dict) and OTHER_OUTPUT in outputs else None
+            return Answer(values, cast("int", exact.version), other)
         except ValueError as error:
             raise unexpected(str(error), endpoint=self.endpoint, target=exact) from None
 

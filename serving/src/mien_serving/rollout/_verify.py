@@ -43,6 +43,8 @@ _OUTPUTS: Final = {
     contract.EMOTION_MODEL: {contract.PROBABILITIES_OUTPUT: "DT_FLOAT", contract.LABEL_OUTPUT: "DT_STRING"},
     contract.KEYPOINT_MODEL: {contract.KEYPOINTS_OUTPUT: "DT_FLOAT"},
 }
+_OPTIONAL: Final = {contract.EMOTION_MODEL: {contract.OTHER_OUTPUT: "DT_FLOAT"}, contract.KEYPOINT_MODEL: {}}
+"""Outputs that a version may lack: clients work without them."""
 _SHAPES: Final = {
     contract.PROBABILITIES_OUTPUT: (len(contract.EMOTIONS),),
     contract.KEYPOINTS_OUTPUT: (len(contract.KEYPOINTS), 2),
@@ -82,7 +84,11 @@ def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
     output = next(name for name in _OUTPUTS[model] if name in _SHAPES)
     difference = 0.0
     for signature, inputs in _requests(images).items():
-        answer = predict(servable, signature, inputs)[output]
+        answers = predict(servable, signature, inputs)
+        answer = answers[output]
+        other = answers.get(contract.OTHER_OUTPUT, np.zeros(len(images)))
+        if other.shape != (len(images),) or not ((other >= 0) & (other <= 1)).all():
+            return {"problem": f"{signature} gives {contract.OTHER_OUTPUT} that is not a probability for each face"}
         if answer.shape != (len(images), *_SHAPES[output]) or not np.isfinite(answer).all():
             return {
                 "problem": f"{signature} gives {output} of shape {answer.shape} to {len(images)} faces, or no numbers"
@@ -109,8 +115,9 @@ def _signature_problems(signatures: Mapping[str, Any], model: str) -> Iterator[s
         if found != inputs:
             yield f"{name} takes {found}, not {inputs}"
         types = {key: DataType.Name(info.dtype) for key, info in sorted(signatures[name].outputs.items())}
-        if types != _OUTPUTS[model]:
-            yield f"{name} gives {types}, not {_OUTPUTS[model]}"
+        expected = _OUTPUTS[model] | {key: kind for key, kind in _OPTIONAL[model].items() if key in types}
+        if types != expected:
+            yield f"{name} gives {types}, not {expected}"
 
 
 def _described(info: Any) -> tuple[str, list[int]]:

@@ -1,7 +1,8 @@
 """How each network is built and trained. Configuration is data: a recipe is one TOML file of this folder.
 
-``emotion`` and ``keypoints`` made the shipped networks; ``emotion-teacher-1`` and ``-2`` taught the first of them.
-The plain ones are what ``make bench`` compares with. A recipe that names a ``base`` inherits every key it does not set.
+``emotion`` and ``keypoints`` made the shipped networks. ``emotion-teacher-1`` and ``-2`` are larger networks, and
+``emotion-pupil`` learns from them. The plain ones are what ``make bench`` compares with. A recipe that names a ``base``
+inherits every key it does not set.
 """
 
 import difflib
@@ -108,7 +109,10 @@ class Config:
         validation: Share of the faces, or of the people, held out where the file itself holds out none.
         seed: Of the split, the order, the augmentation and the first weights.
         augmentation: See `Augmentation`; left-right flips are always on.
-        others: Whether Fear and Neutral are learned besides, as two more classes that only training knows (emotion).
+        others: Whether Fear and Neutral are learned as two more classes, which together are "none of the five" (emotion
+            only).
+        votes: Share of the targets that the votes of ten people have, where `mien train` is given any; the file's label
+            has the rest (emotion only).
     """
 
     network: Network
@@ -126,6 +130,7 @@ class Config:
     seed: Annotated[int, Field(ge=0)]
     augmentation: Augmentation
     others: bool = False
+    votes: Share = 0.0
 
 
 _CONFIG = TypeAdapter(Config)

@@ -1,0 +1,69 @@
+"""What an evaluation found: numbers, tables and pictures, and the report that holds them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mien_training import report
+from mien_training.files import write_json
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as people read it.
+
+    Attributes:
+        title: What it shows.
+        header: Column names.
+        rows: Cells, as text.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is drawn only when asked for, of one network or of two to compare them.
+
+    Attributes:
+        draw: Draws everything in one figure, given what to draw by the network's name.
+        of: What to draw, by the network's name.
+    """
+
+    draw: Callable[[dict[str, Any]], Figure]
+    of: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        metrics: Named numbers, ready for JSON.
+        tables: For people, the summary first.
+        pictures: By their name.
+    """
+
+    metrics: dict[str, Any]
+    tables: list[Table]
+    pictures: dict[str, Picture]
+
+    def write(self, folder: Path, title: str, facts: dict[str, str]) -> None:
+        """Write ``metrics.json``, a PNG file for each picture, and ``report.html``, which needs no other file.
+
+        Args:
+            folder: Made if it is not there.
+            title: The report's heading.
+            facts: What was evaluated on what, for the report's first lines.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "metrics.json", {"evaluated": facts, **self.metrics})
+        pictures = {name: report.png(picture.draw(picture.of)) for name, picture in self.pictures.items()}
+        for name, picture in pictures.items():
+            report.write_picture(folder / f"{name}.png", picture)
+        report.write_html(folder / "report.html", title, facts, self.tables, pictures)
