@@ -1,11 +1,11 @@
 """The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
 
-import asyncio
 import gc
 import os
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -17,7 +17,6 @@ from mien_serving.core.status import Code, StatusError
 from mien_serving.model_servers.options import ServerOptions
 from mien_serving.model_servers.prometheus import PrometheusMetrics
 from mien_serving.model_servers.server import ModelServer
-from mien_serving.model_servers.workers import Workers
 from mien_serving.servables.predict import predict
 
 FOREVER = float("inf")
@@ -51,40 +50,31 @@ def graph():
 
 
 @pytest.fixture
-def loop():
-    """An event loop that runs in a thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield loop
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-@pytest.fixture
-def batching(graph, loop):
-    """Sends requests of these values one right after the other; returns a future for each when all are queued."""
-    schedulers = []
+def batching(graph):
+    """Submits requests of these values one right after the other; returns a future of the output of each."""
+    schedulers, threads = [], ThreadPoolExecutor(100)
 
     def begin(*requests, owner="m", deadline=FOREVER, **options):
         options = BatchingOptions(**{"num_batch_threads": 1, "max_batch_size": 4, **options})
         if not schedulers:
             schedulers.append(BatchScheduler(options.num_batch_threads))
+        return [submit(np.asarray(values), owner, deadline, options) for values in requests]
 
-        async def send(values):
-            feeds = {"x": np.asarray(values)}
-            outputs = await schedulers[0].run_async(owner, graph.run, feeds, ["y"], deadline, options)
-            return outputs[0].tolist()
-
-        futures = [asyncio.run_coroutine_threadsafe(send(values), loop) for values in requests]
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(PATIENT)
-        return futures
+    def submit(values, *arguments):
+        owner, deadline, options = arguments
+        try:
+            submitted = schedulers[0].submit(owner, graph.run, {"x": values}, ["y"], deadline, options)
+        except StatusError as error:
+            refused = Future()
+            refused.set_exception(error)
+            return refused
+        return threads.submit(lambda: submitted.outputs()[0].tolist())
 
     yield begin
     graph.gate.set()
     for scheduler in schedulers:
         scheduler.stop()
+    threads.shutdown()
 
 
 def busy(graph, batching, **options):
@@ -267,48 +257,12 @@ def test_a_batch_runs_as_long_as_its_most_patient_request(graph, batching):
     assert graph.deadline == late
 
 
-def test_what_nobody_waits_for_any_more_is_not_run(graph):
-    scheduler = BatchScheduler(1)
-    options = BatchingOptions(max_batch_size=4)
-
-    async def ask(*values):
-        return (await scheduler.run_async("m", graph.run, {"x": np.array(values)}, ["y"], FOREVER, options))[0].tolist()
-
-    async def give_one_up():
-        graph.gate.clear()
-        first = asyncio.create_task(ask(0))
-        await asyncio.to_thread(graph.running.acquire)
-        given_up, alive = asyncio.create_task(ask(1)), asyncio.create_task(ask(2))
-        await asyncio.sleep(0)
-        given_up.cancel()
-        await asyncio.sleep(0.1)
-        graph.gate.set()
-        return await first, await alive
-
-    assert asyncio.run(give_one_up()) == ([0], [4])
-    assert graph.batches == [[0], [2]]
-    scheduler.stop()
-
-
-def test_requests_that_wait_for_a_batch_count_as_busy_threads():
-    async def ask_for_two():
-        workers, ended = Workers("test", 1, refusal="Server Threadpool Exhausted"), asyncio.Event()
-        first = asyncio.create_task(workers.wait_for(ended.wait))
-        await asyncio.sleep(0)
-        with pytest.raises(StatusError, match="RESOURCE_EXHAUSTED: Server Threadpool Exhausted"):
-            await workers.wait_for(ended.wait)
-        ended.set()
-        return await first, await workers.wait_for(ended.wait)
-
-    assert asyncio.run(ask_for_two()) == (True, True)
-
-
 def test_batches_and_waiting_are_counted_under_the_names_of_tensorflow_serving(graph):
     metrics = PrometheusMetrics()
     scheduler = BatchScheduler(1, metrics)
     options = BatchingOptions(max_batch_size=4, allowed_batch_sizes=(4,), thread_pool_name="batchers")
     for _ in range(3):
-        scheduler.run("m", graph.run, {"x": np.zeros(3)}, ["y"], FOREVER, options)
+        scheduler.submit("m", graph.run, {"x": np.zeros(3)}, ["y"], FOREVER, options).outputs()
     scheduler.stop()
     page = metrics.page().decode()
     assert ":tensorflow:serving:batching_session:wrapped_run_count 3.0\n" in page
@@ -329,7 +283,7 @@ def test_batches_and_waiting_are_counted_under_the_names_of_tensorflow_serving(g
 def test_a_request_without_a_batch_dimension_is_refused(graph, feeds, message):
     scheduler = BatchScheduler(1)
     with pytest.raises(StatusError) as error:
-        scheduler.run("m", graph.run, feeds, ["y"], FOREVER, BatchingOptions())
+        scheduler.submit("m", graph.run, feeds, ["y"], FOREVER, BatchingOptions())
     assert (error.value.code, error.value.message) == (Code.INVALID_ARGUMENT, message)
     scheduler.stop()
 
@@ -344,7 +298,7 @@ def test_a_request_without_a_batch_dimension_is_refused(graph, feeds, message):
 def test_an_output_that_cannot_be_parted_is_an_error(output, message):
     scheduler = BatchScheduler(1)
     with pytest.raises(StatusError) as error:
-        scheduler.run("m", lambda *_: [output], {"x": np.zeros(2)}, ["y"], FOREVER, BatchingOptions())
+        scheduler.submit("m", lambda *_: [output], {"x": np.zeros(2)}, ["y"], FOREVER, BatchingOptions()).outputs()
     assert error.value.code is Code.FAILED_PRECONDITION
     assert error.value.message.startswith(message)
     scheduler.stop()

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import requests
 from mien_client import protos
+from mien_serving.core.servable_state import ServableId
 from mien_serving.model_servers.grpc_front import GrpcFront
+from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.options import GrpcOptions, RestOptions
 from mien_serving.model_servers.rest.front import RestFront
 from mien_serving.model_servers.rest.routes import HttpAnswer
+from mien_serving.servables.predictor import Predictor
 
 
 def test_the_official_client_works_unchanged(server):
@@ -116,23 +119,22 @@ class TestConcurrency:
     def test_64_callers_who_ask_two_models_each_are_answered_over_grpc_with_the_default_flags(self):
         everybody = threading.Barrier(2 * 64)
 
-        class Meeting:
+        class Meeting(Predictor):
             """Answers a prediction when all of them are there."""
 
-            def __getattr__(self, name):
-                return self.predict
-
-            def predict(self, request, deadline):
+            def predict(self, *_):
                 everybody.wait(60)
-                return protos.PredictResponse()
+                return ServableId("m", 1), {}
 
         front = self.serving(
-            lambda: GrpcFront(Meeting(), GrpcOptions(port=0)), lambda address: address.removeprefix("port ")
+            lambda: GrpcFront(Meeting(None), ModelService(None), GrpcOptions(port=0)),
+            lambda address: address.removeprefix("port "),
         )
         with front as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-            for answer in [call.future(b"", timeout=90) for _ in range(2 * 64)]:
-                assert answer.result() == b""
+            request = protos.PredictRequest(model_spec={"name": "m"}).SerializeToString()
+            for answer in [call.future(request, timeout=90) for _ in range(2 * 64)]:
+                assert protos.PredictResponse.FromString(answer.result()).model_spec.version.value == 1
 
     def test_64_callers_are_answered_over_rest_with_the_default_flags(self):
         everybody = threading.Barrier(64)

@@ -76,28 +76,20 @@ def test_a_refused_request_leaves_nothing(made, function, refusal):
 
 @pytest.mark.parametrize("examples", [1, 3, 4, 1000])
 @pytest.mark.parametrize("function", [refused, failed])
-@pytest.mark.parametrize("in_thread", [False, True])
-def test_a_request_whose_batch_is_refused_leaves_nothing(made, examples, function, in_thread):
+def test_a_request_whose_batch_is_refused_leaves_nothing(made, examples, function):
     scheduler = BatchScheduler(1)
     options = BatchingOptions(max_batch_size=2, max_enqueued_batches=3)
 
-    async def ask():
+    def ask():
         tensor = Tensor()
         feeds = {"x": np.zeros(examples)}
-        arguments = ("model", lambda *_: function(), feeds, ["y"], FOREVER, options)
         try:
-            if in_thread:
-                scheduler.run(*arguments)
-            else:
-                await scheduler.run_async(*arguments)
+            scheduler.submit("model", lambda *_: function(), feeds, ["y"], FOREVER, options).outputs()
         except StatusError:
             return tensor
 
-    async def ask_twice():
-        await ask()
-        await ask()
-
-    asyncio.run(ask_twice())
+    ask()
+    ask()
     scheduler.stop()
     assert not alive(made)
 
@@ -106,7 +98,8 @@ def test_an_answered_batch_is_not_kept_until_the_next(made):
     scheduler = BatchScheduler(1)
     feeds = [np.zeros(10)]
     reference = weakref.ref(feeds[0])
-    scheduler.run("model", lambda feeds, *_: [feeds["x"] + 1], {"x": feeds[0]}, ["y"], FOREVER, BatchingOptions())
+    options = BatchingOptions()
+    scheduler.submit("model", lambda feeds, *_: [feeds["x"] + 1], {"x": feeds[0]}, ["y"], FOREVER, options).outputs()
     feeds.clear()
     give_up = time.monotonic() + 30
     while reference() is not None:

@@ -7,9 +7,10 @@ import time
 import pytest
 from mien_client.protos import ModelServerConfig
 from mien_serving.core.server_core import CoreOptions, ServerCore
+from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.rest.json_body import LARGE as LARGE_BODY
 from mien_serving.model_servers.rest.routes import HttpRequest, RestApi
-from mien_serving.model_servers.services import Services
+from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import Servable
 from mien_serving.servables.session_options import SessionOptions
 
@@ -22,7 +23,7 @@ def api(saved_model, publish, tmp_path_factory):
     config.model_config_list.config.add(name="m", base_path=str(base_path), model_platform="tensorflow")
     core = ServerCore(lambda _, path: Servable(path, SessionOptions()), CoreOptions())
     core.start(config)
-    api = RestApi(Services(core))
+    api = RestApi(Predictor(core.handle), ModelService(core))
     yield api
     api.close()
     core.stop()

@@ -4,6 +4,7 @@ import pytest
 from google.protobuf import text_format
 from mien_client.protos import PredictionLog
 from mien_serving.core.status import StatusError
+from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import Servable
 from mien_serving.servables.session_options import SessionOptions
 from mien_serving.servables.warmup import has_warm_up, warm_up
@@ -51,36 +52,36 @@ def test_requests_of_every_kind_are_run_as_often_as_asked(tiny, requests_file, t
         "multi_inference_log { request { tasks { model_spec { name: 'tiny' signature_name: 'regress' } "
         f"method_name: 'tensorflow/serving/regress' }} {EXAMPLE} }} }}",
     )
-    warm_up(tiny, tmp_path, iterations=2)
+    warm_up(Predictor.of_version(tiny), tmp_path, iterations=2)
     assert len(runs) == 8
 
 
 def test_a_request_that_fails_fails_the_load(tiny, requests_file, tmp_path):
     write(requests_file, "predict_log { request { model_spec { signature_name: 'nope' } } }")
     with pytest.raises(StatusError, match='FAILED_PRECONDITION: Serving signature key "nope" not found'):
-        warm_up(tiny, tmp_path)
+        warm_up(Predictor.of_version(tiny), tmp_path)
 
 
 def test_a_request_of_an_unknown_kind_is_refused(tiny, requests_file, tmp_path):
     write(requests_file, "session_run_log { }")
     with pytest.raises(StatusError, match="UNIMPLEMENTED: Unsupported log_type for warmup: session_run_log"):
-        warm_up(tiny, tmp_path)
+        warm_up(Predictor.of_version(tiny), tmp_path)
 
 
 def test_a_file_that_is_no_tfrecord_is_told_so(tiny, requests_file, tmp_path):
     requests_file.write_bytes(b"hello, this is no TFRecord")
     with pytest.raises(StatusError, match=r"DATA_LOSS: .* Please verify your warmup data is in TFRecord format\."):
-        warm_up(tiny, tmp_path)
+        warm_up(Predictor.of_version(tiny), tmp_path)
 
 
 def test_a_record_that_is_no_prediction_log_is_told_so(tiny, requests_file, tmp_path):
     with tf.io.TFRecordWriter(str(requests_file)) as writer:
         writer.write(b"\xff\xff\xff")
     with pytest.raises(StatusError, match="INVALID_ARGUMENT: Failed to parse warmup record from"):
-        warm_up(tiny, tmp_path)
+        warm_up(Predictor.of_version(tiny), tmp_path)
 
 
 def test_more_than_a_thousand_records_are_refused(tiny, requests_file, tmp_path):
     write(requests_file, *[REGRESS] * 1001)
     with pytest.raises(StatusError, match=r"Number of warmup records exceeds the maximum \(1000\)"):
-        warm_up(tiny, tmp_path)
+        warm_up(Predictor.of_version(tiny), tmp_path)

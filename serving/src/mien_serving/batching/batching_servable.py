@@ -39,10 +39,5 @@ class BatchingServable(Servable):
         self._scheduler = scheduler
         self._batching = batching
 
-    async def _run_async(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
-    ) -> list[np.ndarray]:
-        return await self._scheduler.run_async(self, super()._run, feeds, fetches, deadline, self._batching)
-
     def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
-        return self._scheduler.run(self, super()._run, feeds, fetches, deadline, self._batching)
+        return self._scheduler.submit(self, super()._run, feeds, fetches, deadline, self._batching).outputs()

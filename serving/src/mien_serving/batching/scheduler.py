@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
 import time
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -30,35 +27,49 @@ Run = Callable[[Feeds, Sequence[str], float], list[np.ndarray]]
 Outcome = list[np.ndarray] | StatusError
 """The outputs of a request, or its error, which is a value here: see `mien_serving.model_servers.workers`."""
 
-Promise = Future[Outcome] | asyncio.Future[Outcome]
-"""Where a thread, or an event loop, waits for the outcome of a request."""
-
 _MAX_PADDING: Final = 64 << 20
 """By how many bytes a batch may be larger than its requests, since one row of many megabytes lengthens all others."""
 
-P = TypeVar("P", bound=Promise)
 
-
-@dataclass(slots=True, eq=False)
-class _Task(Generic[P]):
+class _Task:
     """A request, or a part of a large one, that waits for its batch."""
 
-    feeds: Feeds
-    size: int
-    deadline: float
-    outputs: P
-    queued: float = field(default_factory=time.monotonic)
+    __slots__ = ("_outcome", "_settled", "deadline", "feeds", "queued", "size")
+
+    def __init__(self, feeds: Feeds, size: int, deadline: float) -> None:
+        self.feeds = feeds
+        self.size = size
+        self.deadline = deadline
+        self.queued = time.monotonic()
+        self._outcome: Outcome | None = None
+        self._settled = threading.Lock()  # A future would do, too, but takes several times as long.
+        self._settled.acquire()
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the waiting thread its outcome; called once."""
+        self._outcome = outcome
+        self._settled.release()
+
+    def wait(self) -> list[np.ndarray]:
+        """Return the outputs when they are there; called once.
+
+        Raises:
+            StatusError: The task failed.
+        """
+        self._settled.acquire()
+        assert self._outcome is not None
+        return value_of(self._outcome)
 
 
 @dataclass
 class _Batch:
     """What will run together."""
 
-    tasks: list[_Task[Any]] = field(default_factory=list)
+    tasks: list[_Task] = field(default_factory=list)
     size: int = 0
     opened: float = 0.0
 
-    def add(self, task: _Task[Any]) -> None:
+    def add(self, task: _Task) -> None:
         if not self.tasks:
             self.opened = time.monotonic()
         self.tasks.append(task)
@@ -74,21 +85,20 @@ class _Queue:
         self.options = options
         self.batches: deque[_Batch] = deque([_Batch()])
 
-    def put(self, feeds: Feeds, size: int, deadline: float, promise: Callable[[], P]) -> list[_Task[P]]:
+    def put(self, feeds: Feeds, size: int, deadline: float) -> list[_Task]:
         """Appends a request, cut where batches end.
 
         Args:
             feeds: Its values by tensor name.
             size: How many examples it has.
             deadline: When nobody waits for it any more.
-            promise: Makes what its outputs are given to, once for each part.
 
         Raises:
             StatusError: UNAVAILABLE; there is no room for it.
         """
         open_batch, limit = self.batches[-1], self.options.batch_size
         if 0 < size <= limit - open_batch.size:
-            tasks = [_Task(feeds, size, deadline, promise())]
+            tasks = [_Task(feeds, size, deadline)]
             open_batch.add(tasks[0])
             return tasks
         self._check_room(size)
@@ -99,7 +109,7 @@ class _Queue:
                 self.batches.append(_Batch())
             end = min(begin + limit - self.batches[-1].size, size)
             part = feeds if end - begin == size else {name: value[begin:end] for name, value in feeds.items()}
-            tasks.append(_Task(part, end - begin, deadline, promise()))
+            tasks.append(_Task(part, end - begin, deadline))
             self.batches[-1].add(tasks[-1])
             begin = end
         return tasks
@@ -134,6 +144,22 @@ class _Queue:
             )
 
 
+class Submitted:
+    """A request in the queue."""
+
+    def __init__(self, tasks: Sequence[_Task]) -> None:
+        self._tasks = tasks
+
+    def outputs(self) -> list[np.ndarray]:
+        """Wait for the batches of the request; return its outputs. Called once.
+
+        Raises:
+            StatusError: The deadline passed before a batch ran, or what running it raised.
+        """
+        parts = [task.wait() for task in self._tasks]
+        return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
 class BatchScheduler:
     """Forms batches of concurrent requests and runs them in threads of its own.
 
@@ -158,45 +184,22 @@ class BatchScheduler:
         for thread in self._threads:
             thread.start()
 
-    def run(
+    def submit(
         self, owner: Hashable, run: Run, feeds: Feeds, fetches: Sequence[str], deadline: float, options: BatchingOptions
-    ) -> list[np.ndarray]:
-        """Runs a request together with others; returns when it is done.
+    ) -> Submitted:
+        """Queue a request that is to run together with others.
 
         Args:
             owner: What `run` belongs to; requests of different owners are never mixed.
             run: Runs a batch.
             feeds: Values by tensor name; the first dimension of each counts the examples.
             fetches: Tensor names.
-            deadline: When nobody waits for the result any more.
+            deadline: When the result is no longer needed, in seconds on the monotonic clock.
             options: How batches of this owner are formed.
 
         Raises:
-            StatusError: The request cannot be batched, there is no room for it, its time was over before its batch
-                ran, or what `run` raised.
+            StatusError: The request cannot be batched, or the queue is full.
         """
-        parts: list[Future[Outcome]] = self._submit(owner, run, feeds, fetches, deadline, options, Future)
-        return _joined([part.result() for part in parts])
-
-    async def run_async(
-        self, owner: Hashable, run: Run, feeds: Feeds, fetches: Sequence[str], deadline: float, options: BatchingOptions
-    ) -> list[np.ndarray]:
-        """As `run`, but no thread waits: with many small requests, waking one for each costs more than its answer."""
-        promise = asyncio.get_running_loop().create_future
-        parts = self._submit(owner, run, feeds, fetches, deadline, options, promise)
-        return _joined([await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts))
-
-    def _submit(
-        self,
-        owner: Hashable,
-        run: Run,
-        feeds: Feeds,
-        fetches: Sequence[str],
-        deadline: float,
-        options: BatchingOptions,
-        promise: Callable[[], P],
-    ) -> list[P]:
-        """Queues a request; gives what its parts will come to."""
         size = _size(feeds)
         if options.input_limit is not None and size > options.input_limit:
             raise invalid_argument(f"Task size {size} is larger than maximum input batch size {options.input_limit}")
@@ -209,11 +212,11 @@ class BatchScheduler:
             new = queue is None
             if queue is None:
                 queue = self._queues[key] = _Queue(run, fetches, options)
-            tasks = queue.put(feeds, size, deadline, promise)
+            tasks = queue.put(feeds, size, deadline)
             # Whoever waits for this queue knows until when; only a batch that is full changes that.
             if new or not queue.due():
                 self._changed.notify()
-        return [task.outputs for task in tasks]
+        return Submitted(tasks)
 
     def stop(self) -> None:
         """Runs what is queued, then ends the threads."""
@@ -233,16 +236,17 @@ class BatchScheduler:
         if taken is not None:
             queue, batch = taken
             now = time.monotonic()
-            wanted = [task for task in batch.tasks if _is_wanted(task.outputs)]
-            waiting = [task for task in wanted if task.deadline > now]
+            waiting = [task for task in batch.tasks if task.deadline > now]
             expired = StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
-            _settle((task.outputs, expired) for task in wanted if task.deadline <= now)
+            for task in batch.tasks:
+                if task.deadline <= now:
+                    task.settle(expired)
             if waiting:
                 size = sum(task.size for task in waiting)
                 padded = queue.options.padded(size)
                 waited_s = [now - task.queued for task in waiting]
                 self._metrics.batch_run(queue.options.thread_pool_name, waited_s, padded, padded - size)
-                _settle(_run_together(queue, waiting))
+                _run_together(queue, waiting)
         return taken is not None
 
     def _next(self) -> tuple[_Queue, _Batch] | None:
@@ -266,49 +270,25 @@ class BatchScheduler:
         return None
 
 
-def _joined(outcomes: Sequence[Outcome]) -> list[np.ndarray]:
-    parts = [value_of(outcome) for outcome in outcomes]
-    return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def _is_wanted(promise: Promise) -> bool:
-    """Whether somebody still waits for the outputs."""
-    return promise.set_running_or_notify_cancel() if isinstance(promise, Future) else not promise.cancelled()
-
-
-def _settle(outcomes: Iterable[tuple[Promise, Outcome]]) -> None:
-    """Hands out what requests came to; an event loop is woken once for all of its requests."""
-    by_loop = defaultdict(list)
-    for promise, outcome in outcomes:
-        if isinstance(promise, Future):
-            promise.set_result(outcome)
-        else:
-            by_loop[promise.get_loop()].append((promise, outcome))
-    for loop, its_outcomes in by_loop.items():
-        with suppress(RuntimeError):  # The loop has ended; nobody waits.
-            loop.call_soon_threadsafe(_fulfil_all, its_outcomes)
-
-
-def _fulfil_all(outcomes: Iterable[tuple[asyncio.Future[Outcome], Outcome]]) -> None:
-    for promise, outcome in outcomes:
-        if not promise.done():
-            promise.set_result(outcome)
-
-
-def _run_together(queue: _Queue, tasks: Sequence[_Task[Any]]) -> Iterable[tuple[Promise, Outcome]]:
-    """Runs tasks as one batch; gives each its part, or its own error."""
+def _run_together(queue: _Queue, tasks: Sequence[_Task]) -> None:
+    """Run tasks as one batch, or one by one if that fails, and give each its part or its own error."""
     try:
-        return zip([task.outputs for task in tasks], _parts(queue, tasks), strict=True)
+        parts = _parts(queue, tasks)
     except Exception as error:
         if len(tasks) > 1:
-            return [outcome for task in tasks for outcome in _run_together(queue, [task])]
-        if not isinstance(error, StatusError):
-            logger.exception("A batch failed in a way that it should not")
-            return [(tasks[0].outputs, StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}"))]
-        return [(tasks[0].outputs, error.without_traceback())]
+            for task in tasks:
+                _run_together(queue, [task])
+        elif isinstance(error, StatusError):
+            tasks[0].settle(error.without_traceback())
+        else:
+            logger.exception("Unexpected failure of a batch")
+            tasks[0].settle(StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
+        return
+    for task, part in zip(tasks, parts, strict=True):
+        task.settle(part)
 
 
-def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]:
+def _parts(queue: _Queue, tasks: Sequence[_Task]) -> list[list[np.ndarray]]:
     """The outputs of each task, from one run."""
     size = sum(task.size for task in tasks)
     padded = queue.options.padded(size)
@@ -337,7 +317,7 @@ def _parts(queue: _Queue, tasks: Sequence[_Task[Any]]) -> list[list[np.ndarray]]
     return parts
 
 
-def _padding_bytes(tasks: Sequence[_Task[Any]], padded: int, pad_variable_length: bool) -> int:
+def _padding_bytes(tasks: Sequence[_Task], padded: int, pad_variable_length: bool) -> int:
     """By how many bytes a batch is larger than its requests, at most."""
     missing = padded - sum(task.size for task in tasks)
     if not missing and not pad_variable_length:

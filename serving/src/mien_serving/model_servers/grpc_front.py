@@ -16,12 +16,13 @@ from mien_client import protos
 
 from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError
-from mien_serving.core.unlabelled import COUNT_HEADER, SECONDS_HEADER
 from mien_serving.model_servers.listening import grpc_target, port_error, socket_error
+from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.options import MAX_REQUEST, GrpcOptions
-from mien_serving.model_servers.services import Services
+from mien_serving.model_servers.prediction_service import PredictionService
 from mien_serving.model_servers.tls import server_credentials
 from mien_serving.model_servers.workers import Workers
+from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import NO_DEADLINE
 
 _MAX_RESPONSE: Final = 2**31 - 1
@@ -38,21 +39,20 @@ _MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
 
 
 class GrpcFront:
-    """Serves the services over gRPC.
+    """Serves TensorFlow Serving's two services, and the standard health service, over gRPC.
 
     Args:
-        services: Answers the requests.
-        options: How it serves them.
+        predictor: Answers predictions.
+        models: Answers requests about the models.
+        options: Where and how to serve.
         metrics: Counts predictions.
-        batching: Whether predictions wait for a batch; they need no thread for that.
     """
 
     def __init__(
-        self, services: Services, options: GrpcOptions, metrics: Metrics = NO_METRICS, *, batching: bool = False
+        self, predictor: Predictor, models: ModelService, options: GrpcOptions, metrics: Metrics = NO_METRICS
     ) -> None:
-        self._services = services
+        self._models = models
         self._metrics = metrics
-        self._batching = batching
         self._options = options
         # As in TensorFlow Serving, one of the threads always waits for the next request.
         computing = options.max_threads - 1
@@ -73,17 +73,18 @@ class GrpcFront:
         self._health = health.HealthServicer() if options.enable_health_service else None
         if self._health:
             self._server.add_generic_rpc_handlers([_health_handler(self._health)])
+        predictions = PredictionService(predictor, as_tensor_content=options.serialization_as_tensor_content)
         methods: dict[str, dict[str, Callable[[Any, float], Any]]] = {
             _PREDICTION_SERVICE: {
-                "Predict": services.predict,
-                "Classify": services.classify,
-                "Regress": services.regress,
-                "MultiInference": services.multi_inference,
-                "GetModelMetadata": services.get_model_metadata,
+                "Predict": predictions.predict,
+                "Classify": predictions.classify,
+                "Regress": predictions.regress,
+                "MultiInference": predictions.multi_inference,
+                "GetModelMetadata": predictions.get_model_metadata,
             },
             _MODEL_SERVICE: {
-                "GetModelStatus": services.get_model_status,
-                "HandleReloadConfigRequest": services.handle_reload_config_request,
+                "GetModelStatus": models.get_model_status,
+                "HandleReloadConfigRequest": models.handle_reload_config_request,
             },
         }
         self._server.add_generic_rpc_handlers(
@@ -146,41 +147,29 @@ class GrpcFront:
             remaining_s = context.time_remaining()
             deadline = NO_DEADLINE if remaining_s is None else time.monotonic() + remaining_s
 
-            def parsed() -> Any:
+            def compute() -> tuple[bytes, tuple[tuple[str, str], ...]]:
                 try:
-                    return parse(body)
+                    request = parse(body)
                 except DecodeError as error:
                     raise StatusError(Code.INTERNAL, f"The request is not a {descriptor.input_type.name}") from error
-
-            def compute() -> bytes:
-                request = parsed()
                 with self._measured(name, request):
                     response: bytes = method(request, deadline).SerializeToString()
-                return response
-
-            async def compute_in_batch() -> bytes:
-                request = parsed()
-                with self._measured(name, request):
-                    response = await self._services.predict_async(request, deadline)
-                    written: bytes = response.SerializeToString()
-                return written
+                return response, self._models.status_trailers(request) if name == "GetModelStatus" else ()
 
             try:
-                if self._batching and name == "Predict":
-                    return await self._workers.wait_for(compute_in_batch)
-                answered = await self._workers.run(compute)
-                if name == "GetModelStatus" and (seen := self._services.core.unlabelled.seen(parsed().model_spec.name)):
-                    context.set_trailing_metadata(((COUNT_HEADER, str(seen[0])), (SECONDS_HEADER, f"{seen[1]:.0f}")))
-                return answered
+                response, trailers = await self._workers.run(compute)
             except StatusError as error:
                 await context.abort(grpc.StatusCode[error.code.name], error.message)
+            if trailers:
+                context.set_trailing_metadata(trailers)
+            return response
 
-        # Messages are parsed and written here, where it is known in which thread; gRPC itself only handles bytes.
+        # Messages are parsed and written by the workers; gRPC itself only handles bytes.
         handler: Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]] = answer
         return grpc.unary_unary_rpc_method_handler(handler)
 
     def _measured(self, name: str, request: Any) -> AbstractContextManager[None]:
-        """Counts a prediction; the other calls are not counted."""
+        """Count a prediction; the other calls are not counted."""
         if name not in _PREDICTIONS:
             return nullcontext()
         if name != "MultiInference":

@@ -23,11 +23,12 @@ from mien_serving.core.server_core import ServerCore
 from mien_serving.core.status import StatusError
 from mien_serving.model_servers.grpc_front import GrpcFront
 from mien_serving.model_servers.listening import port_error
+from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.options import ServerOptions
 from mien_serving.model_servers.prometheus import PrometheusMetrics
 from mien_serving.model_servers.rest.front import RestFront
 from mien_serving.model_servers.rest.routes import RestApi
-from mien_serving.model_servers.services import Services
+from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import Servable, give_memory_back
 from mien_serving.servables.warmup import has_warm_up, warm_up
 
@@ -78,11 +79,9 @@ class ModelServer:
                 self._scheduler.stop()
 
     async def _serve(self, announce: Callable[[str, int], None]) -> None:
-        as_tensor_content = self._options.grpc.serialization_as_tensor_content
-        services = Services(self._core, self._metrics, as_tensor_content=as_tensor_content)
-        batching = self._options.batching is not None
-        grpc_front = GrpcFront(services, self._options.grpc, self._metrics, batching=batching)
-        rest_front = RestFront(RestApi(services, self._metrics), self._options.rest, self._metrics)
+        predictor, models = Predictor(self._core.handle), ModelService(self._core, self._metrics)
+        grpc_front = GrpcFront(predictor, models, self._options.grpc, self._metrics)
+        rest_front = RestFront(RestApi(predictor, models, self._metrics), self._options.rest, self._metrics)
         grpc_address = grpc_front.bind()
         try:
             rest_port = rest_front.bind()
@@ -106,7 +105,7 @@ class ModelServer:
         if self._options.enable_model_warmup and has_warm_up(path):
             try:
                 with self._metrics.warm_up(str(path)):
-                    warm_up(servable, path, self._options.warmup_iterations, self._metrics)
+                    warm_up(Predictor.of_version(servable), path, self._options.warmup_iterations, self._metrics)
             except BaseException:
                 servable.close()
                 raise

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from mien_serving.core.status import Code, StatusError, value_of
@@ -37,35 +38,21 @@ class Workers:
             StatusError: What the function raised; RESOURCE_EXHAUSTED if the request was refused; INTERNAL, with the
                 traceback in the log, if the function failed in any other way.
         """
-        future: Future[T | StatusError]
-        if self._refusal is None:
-            future = self._executor.submit(_outcome, function)
-        else:
-            self._take_place()
-            future = self._executor.submit(_outcome, function)
-            # Not when the caller gives up, but when the thread is free again.
-            future.add_done_callback(lambda _: self._free.release())
-        return value_of(await asyncio.wrap_future(future))
+        if self._refusal is not None and not self._free.acquire(blocking=False):
+            raise StatusError(Code.RESOURCE_EXHAUSTED, self._refusal)
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[T | StatusError] = loop.create_future()
+        self._executor.submit(self._work, function, loop, waiting)
+        return value_of(await waiting)
 
-    async def wait_for(self, answer: Callable[[], Awaitable[T]]) -> T:
-        """Waits for what is computed elsewhere; it counts as a thread that is busy.
-
-        Raises:
-            StatusError: As for `run`.
-        """
-        self._take_place()
-        try:
-            return await answer()
-        except StatusError:
-            raise
-        except Exception as error:
-            raise _unforeseen(error) from error
-        finally:
+    def _work(
+        self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[T | StatusError]
+    ) -> None:
+        outcome = _outcome(function)
+        if self._refusal is not None:
             self._free.release()
-
-    def _take_place(self) -> None:
-        if not self._free.acquire(blocking=False):
-            raise StatusError(Code.RESOURCE_EXHAUSTED, self._refusal or "")
+        with suppress(RuntimeError):  # The loop has ended, and nobody waits.
+            loop.call_soon_threadsafe(_settle, waiting, outcome)
 
     def stop(self) -> None:
         """Ends the threads; requests that run finish, those that wait do not begin."""
@@ -83,9 +70,10 @@ def _outcome(function: Callable[[], T]) -> T | StatusError:
     except StatusError as error:
         return error.without_traceback()
     except Exception as error:
-        return _unforeseen(error)
+        logger.exception("Unexpected failure of a request")
+        return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
 
 
-def _unforeseen(error: Exception) -> StatusError:
-    logger.error("A request failed in a way that it should not", exc_info=error)
-    return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+def _settle(waiting: asyncio.Future[T], outcome: T) -> None:
+    if not waiting.done():  # Its caller may have given up.
+        waiting.set_result(outcome)

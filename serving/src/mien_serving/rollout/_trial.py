@@ -61,6 +61,7 @@ class Trial:
 
 def _reason(folder: Path) -> str:
     from mien_serving.core.status import StatusError
+    from mien_serving.servables.predictor import Predictor
     from mien_serving.servables.servable import Servable
     from mien_serving.servables.session_options import SessionOptions
     from mien_serving.servables.warmup import has_warm_up, warm_up
@@ -68,7 +69,7 @@ def _reason(folder: Path) -> str:
     try:
         servable = Servable(folder, SessionOptions())
         if has_warm_up(folder):
-            warm_up(servable, folder)
+            warm_up(Predictor.of_version(servable), folder)
     except StatusError as error:
         return error.message
     return ""

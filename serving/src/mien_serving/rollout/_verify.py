@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 import tensorflow as tf
 from mien_client import contract
-from mien_client.protos import DataType
+from mien_client.protos import DataType, ModelSpec
 from mien_client.reading import MEBIBYTE, open_regular
 from numpy.typing import NDArray
 
 from mien_serving.core.status import StatusError
-from mien_serving.servables.predict import predict
+from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import Servable
 from mien_serving.servables.session_options import SessionOptions
 from mien_serving.servables.warmup import has_warm_up, warm_up
@@ -78,13 +78,14 @@ def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
     if model not in _OUTPUTS:
         return {"problem": f"its manifest says that it is the model {model!r}, which the contract does not know"}
     servable = Servable(folder, SessionOptions())
+    predictor = Predictor.of_version(servable)
     if problem := next(_signature_problems(servable.signatures, model), ""):
         return {"problem": problem}
     images, golden = _golden(folder)
     output = next(name for name in _OUTPUTS[model] if name in _SHAPES)
     difference = 0.0
     for signature, inputs in _requests(images).items():
-        answers = predict(servable, signature, inputs)
+        _, answers = predictor.predict(ModelSpec(signature_name=signature), inputs)
         answer = answers[output]
         other = answers.get(contract.OTHER_OUTPUT, np.zeros(len(images)))
         if other.shape != (len(images),) or not ((other >= 0) & (other <= 1)).all():
@@ -102,7 +103,7 @@ def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
             return {"problem": f"{signature} differs by {far:.2g} from the golden answers, more than {tolerance:g}"}
         difference = max(difference, far)
     if has_warm_up(folder):
-        warm_up(servable, folder)
+        warm_up(predictor, folder)
     return {"problem": "", "golden": 0 if golden is None else len(images), "difference": difference}
 
 

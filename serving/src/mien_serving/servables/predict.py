@@ -1,9 +1,8 @@
-"""The one prediction path that both front ends share."""
+"""Predict: requests that carry tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,41 +21,27 @@ REGRESS: Final = "tensorflow/serving/regress"
 """The method names of signatures."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A signature and its inputs, ready to run.
-
-    Attributes:
-        feeds: Values by tensor name.
-        fetches: The names of the tensors wanted.
-        names: The same by the names that the signature gives its outputs.
-    """
-
-    feeds: Mapping[str, np.ndarray]
-    fetches: Sequence[str]
-    names: Sequence[str]
-
-    def outputs(self, fetched: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What was fetched, by output name."""
-        return dict(zip(self.names, fetched, strict=True))
-
-
-def prepare(
+def predict(
     servable: Servable,
     signature_name: str,
     inputs: Mapping[str, np.ndarray | TensorProto],
     output_filter: Sequence[str] = (),
-) -> Prediction:
-    """Checks a request against its signature.
+    deadline: float = NO_DEADLINE,
+) -> dict[str, np.ndarray]:
+    """Run one signature.
 
     Args:
         servable: The model version to run.
         signature_name: Which of its signatures; empty for the default one.
         inputs: Values by input name, from JSON (arrays) or from the wire.
         output_filter: Names of the outputs wanted; empty for all.
+        deadline: When the result is no longer needed, in seconds on the monotonic clock.
+
+    Returns:
+        Values by output name.
 
     Raises:
-        StatusError: The request does not fit the signature.
+        StatusError: The request does not fit the signature, or the graph failed.
     """
     signature_name = signature_name or DEFAULT_SIGNATURE
     tensors = servable.signature_tensors.get(signature_name)
@@ -71,33 +56,8 @@ def prepare(
     _check_input_names(tensors, inputs)
     feeds = {tensor: _input(tensors, name, inputs) for name, tensor in tensors.inputs.items()}
     names = _output_names(tensors, output_filter)
-    return Prediction(feeds, [tensors.outputs[name] for name in names], names)
-
-
-def predict(
-    servable: Servable,
-    signature_name: str,
-    inputs: Mapping[str, np.ndarray | TensorProto],
-    output_filter: Sequence[str] = (),
-    deadline: float = NO_DEADLINE,
-) -> dict[str, np.ndarray]:
-    """Runs one signature.
-
-    Args:
-        servable: The model version to run.
-        signature_name: Which of its signatures; empty for the default one.
-        inputs: Values by input name, from JSON (arrays) or from the wire.
-        output_filter: Names of the outputs wanted; empty for all.
-        deadline: When nobody waits for the result any more, in seconds on the monotonic clock.
-
-    Returns:
-        Values by output name.
-
-    Raises:
-        StatusError: The request does not fit the signature, or the graph failed.
-    """
-    prediction = prepare(servable, signature_name, inputs, output_filter)
-    return prediction.outputs(servable.run(prediction.feeds, prediction.fetches, deadline))
+    fetched = servable.run(feeds, [tensors.outputs[name] for name in names], deadline)
+    return dict(zip(names, fetched, strict=True))
 
 
 def _check_input_names(tensors: SignatureTensors, sent: Collection[str]) -> None:

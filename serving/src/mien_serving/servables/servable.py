@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import logging
 import math
@@ -118,18 +117,6 @@ class Servable:
         """
         with self._metrics.run(self._name, api):
             return self._run(feeds, fetches, deadline)
-
-    async def run_async(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float = NO_DEADLINE
-    ) -> list[np.ndarray]:
-        """As `run`, for an event loop, which goes on meanwhile."""
-        with self._metrics.run(self._name, PREDICT_API):
-            return await self._run_async(feeds, fetches, deadline)
-
-    async def _run_async(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float
-    ) -> list[np.ndarray]:
-        return await asyncio.to_thread(self._run, feeds, fetches, deadline)
 
     def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
         options = None

@@ -13,9 +13,7 @@ from mien_client.protos import PredictionLog
 
 from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError, invalid_argument
-from mien_serving.servables.classify_regress import classify, multi_inference, regress
-from mien_serving.servables.predict import predict
-from mien_serving.servables.servable import Servable
+from mien_serving.servables.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +25,11 @@ def has_warm_up(path: Path) -> bool:
     return (path / WARMUP_REQUESTS).exists()
 
 
-def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metrics = NO_METRICS) -> None:
+def warm_up(predictor: Predictor, path: Path, iterations: int = 1, metrics: Metrics = NO_METRICS) -> None:
     """Runs the warm-up requests that a SavedModel brings.
 
     Args:
-        servable: The loaded model.
+        predictor: Answers with the version that the SavedModel is.
         path: Its folder.
         iterations: How often each request runs.
         metrics: Counts the requests.
@@ -48,7 +46,7 @@ def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metric
             if count > _MAX_RECORDS:
                 raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
             for _ in range(iterations):
-                _replay(servable, record, file)
+                _replay(predictor, record, file)
     except tf.errors.OpError as error:
         raise StatusError(
             Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
@@ -56,7 +54,7 @@ def warm_up(servable: Servable, path: Path, iterations: int = 1, metrics: Metric
     logger.info("Ran %d warm-up requests of %s", count, path)
 
 
-def _replay(servable: Servable, record: bytes, file: Path) -> None:
+def _replay(predictor: Predictor, record: bytes, file: Path) -> None:
     try:
         log = PredictionLog.FromString(record)
     except DecodeError as error:
@@ -65,12 +63,12 @@ def _replay(servable: Servable, record: bytes, file: Path) -> None:
     request: Any = getattr(log, kind).request if kind else None
     match kind:
         case "predict_log":
-            predict(servable, request.model_spec.signature_name, request.inputs, request.output_filter)
+            predictor.predict(request.model_spec, request.inputs, request.output_filter)
         case "classify_log":
-            classify(servable, request.model_spec.signature_name, request.input)
+            predictor.classify(request.model_spec, request.input)
         case "regress_log":
-            regress(servable, request.model_spec.signature_name, request.input)
+            predictor.regress(request.model_spec, request.input)
         case "multi_inference_log":
-            multi_inference(servable, version=0, request=request)
+            predictor.multi_inference(request)
         case _:
             raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")

@@ -12,23 +12,21 @@ from urllib.parse import unquote
 
 from google.protobuf import json_format
 from mien_client.protos import (
-    ClassificationRequest,
-    GetModelMetadataRequest,
     GetModelStatusRequest,
     Input,
     ModelSpec,
-    RegressionRequest,
     SignatureDefMap,
 )
 
 from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import HTTP_STATUS, StatusError, invalid_argument
+from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.options import MAX_REQUEST
 from mien_serving.model_servers.rest.json_body import BodyReader, read_inference, read_predict
 from mien_serving.model_servers.rest.json_examples import classification_body, regression_body
 from mien_serving.model_servers.rest.json_response import error_body, predict_body
-from mien_serving.model_servers.services import SIGNATURE_DEF, Services
-from mien_serving.servables.predict import DEFAULT_SIGNATURE, predict
+from mien_serving.servables.predict import DEFAULT_SIGNATURE
+from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import NO_DEADLINE
 
 _METHODS: Final = {"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"}
@@ -77,12 +75,14 @@ class RestApi:
     """Answers REST requests.
 
     Args:
-        services: Answers what is not JSON about them.
-        metrics: Counts predictions.
+        predictor: Answers predictions.
+        models: Answers requests about the models.
+        metrics: Counts requests.
     """
 
-    def __init__(self, services: Services, metrics: Metrics = NO_METRICS) -> None:
-        self._services = services
+    def __init__(self, predictor: Predictor, models: ModelService, metrics: Metrics = NO_METRICS) -> None:
+        self._predictor = predictor
+        self._models = models
         self._metrics = metrics
         self._bodies = BodyReader()
 
@@ -122,48 +122,44 @@ class RestApi:
 
     def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
         with ExitStack() as stack:
-            # What is wrong with the body is told first; but what its values must be, the model says.
+            # A mistake in the body is reported before a missing model; but only a model tells which values are valid.
             try:
-                _, servable = stack.enter_context(self._services.core.handle(spec))
+                predictor = stack.enter_context(self._predictor.pinned(spec))
             except StatusError as error:
                 self._bodies.read(read_predict, request.body, {}, request.deadline)
                 raise error.without_traceback() from None
-            name, inputs, row_format = self._bodies.read(
-                read_predict, request.body, servable.input_types, request.deadline
-            )
-            signature = servable.signatures.get(name or DEFAULT_SIGNATURE)
-            if signature is None:
+            types = predictor.input_types(spec)
+            name, inputs, row_format = self._bodies.read(read_predict, request.body, types, request.deadline)
+            if (name or DEFAULT_SIGNATURE) not in types:
                 raise invalid_argument(
                     f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
                 )
             if inputs is None:
                 raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
-            return predict_body(predict(servable, name, inputs, deadline=request.deadline), row_format)
+            spec.signature_name = name
+            _, outputs = predictor.predict(spec, inputs, deadline=request.deadline)
+            return predict_body(outputs, row_format)
 
     def _classify(self, spec: ModelSpec, request: HttpRequest) -> bytes:
         spec.signature_name, examples = self._bodies.read(read_inference, request.body, {}, request.deadline)
-        message = ClassificationRequest(model_spec=spec, input=Input.FromString(examples))
-        return classification_body(self._services.classify(message, request.deadline).result)
+        _, result = self._predictor.classify(spec, Input.FromString(examples), request.deadline)
+        return classification_body(result)
 
     def _regress(self, spec: ModelSpec, request: HttpRequest) -> bytes:
         spec.signature_name, examples = self._bodies.read(read_inference, request.body, {}, request.deadline)
-        message = RegressionRequest(model_spec=spec, input=Input.FromString(examples))
-        return regression_body(self._services.regress(message, request.deadline).result)
+        _, result = self._predictor.regress(spec, Input.FromString(examples), request.deadline)
+        return regression_body(result)
 
     def _status(self, spec: ModelSpec, _: HttpRequest) -> bytes:
         _require_name(spec)
-        return _json(self._services.get_model_status(GetModelStatusRequest(model_spec=spec))).encode()
+        return _json(self._models.get_model_status(GetModelStatusRequest(model_spec=spec))).encode()
 
     def _metadata(self, spec: ModelSpec, _: HttpRequest) -> bytes:
         _require_name(spec)
-        request = GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
-        response = self._services.get_model_metadata(request)
-        signatures = SignatureDefMap()
-        response.metadata[SIGNATURE_DEF].Unpack(signatures)
-        return (
-            f'{{\n"model_spec":{_json(response.model_spec)},\n'
-            f'"metadata": {{"{SIGNATURE_DEF}": {_json(signatures)}}}\n}}\n'
-        ).encode()
+        servable_id, signatures = self._predictor.signatures(spec)
+        answered_by = ModelSpec(name=servable_id.name, version={"value": servable_id.version})
+        written = _json(SignatureDefMap(signature_def=signatures))
+        return f'{{\n"model_spec":{_json(answered_by)},\n"metadata": {{"signature_def": {written}}}\n}}\n'.encode()
 
 
 def error_answer(error: StatusError) -> HttpAnswer:
