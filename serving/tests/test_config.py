@@ -1,6 +1,7 @@
 """The model configuration: read, checked, and found on this machine's disk."""
 
 import os
+import runpy
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,8 @@ def test_a_relative_repository_is_relative_to_the_working_directory(monkeypatch,
     monkeypatch.chdir(tmp_path)
     models = models_on_disk(single_model_config("m", "/models/m"), Path("repository"))
     assert models["m"].base_path == str(tmp_path / "repository" / "m")
+
+
+def test_generating_the_descriptors_of_other_configuration_files_again_changes_nothing():
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "make_config_messages.py"))
+    assert tool["descriptors"]() == tool["DESCRIPTORS"].read_bytes()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mien_serving.core.config_protos import read_message
+from mien_serving.core.config_files import read_message
 from mien_serving.core.status import invalid_argument
 
 

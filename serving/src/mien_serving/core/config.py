@@ -9,7 +9,7 @@ from typing import Final
 
 from mien_client.protos import POOL, ModelConfig, ModelServerConfig, ModelType
 
-from mien_serving.core.config_protos import parse_file
+from mien_serving.core.config_files import parse_file
 from mien_serving.core.status import invalid_argument
 
 REPOSITORY: Final = PurePosixPath("/models")

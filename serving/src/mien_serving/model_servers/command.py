@@ -18,7 +18,7 @@ from mien_client.protos import POOL, ConfigProto, ModelServerConfig
 
 from mien_serving.batching.parameters import BatchingOptions, read_batching_parameters
 from mien_serving.core.config import REPOSITORY, read_config, single_model_config
-from mien_serving.core.config_protos import parse_file, read_message
+from mien_serving.core.config_files import parse_file, read_message
 from mien_serving.core.manager import ManagerOptions
 from mien_serving.core.server_core import CoreOptions
 from mien_serving.core.status import StatusError, invalid_argument

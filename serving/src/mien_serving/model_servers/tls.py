@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mien_serving.core.config_protos import read_message
+from mien_serving.core.config_files import read_message
 from mien_serving.core.status import invalid_argument
 from mien_serving.model_servers.options import SslOptions
 

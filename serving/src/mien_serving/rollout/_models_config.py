@@ -14,7 +14,7 @@ from mien_client.protos import POOL, ModelServerConfig
 from mien_client.reading import read_file
 
 from mien_serving.core.config import check_config, models_on_disk
-from mien_serving.core.config_protos import decode, parse_text
+from mien_serving.core.config_files import decode, parse_text
 from mien_serving.core.status import StatusError
 from mien_serving.rollout import _config_text
 from mien_serving.rollout._configmap import ConfigMap

@@ -1,18 +1,14 @@
-"""The message classes of the configuration files that clients never see, so that the client does not ship them.
-
-They are declared here field by field, in a descriptor pool of their own, as TensorFlow Serving declares them in
-``session_bundle_config.proto``, ``monitoring_config.proto`` and ``ssl_config.proto``. Only their text form is used, so
-field numbers do not matter.
-"""
+"""Configuration files: protobuf messages in text form."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from mien_client.reading import read_file
 
 from mien_serving.core.status import Code, StatusError, invalid_argument
@@ -21,73 +17,43 @@ _STRING_OR_COMMENT: Final = re.compile(r"""\#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|
 _TYPOGRAPHIC_QUOTE: Final = re.compile("[\u00ab\u00bb\u2018-\u201f\u2039\u203a\u2033\u2036\uff02]")
 _UNUSUAL_SPACE: Final = re.compile(r"[^\S \t\r\n\v\f]")
 
-_WRAPPERS: Final = {"Int64Value", "StringValue", "BoolValue"}
-_SCALARS: Final = {"string", "bool", "int64"}
-_MESSAGES: Final = {
-    "BatchingParameters": {
-        "max_batch_size": "Int64Value",
-        "batch_timeout_micros": "Int64Value",
-        "max_enqueued_batches": "Int64Value",
-        "num_batch_threads": "Int64Value",
-        "thread_pool_name": "StringValue",
-        "allowed_batch_sizes": "repeated int64",
-        "pad_variable_length_inputs": "bool",
-        "enable_large_batch_splitting": "BoolValue",
-        "max_execution_batch_size": "Int64Value",
-    },
-    "PrometheusConfig": {"enable": "bool", "path": "string"},
-    "MonitoringConfig": {"prometheus_config": "PrometheusConfig"},
-    "SSLConfig": {"server_key": "string", "server_cert": "string", "custom_ca": "string", "client_verify": "bool"},
-}
 
-
-def _declared() -> descriptor_pool.DescriptorPool:
-    field_type = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="config.proto", package="tensorflow.serving", syntax="proto3", dependency=[wrappers_pb2.DESCRIPTOR.name]
-    )
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for number, (field_name, declared) in enumerate(fields.items(), start=1):
-            repeated, type_name = declared.startswith("repeated "), declared.removeprefix("repeated ")
-            field = message.field.add(name=field_name, number=number)
-            field.label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
-            if type_name in _SCALARS:
-                field.type = field_type.Type.Value(f"TYPE_{type_name.upper()}")
-            else:
-                field.type = field_type.TYPE_MESSAGE
-                package = "google.protobuf" if type_name in _WRAPPERS else file.package
-                field.type_name = f".{package}.{type_name}"
+def _descriptors() -> descriptor_pool.DescriptorPool:
+    """Return a pool of its own, since the default one may hold TensorFlow Serving's own messages of the same names."""
+    files = resources.files(__package__).joinpath("config_messages.binpb").read_bytes()
     pool = descriptor_pool.DescriptorPool()
-    wrappers = descriptor_pb2.FileDescriptorProto()
-    wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
-    pool.Add(wrappers)
-    pool.Add(file)
+    for file in descriptor_pb2.FileDescriptorSet.FromString(files).file:
+        pool.Add(file)
     return pool
 
 
-_POOL: Final = _declared()
+_POOL: Final = _descriptors()
 
 
 def read_message(path: Path, name: str) -> Any:
-    """Reads one of the messages above from a file, in text form.
+    """Read a message of ``config_messages.proto``.
 
     Args:
         path: The file.
-        name: Which message, such as ``BatchingParameters``.
+        name: The message, such as ``BatchingParameters``.
 
     Raises:
-        StatusError: The file cannot be read, or holds something else.
+        StatusError: The file cannot be read, or is not such a message.
     """
     message = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"tensorflow.serving.{name}"))()
     return parse_file(path, message, _POOL)
 
 
 def parse_file(path: Path, message: Any, pool: descriptor_pool.DescriptorPool) -> Any:
-    """Fills any message from a file that holds its text form.
+    """Fill a message from a file, and return it.
+
+    Args:
+        path: The file.
+        message: An empty message.
+        pool: Where the message's descriptor is.
 
     Raises:
-        StatusError: The file cannot be read, or holds something else.
+        StatusError: The file cannot be read, or is not such a message.
     """
     try:
         text = decode(read_file(path))
@@ -108,7 +74,7 @@ def decode(content: bytes) -> str:
     """Return the text of a configuration file.
 
     Raises:
-        ValueError: It is not UTF-8.
+        ValueError: The file is not UTF-8; the message says what it is and what to do.
     """
     try:
         return content.decode()
@@ -120,11 +86,12 @@ def decode(content: bytes) -> str:
 
 
 def parse_text(text: str, message: Any, pool: descriptor_pool.DescriptorPool) -> Any:
-    """Fills any message from its text form, and returns it.
+    """Fill a message from text, and return it.
 
     Raises:
-        ParseError: The text is not that.
-        ValueError: An editor or a stranger has left something in it; a clause says what and where.
+        ParseError: The text is not such a message.
+        ValueError: The text contains characters that an editor has inserted, or is nested too deeply; the message says
+            what and where.
     """
     if mistake := _editors_mistake(text):
         raise ValueError(mistake)
@@ -140,7 +107,7 @@ def parse_text(text: str, message: Any, pool: descriptor_pool.DescriptorPool) ->
 
 
 def _editors_mistake(text: str) -> str:
-    """What an editor has put into a file that people do not see, and servers do not read; empty if nothing."""
+    """Return which invisible or typographic character an editor has inserted, and where; empty if none."""
     if text.startswith("\ufeff"):
         return "it begins with a byte order mark; save it as UTF-8 without one"
     bare = _STRING_OR_COMMENT.sub("", text)  # Neither spans lines.
