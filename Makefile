@@ -1,6 +1,6 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
-# make test    all tests            make lint    ruff and mypy
+# make test    all tests            make lint    ruff, mypy and import-linter
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make bench   how fast networks, server and client are, with their targets; close everything else first
@@ -42,6 +42,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 train: $(INSTALLED)
 	$(BIN)/mien train emotion --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES)) --out runs/emotion

@@ -1,4 +1,4 @@
-"""The rules that hold the three distributions apart."""
+"""What commands load, and which packages are pinned. `make lint` checks which module may import which."""
 
 import ast
 import re
@@ -9,30 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DISTRIBUTIONS = ("client", "serving", "training")
-
-
-def imported(distribution):
-    """Every module that a distribution's code imports anywhere."""
-    for path in (ROOT / distribution / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: relative import"
-                yield node.module
-
-
-@pytest.mark.parametrize(
-    ("distribution", "forbidden"),
-    [
-        ("client", {"mien_serving", "mien_training", "tensorflow", "tensorflow_serving", "keras"}),
-        ("serving", {"mien_training", "tensorflow_serving", "keras"}),
-        ("training", {"mien_serving", "tensorflow_serving"}),
-    ],
-)
-def test_dependencies_point_one_way(distribution, forbidden):
-    assert {module.split(".")[0] for module in imported(distribution)} & forbidden == set()
 
 
 @pytest.mark.parametrize(
