@@ -1,9 +1,11 @@
 """What the tests of all three distributions share."""
 
+import csv
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,3 +21,23 @@ def real_data():
     if not folder:
         pytest.skip("MIEN_DATA does not name a folder with the Kaggle files")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def pixel_text():
+    """Return the text by which the Kaggle files represent an image."""
+    return lambda image: " ".join(map(str, np.asarray(image).reshape(-1)))
+
+
+@pytest.fixture
+def write_csv(tmp_path):
+    """Write a CSV file of a header line and rows; return its path."""
+
+    def write(header, rows, name="data.csv"):
+        path = tmp_path / name
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            stream.write(f"{header}\n")
+            csv.writer(stream).writerows(rows)
+        return path
+
+    return write

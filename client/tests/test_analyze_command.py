@@ -194,7 +194,7 @@ def test_nobody_there(face, server, capsys):
     ("options", "told"),
     [
         (["--server", "localhost"], "Expected a port"),
-        (["--timeout", "-1"], "is no timeout"),
+        (["--timeout", "-1"], "Expected a positive number of seconds for timeout, got -1"),
         (["--picture", "/no/such/folder/out.png"], "there is no folder /no/such/folder"),
         (["--picture", "."], "expected a name that ends in .png, .jpg"),
         (["--picture", "out.bmp"], "out.bmp cannot be written: expected a name that ends in .png, .jpg"),

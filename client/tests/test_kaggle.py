@@ -1,6 +1,5 @@
 """Reading the Kaggle files."""
 
-import csv
 import gzip
 import zipfile
 
@@ -15,26 +14,6 @@ from mien_client.contract import EMOTIONS, KEYPOINTS
 IMAGE = np.arange(2304, dtype=np.uint16).reshape(48, 48) % 256
 LARGE = np.arange(9216, dtype=np.uint16).reshape(96, 96) % 256
 KEYPOINT_HEADER = ",".join(kaggle.KEYPOINT_HEADER)
-
-
-@pytest.fixture
-def pixel_text():
-    """How the Kaggle files write an image."""
-    return lambda image: " ".join(map(str, np.asarray(image).ravel()))
-
-
-@pytest.fixture
-def write_csv(tmp_path):
-    """Writes a CSV file of a header line, as it stands, and rows; returns its path."""
-
-    def write(header, rows, name="data.csv"):
-        path = tmp_path / name
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            stream.write(header + "\n")
-            csv.writer(stream).writerows(rows)
-        return path
-
-    return write
 
 
 def compress_as(kind, path):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mien_client import PictureError, pictures
-from mien_client.pictures import MAX_FILE_BYTES, Picture, find_faces, read_picture
+from mien_client import PictureError
+from mien_client.pictures import MAX_FILE_BYTES, Picture, decoding, find_faces, finding, read_picture
 from PIL import Image
 
 ORIENTATION = 0x0112
@@ -299,10 +299,10 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(kind, width, heig
 
 
 def test_a_picture_of_the_most_pixels_is_read(monkeypatch, recwarn):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 40 * 64)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 40 * 64)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 64 - 1)  # Pillow warns, and refuses twice as many.
     assert_is_gradient(read_picture(encoded("PNG")))
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 40 * 64 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 40 * 64 - 1)
     with pytest.raises(PictureError, match="The picture is too large: 64 × 40 pixels, at most 2,559 in all are read"):
         read_picture(gradient())
     assert not recwarn.list
@@ -379,8 +379,8 @@ def test_a_face_has_a_score_and_doubtful_ones_are_dropped(portrait):
     assert 0.5 < crop.score < 1
     assert find_faces(portrait, min_score=crop.score) != []
     assert find_faces(portrait, min_score=crop.score + 0.001) == []
-    doubtful = [pictures._Found(10, 20, 50, score=0.49), pictures._Found(90, 20, 50, score=0.5)]
-    with mock.patch.object(pictures, "_search", return_value=doubtful):
+    doubtful = [finding._Found(10, 20, 50, score=0.49), finding._Found(90, 20, 50, score=0.5)]
+    with mock.patch.object(finding, "_search", return_value=doubtful):
         assert [crop.score for crop in find_faces(portrait)] == [0.5]
         assert [crop.score for crop in find_faces(portrait, min_score=0)] == [0.49, 0.5]
 
@@ -415,15 +415,15 @@ def test_no_face(shape):
 
 
 def crop_of(grey, box):
-    with mock.patch.object(pictures, "_search", return_value=[pictures._Found(*box)]):
+    with mock.patch.object(finding, "_search", return_value=[finding._Found(*box)]):
         [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
     return crop
 
 
 @pytest.fixture
 def crop_is_box(monkeypatch):
-    monkeypatch.setattr(pictures, "FACE_CROP_SCALE", 1.0)
-    monkeypatch.setattr(pictures, "FACE_CROP_DOWN", 0.0)
+    monkeypatch.setattr(finding, "FACE_CROP_SCALE", 1.0)
+    monkeypatch.setattr(finding, "FACE_CROP_DOWN", 0.0)
 
 
 @settings(deadline=None)
@@ -461,7 +461,7 @@ def test_a_crop_over_the_border_repeats_it(crop_is_box):
     [(1.0, 0.0, (40, 50, 60)), (1.5, 0.0, (25, 35, 90)), (1.0, 0.1, (40, 56, 60)), (0.8, -0.1, (46, 50, 48))],
 )
 def test_framing(monkeypatch, scale, down, expected):
-    monkeypatch.setattr(pictures, "FACE_CROP_SCALE", scale)
-    monkeypatch.setattr(pictures, "FACE_CROP_DOWN", down)
+    monkeypatch.setattr(finding, "FACE_CROP_SCALE", scale)
+    monkeypatch.setattr(finding, "FACE_CROP_DOWN", down)
     crop = crop_of(np.zeros((200, 200), np.uint8), (40, 50, 60))
     assert (crop.left, crop.top, crop.side) == expected

@@ -11,30 +11,6 @@ from mien_training.splits import Faces, Split
 from mien_training.votes import VOTE_COLUMNS
 
 
-def pixels(image):
-    return " ".join(map(str, np.asarray(image).reshape(-1)))
-
-
-@pytest.fixture(scope="session")
-def pixel_text():
-    """How the Kaggle files write an image."""
-    return pixels
-
-
-@pytest.fixture
-def write_csv(tmp_path):
-    """Writes a CSV file of a header line, as it stands, and rows; returns its path."""
-
-    def write(header, rows, name="data.csv"):
-        path = tmp_path / name
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            stream.write(header + "\n")
-            csv.writer(stream).writerows(rows)
-        return path
-
-    return write
-
-
 @pytest.fixture(scope="session")
 def emotion_faces():
     """120 faces: five patterns that any network can tell apart, with noise."""
@@ -86,7 +62,7 @@ def finished_runs(tmp_path_factory, tiny, emotion_split, keypoint_split):
 
 
 @pytest.fixture(scope="session")
-def emotion_csv(tmp_path_factory, emotion_faces):
+def emotion_csv(tmp_path_factory, emotion_faces, pixel_text):
     """The emotion faces as ``fer2013.csv`` would hold them: the challenge's labels and Usage."""
     path = tmp_path_factory.mktemp("data") / "fer.csv"
     seven = [0, 1, 4, 3, 5]
@@ -94,9 +70,9 @@ def emotion_csv(tmp_path_factory, emotion_faces):
         writer = csv.writer(stream)
         writer.writerow(["emotion", "pixels", "Usage"])
         for index, (image, label) in enumerate(zip(emotion_faces.images, emotion_faces.targets, strict=True)):
-            writer.writerow([seven[label], pixels(image), "Training" if index < 90 else "PublicTest"])
-        writer.writerow([2, pixels(image), "Training"])
-        writer.writerow([6, pixels(image), "PublicTest"])
+            writer.writerow([seven[label], pixel_text(image), "Training" if index < 90 else "PublicTest"])
+        writer.writerow([2, pixel_text(image), "Training"])
+        writer.writerow([6, pixel_text(image), "PublicTest"])
     return path
 
 
@@ -117,7 +93,7 @@ def votes_csv(tmp_path_factory, emotion_csv):
 
 
 @pytest.fixture(scope="session")
-def keypoint_csv(tmp_path_factory, keypoint_faces):
+def keypoint_csv(tmp_path_factory, keypoint_faces, pixel_text):
     """The key-point faces at 96×96 and who they are: two files, as Kaggle and ``--groups`` have them."""
     folder = tmp_path_factory.mktemp("data")
     with (folder / "training.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -125,6 +101,6 @@ def keypoint_csv(tmp_path_factory, keypoint_faces):
         writer.writerow(KEYPOINT_HEADER)
         for image, points in zip(keypoint_faces.images, keypoint_faces.targets, strict=True):
             cells = ["" if np.isnan(c) else f"{2 * c + 0.5:.4f}" for c in points.reshape(-1)]
-            writer.writerow([*cells, pixels(np.kron(image, np.ones((2, 2), np.uint8)))])
+            writer.writerow([*cells, pixel_text(np.kron(image, np.ones((2, 2), np.uint8)))])
     (folder / "people.csv").write_text("row,person\n" + "".join(f"{i},{i // 8}\n" for i in range(80)), encoding="utf-8")
     return folder / "training.csv", folder / "people.csv"

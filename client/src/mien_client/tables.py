@@ -1,4 +1,4 @@
-"""Opening a file of comma-separated values in whatever it was packed: gzip, tar, zip, or several of these.
+"""Read files of comma-separated values, also from inside archives.
 
 What a file holds is recognised by its content, never by its name. Reading is bounded: see `MAX_BYTES`.
 """
@@ -7,41 +7,32 @@ from __future__ import annotations
 
 import csv
 import errno
-import gzip
 import io
 import os
 import re
-import shutil
-import tarfile
-import tempfile
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeVar, cast
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias, TypeVar
 
 from mien_client._exceptions import DataError
+from mien_client.archives import BUFFER, DAMAGED, Budget, buffered, members
 from mien_client.reading import open_regular
 
 MAX_BYTES: Final = 2 << 30
-"""Bytes that are read of one file, counted again wherever they are unpacked. All 35,887 rows of FER2013 are 0.3 GB."""
+"""Bytes that are read of one file, counted again at each level of packing. All 35,887 rows of FER2013 are 0.3 GB."""
 MAX_LINES: Final = 1_000_000
 """Lines that are read of one file."""
 MAX_ROW: Final = 1 << 20
 """Characters of one row. The pixels of a key-point image are 37,000 at most."""
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the bytes of the file that have been read, and with their total."""
+"""Called with the number of bytes of the file that have been read, and with its size."""
 
-_DEPTH: Final = 4
-_BUFFER: Final = 1 << 18
-_SPOOLED: Final = 64 << 20
 _SHOWN: Final = 4
-_TABLE_SUFFIXES: Final = ("", ".csv", ".txt", ".tsv", ".gz", ".tgz", ".tar", ".zip")
 _PADDING: Final = "\ufeff \t\xa0"
-"""What may stand around the name of a column: byte order marks and spaces."""
+"""Characters that may surround the name of a column: byte order marks and spaces."""
 _SEPARATORS: Final = {
     ";": "semicolons, not commas, as spreadsheets do where the comma is the decimal sign",
     "\t": "tabs, not commas",
@@ -77,7 +68,7 @@ class Table:
     Attributes:
         where: The file and, where it was packed, its name in the archive.
         header: The names of the columns, in lower case and without spaces around them.
-        skipped: One sentence for each bad row that was left out.
+        skipped: One sentence for each invalid row that was skipped.
     """
 
     def __init__(self, where: str, header: list[str], lines: _Lines, reader: Iterator[list[str]]) -> None:
@@ -88,17 +79,17 @@ class Table:
         self._reader = reader
 
     def rows(self, parse: Callable[[list[str]], Row], *, skip_bad_rows: bool) -> Iterator[tuple[int, Row]]:
-        """Yield each row's number and what `parse` makes of its cells.
+        """Yield each row's number and what `parse` returns for its cells.
 
         Rows are counted from 0, the first below the header. Blank lines do not count; a row whose cells are all empty
-        does, and is passed over.
+        counts and is skipped.
 
         Args:
-            parse: Takes as many cells as the header has; raises `RowError` if they are wrong.
-            skip_bad_rows: Leave bad rows out and list them in `skipped`, instead of stopping at the first.
+            parse: Takes as many cells as the header has; raises `RowError` if they are invalid.
+            skip_bad_rows: Whether to skip invalid rows and list them in `skipped`, instead of raising an error.
 
         Raises:
-            DataError: A row is bad, or the file is.
+            DataError: A row or the file is invalid.
         """
         index, width = -1, len(self.header)
         while True:
@@ -118,7 +109,7 @@ class Table:
             except (RowError, csv.Error) as error:
                 sentence = f"{self.where}, row {index + 2} (the header is row 1): {error}"
                 if not skip_bad_rows:
-                    raise DataError(f"{sentence}. Correct it, or leave such rows out with --skip-bad-rows") from None
+                    raise DataError(f"{sentence}. Correct it, or skip such rows with --skip-bad-rows") from None
                 self.skipped.append(sentence)
             except UnicodeDecodeError as error:
                 raise DataError(
@@ -137,9 +128,9 @@ def open_table(
 
     Args:
         path: A CSV file, or a gzip, tar or zip file that holds one, also inside another.
-        judge: Given the names of a header's columns: says what is wrong with them, or "".
+        judge: Takes the names of a header's columns; returns what is wrong with them, or "".
         expected: The header that `judge` accepts, for messages.
-        progress: Told how far the reading has come.
+        progress: Called while the file is read.
 
     Raises:
         DataError: There is no such table, or the file cannot be read.
@@ -150,11 +141,11 @@ def open_table(
     try:
         with (
             _WatchedFile(descriptor, progress) as raw,
-            closing(_leaves(_buffered(raw), "", _Budget(path), seen)) as leaves,
+            closing(members(buffered(raw), Budget(path, MAX_BYTES), seen)) as files,
         ):
-            for name, stream in leaves:
+            for name, stream in files:
                 where = f"{path}: {name}" if name else str(path)
-                reason = _strange(stream.peek(_BUFFER))
+                reason = _strange(stream.peek(BUFFER))
                 if not reason:
                     lines = _Lines(where, io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
                     reader = csv.reader(lines, skipinitialspace=True)
@@ -169,11 +160,11 @@ def open_table(
                             yield Table(where, [column.lower() for column in header], lines, reader)
                         return
                 seen.append((name, reason))
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError) as error:
+    except DAMAGED as error:
         raise DataError(
             f"{path} is truncated or damaged{f' ({error})' if str(error) else ''}; download it again"
         ) from None
-    except NotImplementedError as error:  # a way of compressing that zipfile does not know
+    except NotImplementedError as error:  # a compression method that zipfile does not know
         raise DataError(f"{path} cannot be unpacked here ({error}); unpack it first") from None
     except OSError as error:
         if error.errno == errno.EINVAL:  # an archive that refers to a place outside itself
@@ -207,7 +198,7 @@ def _open(path: Path) -> int:
 
 
 class _WatchedFile(io.FileIO):
-    """A file that tells how far its reading has come."""
+    """A file that reports how much of it has been read."""
 
     def __init__(self, descriptor: int, progress: Progress | None) -> None:
         super().__init__(descriptor)
@@ -221,51 +212,8 @@ class _WatchedFile(io.FileIO):
         return count
 
 
-class _Budget:
-    """How much more is unpacked of a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._left = MAX_BYTES
-
-    def spend(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise DataError(
-                f"{self._path} unpacks to more than {MAX_BYTES / 1e9:.1f} GB, which is the most that is read"
-            )
-
-
-class _Unpacked(io.RawIOBase):
-    """What comes out of a gzip, tar or zip file, up to the budget."""
-
-    def __init__(self, source: IO[bytes], budget: _Budget) -> None:
-        self._source = source
-        self._budget = budget
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._source.read(len(buffer))
-        self._budget.spend(len(content))
-        buffer[: len(content)] = content
-        return len(content)
-
-
-class _SmallHeaders(tarfile.TarInfo):
-    """Members of a tar file whose headers, which are read into memory, are of a usual size."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _SmallHeaders:
-        member = super().frombuf(buf, encoding, errors)
-        if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_ROW:
-            raise tarfile.ReadError("one of its headers is too large")
-        return member
-
-
 class _Lines:
-    """The lines of a text, of which neither one row nor all together may be too long."""
+    """The lines of a text, with limits for the length of a row and for the number of lines."""
 
     def __init__(self, where: str, text: io.TextIOWrapper) -> None:
         self.row_length = 0
@@ -289,78 +237,8 @@ class _Lines:
         return line
 
 
-def _buffered(raw: io.RawIOBase) -> io.BufferedReader:
-    return io.BufferedReader(raw, _BUFFER)
-
-
-def _leaves(
-    stream: io.BufferedReader, name: str, budget: _Budget, seen: list[tuple[str, str]], depth: int = 0
-) -> Generator[tuple[str, io.BufferedReader]]:
-    """Yield every file that may be a table, with its name in the archives that it comes from.
-
-    Files that are left out are added to `seen`, each with the reason.
-    """
-    head = stream.peek(_BUFFER)
-    if depth > _DEPTH:
-        seen.append((name, f"is packed more than {_DEPTH} times"))
-    elif head[:2] == b"\x1f\x8b":
-        inner = _buffered(_Unpacked(cast("IO[bytes]", gzip.GzipFile(fileobj=stream)), budget))
-        yield from _leaves(inner, name, budget, seen, depth + 1)
-    elif _is_tar(head):
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_SmallHeaders) as archive:
-            for member in archive:
-                source = archive.extractfile(member) if member.isfile() and _may_be_table(member.name) else None
-                if source:
-                    inner = _buffered(_Unpacked(source, budget))
-                    yield from _leaves(inner, _joined(name, member.name), budget, seen, depth + 1)
-                elif member.isfile():
-                    seen.append((_joined(name, member.name), ""))
-    elif head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        yield from _zip_leaves(stream, name, budget, seen, depth)
-    else:
-        yield name, stream
-
-
-def _zip_leaves(
-    stream: io.BufferedReader, name: str, budget: _Budget, seen: list[tuple[str, str]], depth: int
-) -> Generator[tuple[str, io.BufferedReader]]:
-    with tempfile.SpooledTemporaryFile(_SPOOLED) as spooled:
-        if depth:  # A zip file is read from its end, which only the outermost can be without unpacking it again.
-            shutil.copyfileobj(stream, spooled)
-        with zipfile.ZipFile(cast("IO[bytes]", spooled if depth else stream)) as archive:
-            for member in archive.infolist():
-                place = _joined(name, member.filename)
-                if member.is_dir():
-                    continue
-                if member.flag_bits & 1:
-                    seen.append((place, "is encrypted"))
-                elif _may_be_table(member.filename):
-                    with archive.open(member) as source:
-                        yield from _leaves(_buffered(_Unpacked(source, budget)), place, budget, seen, depth + 1)
-                else:
-                    seen.append((place, ""))
-
-
-def _joined(archive: str, member: str) -> str:
-    return f"{archive}/{member}" if archive else member
-
-
-def _is_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return False
-    return True
-
-
-def _may_be_table(name: str) -> bool:
-    """Whether a member of an archive may be a table; what macOS adds to archives is not."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return "__MACOSX" not in path.parts and not path.name.startswith(".") and path.suffix.lower() in _TABLE_SUFFIXES
-
-
 def _strange(head: bytes) -> str:
-    """Say why a file that begins like this is not a CSV file in UTF-8, or ""."""
+    """Return why a file that begins like this is not a CSV file in UTF-8, or ""."""
     if not head:
         return "is empty"
     if wide := _wide(head[:64]):
@@ -376,7 +254,7 @@ def _strange(head: bytes) -> str:
 
 
 def _wide(head: bytes) -> str:
-    """The encoding of text that has two or four bytes for each character, or ""."""
+    """Return the encoding of text that has two or four bytes for each character, or ""."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
     halves = head[::2], head[1::2]
