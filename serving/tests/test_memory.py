@@ -5,9 +5,12 @@ import gc
 import logging
 import time
 import weakref
+from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from mien_client import protos
 from mien_serving.batching.parameters import BatchingOptions
 from mien_serving.batching.scheduler import BatchScheduler
 from mien_serving.core.status import StatusError, invalid_argument
@@ -106,3 +109,28 @@ def test_an_answered_batch_is_not_kept_until_the_next(made):
         assert time.monotonic() < give_up
         time.sleep(0.01)
     scheduler.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident memory from /proc")
+def test_memory_after_refused_requests_is_within_a_quarter_of_the_memory_before(start_server, conformance_models):
+    server = start_server(
+        "--model_name=tiny",
+        f"--model_base_path={conformance_models / 'tiny'}",
+        "--enable_batching",
+        "--grpc_max_threads=17",
+    )
+
+    def resident_kilobytes():
+        status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+    before = resident_kilobytes()
+    request = protos.PredictRequest(model_spec={"name": "tiny"})
+    request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
+    request.inputs["x"].float_val.extend([1.0] * 2_000_000)
+    for size in (1_000_000, 2):
+        request.inputs["x"].tensor_shape.dim.add(size=size)
+    for call in [server.future("Predict", request, timeout=120) for _ in range(32)]:
+        with pytest.raises(grpc.RpcError, match=r"The batch scheduling queue .* is full|Server Threadpool Exhausted"):
+            call.result()
+    server.until(lambda: resident_kilobytes() < 1.25 * before)

@@ -37,6 +37,8 @@ _PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 _PREDICTIONS: Final = {"Predict", "Classify", "Regress", "MultiInference"}
 _MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
 
+_NOT_A_HEALTH_CHECK: Final = StatusError(Code.INTERNAL, "The request is not a HealthCheckRequest")
+
 
 class GrpcFront:
     """Serves TensorFlow Serving's two services, and the standard health service, over gRPC.
@@ -159,7 +161,7 @@ class GrpcFront:
             try:
                 response, trailers = await self._workers.run(compute)
             except StatusError as error:
-                await context.abort(grpc.StatusCode[error.code.name], error.message)
+                return _refuse(context, error)
             if trailers:
                 context.set_trailing_metadata(trailers)
             return response
@@ -179,26 +181,48 @@ class GrpcFront:
         return self._metrics.request(model, name, "GRPC")
 
 
+def _refuse(context: grpc.aio.ServicerContext[Any, Any], error: StatusError) -> bytes:
+    """Set the status of a call and return a response, which is not sent.
+
+    `context.abort` keeps its exception in the context and, through the traceback, the request: a reference cycle, which
+    holds the memory of refused requests until the garbage collector runs.
+    """
+    context.set_code(grpc.StatusCode[error.code.name])
+    context.set_details(error.message)
+    return b""
+
+
 def _health_handler(servicer: health.HealthServicer) -> grpc.GenericRpcHandler:
     """The standard health service; gRPC itself would log a traceback for each message that is not a request."""
 
-    async def parsed(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return HealthCheckRequest.FromString(body)
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INTERNAL, "The request is not a HealthCheckRequest")
-
-    async def check(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        return await servicer.Check(await parsed(body, context), context)
+    async def check(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        request = _health_request(body)
+        if request is None:
+            return _refuse(context, _NOT_A_HEALTH_CHECK)
+        response: bytes = (await servicer.Check(request, context)).SerializeToString()
+        return response
 
     async def watch(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await servicer.Watch(await parsed(body, context), context)
+        request = _health_request(body)
+        if request is None:
+            _refuse(context, _NOT_A_HEALTH_CHECK)
+        else:
+            await servicer.Watch(request, context)
 
-    written = HealthCheckResponse.SerializeToString
     return grpc.method_handlers_generic_handler(
         "grpc.health.v1.Health",
         {
-            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=written),
-            "Watch": grpc.unary_stream_rpc_method_handler(watch, response_serializer=written),
+            "Check": grpc.unary_unary_rpc_method_handler(check),
+            "Watch": grpc.unary_stream_rpc_method_handler(
+                watch, response_serializer=HealthCheckResponse.SerializeToString
+            ),
         },
     )
+
+
+def _health_request(body: bytes) -> Any:
+    """Return the message, or None if it cannot be parsed."""
+    try:
+        return HealthCheckRequest.FromString(body)
+    except DecodeError:
+        return None
