@@ -1,10 +1,11 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
-# make test    all tests            make lint    ruff, mypy and import-linter
+# make test    all tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
+# make docs    the documentation site, in site/
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make bench   how fast networks, server and client are, with their targets; close everything else first
-# make scaling what a face costs, measured, and the tables and pictures of docs/scaling.md; close everything else first
+# make scaling what a face costs, measured, and the tables and pictures of docs/explanation/scaling.md; close everything else first
 # make secrets audit sbom   nothing secret in the repository; known vulnerabilities; a bill of materials in dist/
 # make lock    recompile requirements.lock and the image's, deploy/docker/requirements.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
@@ -24,7 +25,7 @@ VOTES ?= $(wildcard $(MIEN_DATA)/fer2013/fer2013new.csv)
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test test-docker lint train bench scaling secrets audit sbom lock clean
+.PHONY: demo demo-rollout test test-docker lint docs train bench scaling secrets audit sbom lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -43,6 +44,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 train: $(INSTALLED)
 	$(BIN)/mien train emotion --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES)) --out runs/emotion
@@ -78,7 +82,7 @@ lock:
 		--no-emit-package mien-client -o deploy/docker/requirements.lock
 
 clean:
-	rm -rf $(VENV) models demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) models demo site .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # uv, itself installed from the lock, installs the rest several times as fast as pip, which does it where uv cannot.
 DISTRIBUTIONS := -e client -e serving -e training

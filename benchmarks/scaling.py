@@ -1,9 +1,9 @@
-"""Measures what a face costs, simulates replicas with it, and writes the tables and pictures of docs/scaling.md.
+"""Measure the cost of a face, simulate replicas with it, and write the tables and charts of docs/explanation/scaling.md.
 
     python -m benchmarks.scaling [--repository models] [--simulate-only]
 
-Close everything else: server and clients share this machine. What was measured is kept in docs/scaling/measured.json,
-from which --simulate-only computes the rest again. It takes about three minutes.
+Close everything else: server and clients share this machine. docs/explanation/scaling/measured.json keeps the
+measurements; --simulate-only computes the rest from them again. It takes about three minutes.
 """
 
 # ruff: noqa: S311, T201
@@ -46,8 +46,8 @@ from benchmarks.workload import (
 )
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs" / "scaling.md"
-FOLDER = ROOT / "docs" / "scaling"
+DOCUMENT = ROOT / "docs" / "explanation" / "scaling.md"
+FOLDER = ROOT / "docs" / "explanation" / "scaling"
 MEASURED = FOLDER / "measured.json"
 BATCHING = ROOT / "deploy" / "k8s" / "base" / "batching.config"
 
@@ -362,7 +362,7 @@ def replicas(rate: float, each: float) -> float:
 
 def _needed(measured: dict[str, Any], rate: float, each: float) -> str:
     count = replicas(rate, each)
-    return f"{count:,} ({100 * rate / (count * capacity(measured)):.0f}%)" if each else "not kept"
+    return f"{count:,} ({100 * rate / (count * capacity(measured)):.0f}%)" if each else "not possible"
 
 
 def tables(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, float, float]]]) -> dict[str, str]:
@@ -395,25 +395,30 @@ def tables(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, 
         cost.append((f"{1000 * target:.0f} ms", f"{value:.0f}", f"{hours:.2f}", f"{hours * PRICE:.3f}"))
     return {
         "machine": f"Measured on {machine['cores']} cores of {machine['processor']}, {measured['date']}.",
-        "calls": _table(("faces in a call", "ms, alone", "ms, two at a time", "processor ms a face"), by_size),
-        "overhead": f"A request takes {1000 * measured['overhead_s']:.2f} ms of a processor, whatever is in it.",
-        "protocols": _table(("asked by", "processor ms a face", "bytes a face", "faces/s in 1 Gbit/s"), by_protocol),
+        "calls": _table(
+            ("faces in a call", "ms, one call at a time", "ms, two at a time", "processor ms per face"), by_size
+        ),
+        "overhead": f"A request takes {1000 * measured['overhead_s']:.2f} ms of processor time, whatever its content.",
+        "protocols": _table(
+            ("protocol", "processor ms per face", "bytes per face", "faces/s in 1 Gbit/s"), by_protocol
+        ),
         "validation": _table(
             ("faces/s", "p50 measured", "p50 simulated", "p99 measured", "p99 simulated", "mean batch"), validation
         ),
         "replicas": _table(("faces/s", *(f"p99 ≤ {1000 * target:.0f} ms" for target in TARGETS_S)), needed),
         "flight": _flight(measured, each[0.05]),
         "cost": _table(
-            ("p99 at most", "faces/s, each replica", "processor hours a million faces", f"at {PRICE} an hour"), cost
+            ("p99 at most", "faces/s per replica", "processor hours per million faces", f"cost at {PRICE} per hour"),
+            cost,
         ),
-        "limits": _table(("faces/s", "×", "what is full"), _limits(measured, each[0.05])),
+        "limits": _table(("faces/s", "×", "limited by"), _limits(measured, each[0.05])),
     }
 
 
 def _flight(measured: dict[str, Any], rate: float) -> str:
     """How many requests a replica has at a time, by Little's law, when it is as busy as it may be."""
     if not rate:
-        return "No replica keeps a p99 of 50 ms."
+        return "No replica achieves a p99 of 50 ms."
     at_a_time, busy = len(MODELS) * rate * simulate(measured, rate)[0], rate / capacity(measured)
     return f"At a p99 of 50 ms a replica is {100 * busy:.0f}% busy, with {at_a_time:.0f} requests in flight."
 
@@ -422,8 +427,8 @@ def _limits(measured: dict[str, Any], each: float) -> list[tuple[str, str, str]]
     bytes_of = {name: found["bytes"] for name, found in measured["protocols"].items()}
     limits = {
         f"one replica of {REPLICA_CORES} processors, at a p99 of 50 ms": each,
-        f"{MOST_REPLICAS} replicas, the autoscaler's most": (MOST_REPLICAS - 1) * each,
-        f"{DNS_REPLICAS} replicas, a DNS answer in one packet": (DNS_REPLICAS - 1) * each,
+        f"{MOST_REPLICAS} replicas, the autoscaler's maximum": (MOST_REPLICAS - 1) * each,
+        f"{DNS_REPLICAS} replicas, the most addresses in one DNS packet": (DNS_REPLICAS - 1) * each,
         "1 Gbit/s into one edge, gRPC": 125e6 / bytes_of["gRPC"],
         "1 Gbit/s into one edge, REST with raw bytes": 125e6 / bytes_of["REST, raw bytes"],
         "1 Gbit/s into one edge, REST with lists": 125e6 / bytes_of["REST, lists"],
@@ -459,7 +464,7 @@ def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, fl
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     for name, label in (("alone_s", "one call at a time"), ("together_s", "two at a time")):
         axes.plot(SIZES, [1000 * measured["calls"][str(n)][name] / n for n in SIZES], "o-", label=label)
-    axes.set(xscale="log", xlabel="faces in a batch", ylabel="ms a face, one model", ylim=(0, None))
+    axes.set(xscale="log", xlabel="faces in a batch", ylabel="ms per face, one model", ylim=(0, None))
     axes.set_xticks(SIZES, [str(size) for size in SIZES])
     axes.legend()
     axes.grid(alpha=0.3)
@@ -469,7 +474,7 @@ def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, fl
     for largest, points in curves.items():
         label = "no batching" if largest == 1 else f"batches of up to {largest}"
         axes.plot([point[0] for point in points], [1000 * point[2] for point in points], "o-", label=label)
-    axes.set(xlabel="faces a second, one replica", ylabel="p99, ms", ylim=(0, 200), xlim=(0, None))
+    axes.set(xlabel="faces per second, one replica", ylabel="p99, ms", ylim=(0, 200), xlim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(FOLDER / "latency.png", dpi=110)
@@ -479,13 +484,13 @@ def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, fl
     for target in TARGETS_S:
         each = most_within(curves[LARGEST], target)
         axes.plot(rates, [replicas(rate, each) for rate in rates], label=f"p99 ≤ {1000 * target:.0f} ms")
-    for count, label in ((MOST_REPLICAS, "the autoscaler's most"), (DNS_REPLICAS, "a DNS answer in one packet")):
+    for count, label in ((MOST_REPLICAS, "the autoscaler's maximum"), (DNS_REPLICAS, "one DNS packet")):
         axes.axhline(count, color="gray", linestyle=":")
         axes.text(rates[0], count * 1.07, label, color="gray")
     network = 125e6 / measured["protocols"]["gRPC"]["bytes"]
     axes.axvline(network, color="gray", linestyle=":")
     axes.text(network * 1.05, 2.2, "1 Gbit/s, gRPC", color="gray", rotation=90)
-    axes.set(xscale="log", yscale="log", xlabel="faces a second", ylabel="replicas, one to spare")
+    axes.set(xscale="log", yscale="log", xlabel="faces per second", ylabel="replicas, one spare")
     axes.legend(loc="upper left")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(FOLDER / "replicas.png", dpi=110)

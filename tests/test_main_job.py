@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from mien_client.pictures import find_faces, read_picture
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 PORTRAIT = ROOT / "examples" / "astronaut.jpg"
 
 _spec = importlib.util.spec_from_file_location("make_reference", ROOT / "client" / "tools" / "make_reference.py")
@@ -104,22 +102,6 @@ def test_the_stock_client_works_unchanged(server, faces):
     assert response.model_spec.version.value == 1
 
 
-def readme_block(start):
-    """The code block of README.md that begins with some text."""
-    [block] = [
-        block
-        for block in re.findall(r"```\w*\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
-        if block.startswith(start)
-    ]
-    return block
-
-
-def test_the_readmes_client_example_runs(server, faces, capsys):
-    code = readme_block("from mien_client").replace("localhost:8500", server.grpc)
-    exec(code, {"images": faces})
-    assert capsys.readouterr().out.splitlines()[0].startswith("Happy 0.")
-
-
 @pytest.mark.parametrize("name", sorted(REFERENCE.entries()))
 def test_the_example_in_the_clients_reference_runs(name, server, faces):
     text = inspect.getdoc(REFERENCE.entries()[name])
@@ -133,14 +115,6 @@ def test_the_example_in_the_clients_reference_runs(name, server, faces):
         ran = doctest.DocTestRunner(verbose=False).run(example, out=told.append)
     assert ran.attempted
     assert told == []
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_readmes_curl_example_runs(server):
-    code = readme_block("face=$(base64").replace("http://localhost:8501", server.rest)
-    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
-    [prediction] = json.loads(done.stdout)["predictions"]
-    assert prediction["label"] == "Happy"
 
 
 def test_a_face_crop_can_be_posted_as_it_is(server):

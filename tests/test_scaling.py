@@ -1,4 +1,4 @@
-"""The simulation behind docs/scaling.md, against what can be computed by hand."""
+"""The simulation behind docs/explanation/scaling.md, against what can be computed by hand."""
 
 import json
 from pathlib import Path

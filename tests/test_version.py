@@ -27,7 +27,7 @@ def test_every_package_and_the_program_report_the_same_version(mien):
 
 
 def test_the_changelog_describes_the_version():
-    assert f"\n## [{mien_client.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {mien_client.__version__} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -46,7 +46,7 @@ def test_every_alert_is_tested_both_ways_and_says_what_to_do():
         fires = {bool(case.get("exp_alerts")) for case in cases if case["alertname"] == alert["alert"]}
         assert fires == {True, False}, alert["alert"]
         row = f"| {alert['alert']} | {alert['labels']['severity']} |"
-        assert row in (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+        assert row in (ROOT / "docs" / "how-to" / "deployment.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Draws the panels of Grafana's dashboard from what a Prometheus has, with Matplotlib.
 
-    python docs/draw_dashboard.py http://127.0.0.1:9090 docs/dashboard.png [--minutes 10] [--ago 0]
+    python docs/how-to/draw_dashboard.py http://127.0.0.1:9090 docs/how-to/dashboard.png [--minutes 10] [--ago 0]
 
 For where Grafana is not: each panel is at its place in `deploy/monitoring/grafana/dashboards/mien.json`, and shows
 that panel's own queries, asked with `query_range`. Looks are Matplotlib's.
@@ -19,7 +19,7 @@ import matplotlib.dates
 import matplotlib.pyplot as plt
 import requests
 
-DASHBOARD = Path(__file__).parent.parent / "deploy/monitoring/grafana/dashboards/mien.json"
+DASHBOARD = Path(__file__).parents[2] / "deploy/monitoring/grafana/dashboards/mien.json"
 UNITS = {"reqps": "requests/s", "s": "seconds", "percentunit": "share", "ops": "runs/s", "short": ""}
 
 
