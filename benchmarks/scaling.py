@@ -1,4 +1,4 @@
-"""Measure the cost of a face, simulate replicas with it, and write the tables and charts of docs/explanation/scaling.md.
+"""Measure the cost of a face, simulate replicas, and write the tables and charts of docs/explanation/scaling.md.
 
     python -m benchmarks.scaling [--repository models] [--simulate-only]
 

@@ -107,7 +107,7 @@ def test_the_bill_of_materials_names_what_is_in_the_image(tmp_path):
     assert not {"keras", "tensorflow", "libclang"} & found.keys()  # They are left out of the image.
 
 
-@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="this is no Debian")
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
 def test_the_bill_can_hold_the_debian_packages_of_an_image():
     """Asked here of this machine, in the words in which an image is asked."""
     code = "import sys, json; sys.path.insert(0, '.ci'); import sbom; print(json.dumps(sbom.debian_packages([])))"
