@@ -1,4 +1,4 @@
-"""What the client itself takes: processor time per face, and memory while faces stream through `analyze_iter`.
+"""The cost of the client itself: processor time per face, and memory while faces stream through `analyze_iter`.
 
     python -m benchmarks.client_alone [--faces 1000000]
 
@@ -36,7 +36,7 @@ GROWTH_TARGET = 1.1
 
 
 def canned(model: str, output: str, shape: tuple[int, ...]) -> bytes:
-    """Returns the bytes of an answer."""
+    """Return the bytes of an answer."""
     response = protos.PredictResponse()
     response.model_spec.name = model
     response.model_spec.version.value = 1
@@ -49,21 +49,21 @@ def canned(model: str, output: str, shape: tuple[int, ...]) -> bytes:
 
 
 class Server(grpc.GenericRpcHandler):
-    """Answers every request with the prepared bytes, which are those for so many faces."""
+    """Answer every request with prepared bytes for a number of faces."""
 
     def __init__(self, faces: int) -> None:
         self.emotion = canned("emotion", "probabilities", (faces, 5))
         self.keypoints = canned("keypoints", "keypoints", (faces, 15, 2))
 
     def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """Tells how to answer."""
+        """Return the handler."""
         return grpc.unary_unary_rpc_method_handler(
             lambda request, _: self.emotion if b"emotion" in request[:64] else self.keypoints
         )
 
 
 def serve(parent: Connection, faces: int) -> None:
-    """Serves until the parent has gone."""
+    """Serve until the parent ends."""
     server = grpc.server(
         futures.ThreadPoolExecutor(8), handlers=[Server(faces)], options=[("grpc.max_receive_message_length", -1)]
     )
@@ -73,17 +73,17 @@ def serve(parent: Connection, faces: int) -> None:
 
 
 def faces(count: int) -> Iterator[np.ndarray]:
-    """Yields synthetic faces."""
+    """Yield synthetic faces."""
     few = np.random.default_rng(0).integers(0, 256, (1000, 48, 48), np.uint8)
     for number in range(count):
         yield few[number % 1000]
 
 
 def resident() -> float:
-    """Returns the resident memory of this process in MB."""
+    """Return the resident memory of this process in MB."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    except OSError:  # No Linux: the most there was is told instead.
+    except OSError:  # Not Linux: return the peak instead.
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -92,7 +92,7 @@ def resident() -> float:
 
 @contextmanager
 def a_server(faces: int) -> Iterator[str]:
-    """Runs the server; gives its address."""
+    """Run the server; yield its address."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=[there, faces], daemon=True)
@@ -103,7 +103,7 @@ def a_server(faces: int) -> Iterator[str]:
 
 
 def processor_time(call: Callable[[], object], calls: int) -> float:
-    """Microseconds of this process, in all its threads, per face of a call."""
+    """Return the microseconds of processor time, of all threads of this process, per face of a call."""
     for _ in range(10):
         call()
     start = time.process_time()
@@ -113,7 +113,7 @@ def processor_time(call: Callable[[], object], calls: int) -> float:
 
 
 def main() -> int:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--faces", type=int, default=1_000_000)
     count = parser.parse_args().faces // BATCH * BATCH

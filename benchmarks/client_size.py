@@ -1,9 +1,9 @@
-"""How long the client takes to import, the memory it takes, and the disk it takes, beside the official package.
+"""The import time, memory and disk space of the client, compared with the official package.
 
     python -m benchmarks.client_size
 
-The disk is what the package and all it requires take in this environment, the interpreter excepted. The exit status is
-1 if a target was missed.
+The disk space is that of the package and of its dependencies in this environment, without the interpreter. The exit
+status is 1 if a target was missed.
 """
 
 # ruff: noqa: S603, T201
@@ -18,7 +18,7 @@ from pathlib import Path
 
 RUNS = 7
 SECONDS, MEMORY_MB, DISK_MB = 0.3, 60.0, 150.0
-"""The targets. The first two are those of a client that is made; the mere import takes a part of that."""
+"""The targets. The first two are for importing the package and making a client."""
 IMPORTS = {
     "bare interpreter": "",
     "import mien_client": "import mien_client",
@@ -30,7 +30,7 @@ import time; start = time.perf_counter()
 seconds = time.perf_counter() - start
 import re, resource, sys
 try:
-    # The other number counts what this process was before it became Python.
+    # ru_maxrss includes the process from before it became Python.
     peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 except OSError:  # No Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -39,7 +39,7 @@ print(seconds, peak)
 
 
 def imported(code: str) -> tuple[float, float]:
-    """Returns the seconds that ``code`` takes in a new interpreter, and the bytes this has at most: the medians."""
+    """Return the median seconds that ``code`` takes in a new interpreter, and its median peak memory in bytes."""
     runs = []
     for _ in range(RUNS):
         done = subprocess.run(
@@ -50,7 +50,7 @@ def imported(code: str) -> tuple[float, float]:
 
 
 def installed_size(name: str) -> int:
-    """Returns the bytes of the files of a distribution and of all that it requires."""
+    """Return the bytes of the files of a distribution and of its dependencies."""
     waiting, found = [name], {}
     while waiting:
         key = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
@@ -58,7 +58,7 @@ def installed_size(name: str) -> int:
             continue
         try:
             distribution = metadata.distribution(key)
-        except metadata.PackageNotFoundError:  # Required on other systems only.
+        except metadata.PackageNotFoundError:  # Required only on other systems.
             continue
         files = [Path(str(file.locate())) for file in distribution.files or ()]
         if key == "mien-client":  # Installed from its folder, of which the distribution only has the path.
@@ -71,7 +71,7 @@ def installed_size(name: str) -> int:
 
 
 def main() -> int:
-    """Prints the tables."""
+    """Print the tables."""
     results = {name: imported(code) for name, code in IMPORTS.items()}
     bare = results["bare interpreter"]
     print(f"{'':20}{'seconds':>10}{'MB above bare':>16}")

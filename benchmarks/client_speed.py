@@ -1,4 +1,4 @@
-"""Faces per second of the client beside what one would write by hand, all with one local server.
+"""Faces per second of the client, compared with code written by hand, with one local server.
 
     python -m benchmarks.client_speed [--repository models] [-- FLAG ...]
 
@@ -37,11 +37,11 @@ from benchmarks.workload import MODELS, check_repository, faces, newest
 FACES = 64
 ROUNDS = 100
 OF_USUAL, OF_STUBS = 5.0, 0.95
-"""How fast the client is to be, as a multiple of the two."""
+"""Target speed of the client, as a multiple of the usual script and of the stubs."""
 
 
 def publish_with_float_input(repository: Path, model: str, folder: Path) -> None:
-    """Saves the newest version of a model again, for images float32 [N, 48, 48] from 0 to 1."""
+    """Save the newest version of a model again, for images float32 [N, 48, 48] from 0 to 1."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -56,7 +56,7 @@ def publish_with_float_input(repository: Path, model: str, folder: Path) -> None
 
 
 def usual_script(url: str, images: np.ndarray) -> Callable[[], object]:
-    """What most people write first."""
+    """Return a call as most people write it first."""
 
     def ask(model: str) -> Any:
         body = {"instances": (images / 255.0).tolist()}
@@ -70,7 +70,7 @@ def usual_script(url: str, images: np.ndarray) -> Callable[[], object]:
 
 
 def stubs_by_hand(address: str, images: np.ndarray) -> Callable[[], object]:
-    """The quickest there is: the bare calls."""
+    """Return a call by bare gRPC stubs, the fastest possible."""
     channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
     predict = channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict",
@@ -100,14 +100,14 @@ def stubs_by_hand(address: str, images: np.ndarray) -> Callable[[], object]:
 
 
 def measure(ways: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """Returns for every way its faces per second and its CPU microseconds per face in this process: the medians."""
+    """Return the median faces per second and CPU microseconds per face, in this process, of each way."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for call in ways.values():
         for _ in range(3):
             call()
     for _ in range(ROUNDS):
         for name, call in ways.items():
-            time.sleep(0.002)  # What the call before has left to its threads is not counted here.
+            time.sleep(0.002)  # Work that the previous call left to its threads is not counted here.
             start, cpu = time.perf_counter(), time.process_time()
             call()
             spent[name].append((time.perf_counter() - start, time.process_time() - cpu))
@@ -118,7 +118,7 @@ def measure(ways: dict[str, Callable[[], object]]) -> dict[str, tuple[float, flo
 
 
 def main() -> int:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--repository", type=Path, default=Path("models"), metavar="DIR", help="the models (%(default)s)"

@@ -8,7 +8,7 @@
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,15 +30,15 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/faces")
-async def faces(request: Request, picture: UploadFile) -> dict[str, Any]:
+async def faces(request: Request, picture: UploadFile) -> Mapping[str, Any]:
     """Return the faces in the uploaded picture."""
     if (picture.size or 0) > MAX_UPLOAD:
         raise HTTPException(413, f"The picture is larger than {MAX_UPLOAD:,} bytes")
     client: AsyncClient = request.app.state.client
     try:
         analysis = await client.analyze_pictures(await picture.read())
-    except PictureError as error:  # What was uploaded is not a readable picture.
+    except PictureError as error:  # The upload is not a valid picture.
         raise HTTPException(422, str(error)) from None
-    except MienError as error:  # Its text names servers, which strangers need not know.
+    except MienError as error:  # Its text names servers, which callers need not know.
         raise HTTPException(503 if error.retryable else 502, "The models did not answer") from error
     return analysis.to_dict()

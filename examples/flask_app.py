@@ -8,6 +8,7 @@
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, abort, request
@@ -20,14 +21,14 @@ client = Client(os.environ.get("MIEN_SERVER", "localhost:8500"))
 
 
 @app.post("/faces")
-def faces() -> dict[str, Any]:
+def faces() -> Mapping[str, Any]:
     """Return the faces in the uploaded picture."""
     if "picture" not in request.files:
         abort(400, "Expected a file in the form field 'picture'")
     try:
         return client.analyze_pictures(request.files["picture"].stream.read()).to_dict()
-    except PictureError as error:  # What was uploaded is not a readable picture.
+    except PictureError as error:  # The upload is not a valid picture.
         abort(422, str(error))
-    except MienError as error:  # Its text names servers, which strangers need not know.
-        app.logger.exception("the models did not answer")
+    except MienError as error:  # Its text names servers, which callers need not know.
+        app.logger.exception("The models did not answer")
         abort(503 if error.retryable else 502, "The models did not answer")

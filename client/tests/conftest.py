@@ -199,6 +199,7 @@ PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(:pr
 
 
 class RestFrontEnd(BaseHTTPRequestHandler):
+    server: "RestServer"
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -259,6 +260,7 @@ class RestFrontEnd(BaseHTTPRequestHandler):
 
 
 class RestServer(ThreadingHTTPServer):
+    backend: Backend
     request_queue_size = 128  # By default five, and the connections of many threads at once are reset.
 
 

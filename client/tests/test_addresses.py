@@ -135,7 +135,7 @@ def tls(tmp_path_factory):
     grpc_port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     server.start()
     web = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    web.handle_error = lambda *request: None
+    web.handle_error = lambda *request: None  # type: ignore[method-assign]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "known.pem", folder / "known.key")
     web.socket = context.wrap_socket(web.socket, server_side=True)

@@ -72,7 +72,7 @@ def test_picture(face, grpc_address, tmp_path, capsys, monkeypatch, faces):
     bars = (np.abs(picture - [0xE4, 0x57, 0x2E]).max(axis=2) < 8).sum()
     one_bar = bars / min(faces, 4)
     assert 10_000 < one_bar < 30_000  # pixels, for a probability of nearly 1
-    assert ("shows the first 4 faces only" in capsys.readouterr().err) == (faces > 4)
+    assert ("shows only the first 4 faces" in capsys.readouterr().err) == (faces > 4)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_one_bad_file_among_good_ones(face, address, tmp_path, capsys):
     told, errors = capsys.readouterr()
     assert "1 face read" in told
     assert errors.splitlines() == [
-        f"mien analyze: no face was found in {tmp_path / 'empty.png'}",
+        f"mien analyze: No face was found in {tmp_path / 'empty.png'}",
         f"mien analyze: {tmp_path / 'text.png'} is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture",
         f"mien analyze: {tmp_path / 'nowhere.png'} cannot be read: No such file or directory",
     ]

@@ -40,7 +40,7 @@ def test_none_or_all(address, rollout, share, versions):
 
 
 def test_a_caller_stays_on_its_side(address, rollout):
-    sides = {}
+    sides: dict[int, list[dict[str, int]]] = {}
     for _ in range(3):
         with open_client(address, canary=0.5) as client:
             for key in range(10):

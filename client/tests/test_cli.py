@@ -22,15 +22,18 @@ def verbs(monkeypatch):
         entries = []
         for name, function in functions.items():
             module = types.ModuleType(f"verb_{name}")
-            module.COMMAND = cli.Command(
-                f"{name} something", lambda parser: parser.add_argument("--count", type=int), function
-            )
+            command = cli.Command(f"{name} something", add_count, function)
+            monkeypatch.setattr(module, "COMMAND", command, raising=False)
             monkeypatch.setitem(sys.modules, module.__name__, module)
             entries.append(metadata.EntryPoint(name, f"verb_{name}:COMMAND", "mien.commands"))
         entries.append(metadata.EntryPoint("broken", "no_such_module:COMMAND", "mien.commands"))
-        monkeypatch.setattr(cli.metadata, "entry_points", lambda group: entries)
+        monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
 
     return install
+
+
+def add_count(parser):
+    parser.add_argument("--count", type=int)
 
 
 def raiser(error):
@@ -42,7 +45,12 @@ def raiser(error):
 
 def test_a_verb_runs_with_its_arguments_and_gives_the_status(verbs):
     seen = []
-    verbs(serve=lambda arguments: seen.append(arguments.count) or 3)
+
+    def serve(arguments):
+        seen.append(arguments.count)
+        return 3
+
+    verbs(serve=serve)
     assert cli.main(["serve", "--count", "5"]) == 3
     assert seen == [5]
 

@@ -5,6 +5,7 @@ import pickle
 import re
 import socket
 import threading
+from typing import Any
 
 import mien_client
 import numpy as np
@@ -433,13 +434,14 @@ def test_errors_survive_pickling(client, backend):
 
 
 def test_the_tree_in_the_docstring_is_the_tree():
-    drawn, path = {}, []
+    drawn: dict[str, tuple[str, bool]] = {}
+    path: list[str] = []
     for line in _exceptions.__doc__.splitlines():
         if match := re.match(r"    ([│ ├└─]*)(\w+Error)\b(.*)", line):
             depth = len(match[1]) // 4
             path[depth:] = [match[2]]
             drawn[match[2]] = (path[depth - 1] if depth else "Exception", "retryable" in match[3])
     members = inspect.getmembers(_exceptions, inspect.isclass)
-    classes = [(name, member) for name, member in members if member.__module__ == _exceptions.__name__]
+    classes: list[tuple[str, Any]] = [(name, cls) for name, cls in members if cls.__module__ == _exceptions.__name__]
     assert drawn == {name: (cls.__bases__[0].__name__, cls.retryable) for name, cls in classes}
     assert set(drawn) <= set(mien_client.__all__)

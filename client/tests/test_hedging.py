@@ -43,7 +43,12 @@ def test_at_most_one_more_is_sent_to_a_single_server(warm, backend):
 
 def test_waiting_for_the_answers_takes_no_processor_time(warm, backend, monkeypatch):
     pause, pauses = Call.pause, []
-    monkeypatch.setattr(Call, "pause", lambda call: pauses.append(pause(call)) or pauses[-1])
+
+    def note(call):
+        pauses.append(pause(call))
+        return pauses[-1]
+
+    monkeypatch.setattr(Call, "pause", note)
     backend.delays["emotion"] = 0.5
     warm.analyze(backend.faces(1))
     assert len(pauses) < 10

@@ -43,7 +43,7 @@ def test_nothing_is_copied_that_need_not_be():
         GREY[:, None],
         np.ma.masked_less(GREY, 9),
         Image.fromarray(GREY[0]).convert("RGB").resize((96, 96)),
-        memoryview(GREY),
+        memoryview(GREY),  # type: ignore[arg-type]
     ],
     ids=lambda images: f"{type(images).__name__} {getattr(images, 'dtype', '')} {getattr(images, 'shape', '')}",
 )

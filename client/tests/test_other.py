@@ -1,15 +1,12 @@
 """None of the five: an output that newer versions of the emotion model have, and older ones lack."""
 
 import json
-from collections import namedtuple
 
 import numpy as np
 import pytest
-from mien_client import Client, UnexpectedResponseError
+from mien_client import EMOTIONS, Client, Face, UnexpectedResponseError
 from mien_client._analyze_command import _shown
 from mien_client.transports import Answer, MockTransport
-
-Told = namedtuple("Told", "emotion confidence other")
 
 
 def test_every_face_has_it_where_the_version_does(client, backend):
@@ -72,9 +69,14 @@ def test_a_partial_result_without_emotions_raises_their_error(client, backend, f
 
 
 def test_a_table_names_no_emotion_where_none_of_the_five_is_likelier_than_not():
-    assert _shown(Told("Angry", 0.65, 0.83)) == ("none of the five", "", "83.0%")
-    assert _shown(Told("Happy", 0.98, 0.02)) == ("Happy", "98.0%", "2.0%")
-    assert _shown(Told("Happy", 0.98, None)) == ("Happy", "98.0%", "")
+    def shown(emotion, other):
+        probabilities = np.full(5, 0.05, np.float32)
+        probabilities[EMOTIONS.index(emotion)] = 0.8
+        return _shown(Face(probabilities, np.zeros((15, 2), np.float32), {}, other=other))
+
+    assert shown("Angry", 0.83) == ("none of the five", "", "83.0%")
+    assert shown("Happy", 0.02) == ("Happy", "80.0%", "2.0%")
+    assert shown("Happy", None) == ("Happy", "80.0%", "")
 
 
 def test_a_mock_transport_may_answer_with_it():

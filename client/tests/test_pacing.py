@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mien_client import Client, DeadlineExceededError, UnavailableError
+from mien_client import BadRequestError, Client, DeadlineExceededError, UnavailableError
 from mien_client._calls.pacing import LONGEST_PAUSE, SMALLEST_REQUEST, Pacer, Turn
 
 FULL = "The batch scheduling queue to which this task was submitted is full; currently 8 tasks enqueued"
@@ -21,9 +21,9 @@ class Queue:
     def __init__(self, backend, failure, size, code="UNAVAILABLE", seconds=0.002):
         self.predict, self.failure, self.size, self.code, self.seconds = backend.predict, failure, size, code, seconds
         self.lock, self.workers = threading.Lock(), collections.defaultdict(threading.Lock)
-        self.faces = collections.Counter()
+        self.faces: collections.Counter[str] = collections.Counter()
         self.refused = []
-        self.answered = collections.Counter()
+        self.answered: collections.Counter[tuple[str, bytes]] = collections.Counter()
         backend.predict = self
 
     def __call__(self, model, version, label, images):
@@ -110,7 +110,7 @@ def test_refusals_do_not_use_up_the_attempts(client, backend, failure):
 
 def test_another_failure_in_between_is_told(client, backend, failure):
     backend.hiccups["emotion"] = [failure("UNAVAILABLE", FULL), failure("INVALID_ARGUMENT", "no")]
-    with pytest.raises(Exception, match="refused the request") as caught:
+    with pytest.raises(BadRequestError, match="refused the request") as caught:
         client.analyze(backend.faces(3))
     assert caught.value.attempts == 2
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import zlib
+from typing import Literal
 from unittest import mock
 
 import cv2
@@ -32,7 +33,7 @@ def save(path, image, **options):
 
 
 def gradient(mode="L"):
-    return Image.fromarray(np.tile(np.arange(0, 256, 4, np.uint8), (40, 1))).convert(mode)
+    return Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (40, 1))).convert(mode)
 
 
 def assert_is_gradient(picture, tolerance=0):
@@ -287,7 +288,8 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(kind, width, heig
     """Without its pixels, so that a decoder would have failed."""
     small = io.BytesIO()
     Image.new("L", (1039, 1051)).save(small, kind)
-    order = "big" if kind in ("PNG", "JPEG") or small.getvalue().startswith(b"MM") else "little"
+    big = kind in ("PNG", "JPEG") or small.getvalue().startswith(b"MM")
+    order: Literal["big", "little"] = "big" if big else "little"
     size = 4 if kind in ("PNG", "BMP") else 2
     content = small.getvalue()
     for before, after in ((1039, width), (1051, height)):

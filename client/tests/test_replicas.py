@@ -14,6 +14,7 @@ from mien_client import (
     ConfigurationError,
     DeadlineExceededError,
     ModelNotFoundError,
+    Transport,
     UnavailableError,
 )
 from mien_client._calls import call as calls
@@ -259,9 +260,12 @@ def test_addresses_that_are_none_are_refused():
         Client(["localhost:8500", "nowhere"])
 
 
-class Somebody:
+class Somebody(Transport):
     def __init__(self, endpoint):
         self.endpoint = endpoint
+
+    def predict(self, request):
+        raise NotImplementedError
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ def test_a_netrc_file_does_not_replace_the_token(nginx, certificates, backend, m
 
 def test_secrets_are_in_no_error_and_no_log(open_at, certificates, backend, caplog):
     caplog.set_level(logging.DEBUG)
-    secrets = {"token": TOKEN, "api_key": f"{API_KEY}-not"}
+    secrets: dict[str, Any] = {"token": TOKEN, "api_key": f"{API_KEY}-not"}
     for server, ca in [("api_key", "ca.pem"), ("open", "stranger.pem")]:
         with pytest.raises(MienError) as caught:
             open_at(server, backend.faces(1), ca_file=certificates / ca, **secrets)

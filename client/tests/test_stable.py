@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 from mien_client import Client, VersionNotFoundError
@@ -68,7 +69,7 @@ def test_so_does_mien_analyze(address, rollout, tmp_path, capsys):
 
 
 def test_latest_is_the_newest_version_whatever_is_stable(client, address, rollout):
-    latest = {"emotion_version": "latest", "keypoint_version": "latest"}
+    latest: dict[str, Any] = {"emotion_version": "latest", "keypoint_version": "latest"}
     assert client.analyze(rollout.faces(1), **latest).versions == TWO
     with Client(address, **latest) as another:
         another.wait_ready(5)

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ PACKINGS = {
 }
 
 
-CASES = {"as it is": str, "upper": str.upper, "lower": str.lower, "title": str.title}
+CASES: dict[str, Callable[[str], str]] = {"as it is": str, "upper": str.upper, "lower": str.lower, "title": str.title}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Writing:
             return ("," + self.indent).join(f'"{cell}"' if self.quoted else cell for cell in cells) + self.newline
 
         rows = [line([row.get(name, str(number)) for name in self.header]) for number, row in enumerate(EMOTION_ROWS)]
-        names = line(map(CASES[self.case], self.header))
+        names = line([CASES[self.case](name) for name in self.header])
         text = (
             (self.first and self.first + self.newline)
             + names

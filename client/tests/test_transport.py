@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def is_right(analysis, images=IMAGES):
 @pytest.mark.parametrize("number", range(4))
 def test_the_snippets_of_the_docs_page_run_as_pasted(number):
     snippet = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)[number]
-    names = {"__name__": "pasted"}
+    names: dict[str, Any] = {"__name__": "pasted"}
     exec(compile(snippet, DOCS.name, "exec"), names)
     for name, value in list(names.items()):
         if name.startswith("test_"):
@@ -198,7 +199,7 @@ def test_one_method_makes_a_transport_and_the_client_closes_it():
 
 def test_a_transport_needs_predict():
     with pytest.raises(TypeError, match="predict"):
-        Transport()
+        Transport()  # type: ignore[abstract]
 
 
 def test_a_real_transport_can_be_watched(address, backend):

@@ -68,7 +68,7 @@ def test_swaps_under_load_fail_no_call(client, backend):
     thread = threading.Thread(target=keep_swapping)
     thread.start()
     try:
-        seen = set()
+        seen: set[tuple[int, int]] = set()
         while len(seen) < 10:
             analysis = client.analyze(images)
             seen.add(analysis.versions["emotion"])

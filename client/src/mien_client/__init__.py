@@ -26,9 +26,11 @@ from mien_client._version import __version__
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 
 if TYPE_CHECKING:
-    from mien_client._analysis import Analysis, Face, PictureAnalysis, PictureFace
+    from mien_client._analysis import Analysis
     from mien_client._async_client import AsyncClient
     from mien_client._client import Client
+    from mien_client._face import Face
+    from mien_client._picture_analysis import PictureAnalysis, PictureFace
     from mien_client.transports import Answer, MockTransport, Request, Transport, VersionStatus
 
 __all__ = [
@@ -71,10 +73,10 @@ _WITH_NUMPY = {
     "Answer": "mien_client.transports",
     "AsyncClient": "mien_client._async_client",
     "Client": "mien_client._client",
-    "Face": "mien_client._analysis",
+    "Face": "mien_client._face",
     "MockTransport": "mien_client.transports",
-    "PictureAnalysis": "mien_client._analysis",
-    "PictureFace": "mien_client._analysis",
+    "PictureAnalysis": "mien_client._picture_analysis",
+    "PictureFace": "mien_client._picture_analysis",
     "Request": "mien_client.transports",
     "Transport": "mien_client.transports",
     "VersionStatus": "mien_client.transports",

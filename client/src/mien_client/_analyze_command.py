@@ -1,4 +1,4 @@
-"""``mien analyze``: what the models see in picture files."""
+"""``mien analyze``: the emotions and key points of the faces in picture files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mien_client.cli import Command, CommandError
 from mien_client.contract import IMAGE_SIZE, KEYPOINTS, OTHER_THRESHOLD
 
 if TYPE_CHECKING:
-    from mien_client._analysis import Face
+    from mien_client._face import Face
     from mien_client.pictures import FaceCrop, Picture
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
@@ -22,7 +22,7 @@ _ENDINGS_TOLD = f"{', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
 
 
 class Result(NamedTuple):
-    """One face: which file it is in, the how manieth there, the piece of the picture, and what the models say."""
+    """One face: its file, its number in the file (from 1), the part of the picture, and the models' result."""
 
     file: str
     number: int
@@ -36,27 +36,27 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         help="PNG, JPEG, WebP, GIF, BMP or TIFF file, or - for standard input; "
-        "a picture of 48x48 pixels is taken as it is, in others the faces are looked for",
+        "a picture of 48x48 pixels is one face; in larger pictures, faces are searched for",
     )
     parser.add_argument(
         "--server",
         metavar="ADDRESS",
         default="localhost:8500",
-        help="host:port for gRPC, http://host:port for REST (default: %(default)s)",
+        help="the address of the server: host:port for gRPC, http://host:port for REST (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=float,
         default=30.0,
-        help="how long the servers may take for all faces (default: %(default)g)",
+        help="time limit for the answers to all faces (default: %(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
         "--picture",
         metavar="OUT",
         type=Path,
-        help=f"write a picture of the faces with their key points and probabilities; its name ends in {_ENDINGS_TOLD}",
+        help=f"write a picture of the faces with their key points and probabilities; the name ends in {_ENDINGS_TOLD}",
     )
 
 
@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
             found = find_faces(_read(file))
             crops += [(file, number, crop) for number, crop in enumerate(found, start=1)]
             if not found:
-                errors.append((file, f"no face was found in {file}"))
+                errors.append((file, f"No face was found in {file}"))
         except PictureError as error:
             errors.append((file, str(error)))
     for _, sentence in errors:
@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise CommandError(f"{arguments.picture} cannot be written: {error.strerror}") from None
         if len(results) > _drawing.MOST_FACES:
-            sys.stderr.write(f"mien analyze: {arguments.picture} shows the first {_drawing.MOST_FACES} faces only\n")
+            sys.stderr.write(f"mien analyze: {arguments.picture} shows only the first {_drawing.MOST_FACES} faces\n")
     return 1 if errors else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import closing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self, overload
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, ClassVar, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis, Face, PictureAnalysis
+from mien_client._analysis import Analysis
 from mien_client._base import READY_TIMEOUT, BaseClient
 from mien_client._calls.flow import Flow, R, Wake
 from mien_client._calls.halves import CHUNK_FACES
+from mien_client._face import Face
 from mien_client._faces import Found
 from mien_client._options import checked_count, checked_timeout
+from mien_client._picture_analysis import PictureAnalysis
 from mien_client._streaming import BATCHES_IN_FLIGHT, in_batches_async
 from mien_client.transports.base import VersionStatus
 
@@ -141,7 +143,7 @@ class AsyncClient(BaseClient):
         keypoint_version: int | str | None = None,
         timeout: float | None = None,
         key: str | bytes | int | None = None,
-    ) -> AsyncIterator[Face]:
+    ) -> AsyncGenerator[Face, None]:
         """Ask about any number of faces, for ``async for``; see `Client.analyze_iter`.
 
         The images may come from an asynchronous iterable. An ordinary iterable is read in the event loop and blocks it.

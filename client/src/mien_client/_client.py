@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis, Face, PictureAnalysis
+from mien_client._analysis import Analysis
 from mien_client._base import READY_TIMEOUT, BaseClient
 from mien_client._calls.flow import Flow, R, Wake
 from mien_client._calls.halves import CHUNK_FACES
+from mien_client._face import Face
 from mien_client._faces import Found
 from mien_client._options import checked_count, checked_timeout
+from mien_client._picture_analysis import PictureAnalysis
 from mien_client._streaming import BATCHES_IN_FLIGHT, in_batches, stream
 from mien_client._threads import in_thread
 from mien_client.transports.base import VersionStatus

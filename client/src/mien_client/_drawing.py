@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mien_client._analysis import Face
+from mien_client._face import Face
 from mien_client.contract import IMAGE_SIZE, KEYPOINTS, OTHER_THRESHOLD
 from mien_client.pictures import FaceCrop
 
@@ -35,14 +35,14 @@ _COLOURS = [next(colour for part, colour in _PARTS.items() if part in name) for 
 
 
 def draw_faces(faces: Sequence[tuple[str, FaceCrop, Face]], path: Path) -> None:
-    """Writes a picture that shows each face with its fifteen points and, beside it, its probabilities.
+    """Write a picture that shows each face with its fifteen points and, beside it, its probabilities.
 
     Args:
-        faces: A title, the piece of the picture and the result for each face; the first `MOST_FACES` are shown.
-        path: Where to; its name's ending says the format.
+        faces: A title, the part of the picture and the result for each face; the first `MOST_FACES` are shown.
+        path: The file to write; the ending of its name determines the format.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: The file cannot be written.
     """
     faces = faces[:MOST_FACES]
     columns = min(3, math.isqrt(len(faces) - 1) + 1)
@@ -51,7 +51,7 @@ def draw_faces(faces: Sequence[tuple[str, FaceCrop, Face]], path: Path) -> None:
     for number, (title, crop, face) in enumerate(faces):
         row, column = divmod(number, columns)
         x, y = column * _WIDTH, (rows - 1 - row) * _HEIGHT
-        title = title.encode(errors="replace").decode()  # A file may have a name that is no text.
+        title = title.encode(errors="replace").decode()  # The name of a file may be invalid Unicode.
         _draw_picture(_axes(figure, x + 0.15, y + 0.15, 2.8, 2.8), title, crop, face)
         _draw_bars(_axes(figure, x + 3.8, y + 0.5, 2.45, 2.1), face)
     with warnings.catch_warnings():
@@ -60,18 +60,18 @@ def draw_faces(faces: Sequence[tuple[str, FaceCrop, Face]], path: Path) -> None:
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Adds axes at a place that is given in inches. Fixed places: to fit many faces automatically takes minutes."""
+    """Add axes at a position in inches. An automatic layout of many faces would take minutes."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
 def _draw_picture(picture: Axes, title: str, crop: FaceCrop, face: Face) -> None:
-    # Both arrays cover the same square: the picture's own pixels are shown, measured in those of the 48x48 image.
+    # The picture's own pixels are shown, on axes in pixels of the 48x48 image, which covers the same square.
     edges = (-0.5, IMAGE_SIZE - 0.5, IMAGE_SIZE - 0.5, -0.5)
     picture.imshow(crop.colour, extent=edges, interpolation="bicubic")
     points = face.keypoints
     picture.scatter(points[:, 0], points[:, 1], s=34, c=_COLOURS, edgecolors=_INK, linewidths=0.9, zorder=3)
-    # A point outside the crop is shown there, rather than not at all.
+    # Points outside the crop are shown too.
     low, high = np.minimum(points.min(axis=0), -0.5), np.maximum(points.max(axis=0), IMAGE_SIZE - 0.5)
     picture.set_xlim(low[0], high[0])
     picture.set_ylim(high[1], low[1])

@@ -1,41 +1,43 @@
-"""Everything this package raises on purpose.
+"""The exceptions of this package.
 
 ::
 
     MienError
-    ├── InvalidImageError            (also a ValueError)  refused before anything was sent
-    ├── ConfigurationError           (also a ValueError)  an address, a timeout or a version that cannot be meant
-    ├── PictureError                                      a file in which no face can be looked for
-    ├── DataError                    (also a ValueError)  a file of labelled faces that cannot be used
-    ├── ClientClosedError            (also a RuntimeError)  a call of a client after its close()
-    ├── UnavailableError             retryable            not reachable, too busy, or gone in mid-call
+    ├── InvalidImageError            (also a ValueError)  invalid images; nothing was sent
+    ├── ConfigurationError           (also a ValueError)  an invalid address, timeout, version or other option
+    ├── PictureError                                      a file that is not a readable picture
+    ├── DataError                    (also a ValueError)  an unusable file of labelled faces
+    ├── ClientClosedError            (also a RuntimeError)  a call after the client was closed
+    ├── UnavailableError             retryable            the server is unreachable, full, or went away during the call
     ├── DeadlineExceededError        retryable            no answer in time
     ├── NotServedError
-    │   ├── ModelNotFoundError                            the server has no such model, or none of its versions
+    │   ├── ModelNotFoundError                            the server has no such model, or no loaded version of it
     │   └── VersionNotFoundError                          the model has no such version or label
-    ├── BadRequestError                                   the server says that the request makes no sense
-    ├── AccessDeniedError                                 the server wants to know who asks, or said no
+    ├── BadRequestError                                   the server refused the request as invalid
+    ├── AccessDeniedError                                 credentials are missing, or were refused
     ├── ServerError                                       the server failed while answering
-    └── UnexpectedResponseError                           an answer that the models of Mien do not give
+    └── UnexpectedResponseError                           not an answer of one of the models of Mien
 
 REST and gRPC raise the same class for the same cause.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from mien_client.documents import ErrorDocument
 
 
 class MienError(Exception):
-    """The root of the tree. Its text is one sentence for people.
+    """The base class of all exceptions here. Its text is one sentence for people.
 
     Attributes:
-        endpoint: The address that was asked, or None if none was.
-        model: The name of the model that was asked.
-        version: The version that was asked for, if one was.
-        label: The version label that was asked for, if one was.
-        attempts: How often the request that failed was sent; 0 if none was.
-        retryable: Whether the same call may well succeed a moment later.
+        endpoint: The address of the server that was asked, or None.
+        model: The name of the model that was asked, or None.
+        version: The version number that was asked for, or None.
+        label: The version label that was asked for, or None.
+        attempts: How often the request that failed was sent; 0 if it was not sent.
+        retryable: Whether the same call may succeed a moment later.
 
     Example:
         >>> try:
@@ -64,7 +66,7 @@ class MienError(Exception):
         self.attempts = 0
         self._overloaded = False  # Whether a server refused the request because it is full.
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ErrorDocument:
         """Return the error as plain JSON types: ``type`` (the name of its class), ``message`` and ``retryable``.
 
         The message names the server's address.
@@ -81,17 +83,17 @@ class InvalidImageError(MienError, ValueError):
 
 
 class ConfigurationError(MienError, ValueError):
-    """An address, a timeout or a version that cannot be meant."""
+    """An address, a timeout, a version or another option is invalid."""
 
 
 class PictureError(MienError):
-    """A file is no picture, or is damaged."""
+    """A file is not a picture of a supported format, is damaged, or is too large."""
 
 
 class DataError(MienError, ValueError):
-    """A file of labelled faces, or what goes with it, cannot be used; the text says where, and what was expected.
+    """A file of labelled faces, or a file that goes with it, is invalid. The text says where, and what was expected.
 
-    Files come from strangers: what cannot be printed of them is escaped.
+    The text may quote the file, so unprintable characters are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -103,35 +105,35 @@ class ClientClosedError(MienError, RuntimeError):
 
 
 class UnavailableError(MienError):
-    """The server cannot be reached, is too busy, or went away while it answered."""
+    """The server cannot be reached, is full, or went away while it answered."""
 
     retryable = True
 
 
 class DeadlineExceededError(MienError):
-    """No answer came within the timeout."""
+    """There was no answer within the timeout."""
 
     retryable = True
 
 
 class NotServedError(MienError):
-    """The server is there but has nothing by this name to answer with."""
+    """The server answers, but does not serve what was asked for."""
 
 
 class ModelNotFoundError(NotServedError):
-    """The server has no model of this name, or no version of it is loaded."""
+    """The server has no model of this name, or has loaded no version of it."""
 
 
 class VersionNotFoundError(NotServedError):
-    """The version, or the label, that was asked for is not loaded."""
+    """The version or label that was asked for does not exist or is not loaded."""
 
 
 class BadRequestError(MienError):
-    """The server refused the request as malformed: client and model do not fit together."""
+    """The server refused the request as invalid: the client and the model do not match."""
 
 
 class AccessDeniedError(MienError):
-    """The server does not let this client ask."""
+    """The server, or a proxy before it, denied access to this client."""
 
 
 class ServerError(MienError):
@@ -139,4 +141,4 @@ class ServerError(MienError):
 
 
 class UnexpectedResponseError(MienError):
-    """The answer is not what Mien's models give: an output missing, a wrong shape or type, numbers that are none."""
+    """The answer is not one of Mien's models: an output is missing, or has a wrong shape, type or range."""

@@ -1,4 +1,4 @@
-"""From pictures to the faces that a client asks about, and back to one result for each picture."""
+"""From pictures to the faces that a client asks about, and from their results to one result for each picture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis, PictureAnalysis
+from mien_client._analysis import Analysis
 from mien_client._exceptions import PictureError
+from mien_client._picture_analysis import PictureAnalysis
 from mien_client.contract import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Found:
-    """The faces that were found in one picture or several.
+    """The faces that were found in one picture or in several.
 
     Args:
         pictures: One picture, or an iterable of pictures.
@@ -56,7 +57,11 @@ class Found:
         return np.array(images, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
 
     def results(self, analysis: Analysis) -> PictureAnalysis | list[PictureAnalysis]:
-        """Return what the models say to `images`: a result for the one picture, or a list of a result for each."""
+        """Return the result for the one picture, or a list with a result for each picture.
+
+        Args:
+            analysis: The result for `images`.
+        """
         results, start = [], 0
         for crops in self._crops:
             results.append(PictureAnalysis(analysis[start : start + len(crops)], crops))
@@ -65,9 +70,9 @@ class Found:
 
 
 def _is_one(pictures: object) -> bool:
-    """Return whether this is to be taken as one picture, if perhaps a wrong one, not as an iterable of pictures."""
+    """Return whether this is one picture, perhaps an invalid one, and not an iterable of pictures."""
     if isinstance(pictures, (bytearray, memoryview, np.ndarray)) or hasattr(pictures, "read"):
-        return True  # Iterable, but never meant as that.
+        return True  # Iterable, but not an iterable of pictures.
     return _is_picture(pictures) or not isinstance(pictures, Iterable)
 
 

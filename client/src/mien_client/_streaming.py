@@ -11,8 +11,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from mien_client._analysis import Analysis, Face
+from mien_client._analysis import Analysis
 from mien_client._exceptions import InvalidImageError
+from mien_client._face import Face
 from mien_client._images import as_images
 from mien_client._threads import in_thread
 

@@ -1,7 +1,7 @@
-"""The ``mien`` program: its verbs are whatever the installed distributions register.
+"""The ``mien`` program, whose verbs come from the installed distributions.
 
-A verb is an entry point of the group ``mien.commands`` that names a `Command`. Only the verb that was asked for is
-imported, and its module imports anything heavy inside ``run``, so that every verb starts as fast as it can.
+A verb is an entry point of the group ``mien.commands`` that names a `Command`. Only the verb that is run is imported,
+and its module imports large libraries inside ``run``, so that every verb starts fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from mien_client._exceptions import MienError
 
 INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C ended: 128 + SIGINT."""
+"""The exit status after Ctrl-C: 128 + SIGINT."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Command:
 
 
 class CommandError(Exception):
-    """Ends the command with exit status 1; its text is the one sentence that the user reads."""
+    """End the command with exit status 1. Its text is the sentence that the user reads."""
 
 
 def seconds(text: str) -> float:
-    """The type of arguments that are a time: a number above 0."""
+    """Return an argument that is a positive number of seconds; the type of such arguments."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
     return value
 
 
@@ -66,16 +66,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``mien`` with the arguments ``argv`` (by default the process's own).
+    """Run ``mien``.
+
+    Args:
+        argv: The arguments; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 after an error that was told in a sentence, 130 after Ctrl-C.
+        The exit status: 0, 1 after an error, which is printed as one sentence, or 130 after Ctrl-C.
 
     Raises:
-        SystemExit: By argparse, after ``--help`` (0) and for wrong arguments (2).
+        SystemExit: From argparse, after ``--help`` (0) and for invalid arguments (2).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # The name of a file can hold anything.
+        sys.stdout.reconfigure(errors="backslashreplace")  # The name of a file may be invalid Unicode.
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbs = {entry.name: entry for entry in metadata.entry_points(group="mien.commands")}
     verb = arguments[0] if arguments and arguments[0] in verbs else ""
@@ -95,18 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left, as in `mien ... | head`. Python would complain once more on exit.
+        # The reader of our output has ended, as in `mien ... | head`; Python would print an error on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 
 
 def _explain(arguments: list[str], verbs: dict[str, metadata.EntryPoint]) -> int:
-    """Handles a command line without a known verb: help, version, or a usage error."""
+    """Handle a command line without a known verb: help, version, or a usage error."""
     parser = argparse.ArgumentParser(
         prog="mien",
-        description="Reads faces at scale: emotions and key points, served by TensorFlow Serving.",
-        epilog="Every verb explains itself: mien VERB --help.",
+        description="Read faces at scale: emotions and key points, served by TensorFlow Serving.",
+        epilog="Help for a verb: mien VERB --help.",
     )
     parser.add_argument("--version", action="version", version=f"mien {metadata.version('mien-client')}")
     subparsers = parser.add_subparsers(metavar="VERB", title="verbs", required=True)
@@ -116,13 +119,13 @@ def _explain(arguments: list[str], verbs: dict[str, metadata.EntryPoint]) -> int
     if not arguments:
         parser.print_help()
         return 2
-    parser.parse_args(arguments)  # An unknown verb or option: prints the usage and exits.
+    parser.parse_args(arguments)  # An unknown verb or option: print the usage and exit.
     return 0
 
 
 def _help(entry: metadata.EntryPoint) -> str:
     try:
         command: Command = entry.load()
-    except ImportError as error:  # One broken verb leaves the others usable.
+    except ImportError as error:  # The other verbs stay usable.
         return f"cannot be loaded: {error}"
     return command.help

@@ -1,4 +1,4 @@
-"""What training, serving and client agree on: images, emotions, key points, models, signatures, tensor names."""
+"""The contract between training, serving and client: images, emotions, key points, models, signatures, tensors."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ EMOTION_MODEL: Final = "emotion"
 KEYPOINT_MODEL: Final = "keypoints"
 
 STABLE_LABEL: Final = "stable"
-"""Names the version that callers get unless they ask for another."""
+"""The label of the version that answers callers who ask for no other."""
 CANARY_LABEL: Final = "canary"
-"""Names the version that is being tried."""
+"""The label of the version that is being tried."""
 
 SIGNATURE_DEFAULT: Final = "serving_default"
 """Takes ``images``, uint8 [N, 48, 48]."""

@@ -1,6 +1,6 @@
-"""Reading the public Kaggle files: facial expressions (FER2013 and its variants) and facial key points.
+"""Read the public Kaggle files: facial expressions (FER2013 and its variants) and facial key points.
 
-A file may be packed in any way that `mien_client.tables` knows; what it holds is recognised by its header.
+A file may be packed in any way that `mien_client.archives` supports. Its header says what it holds.
 
 Key-point images are 96×96 in the file and 48×48 in Mien. Pixel centres lie on whole numbers in both, so pixel ``i`` of
 the small image is the mean of pixels ``2i`` and ``2i + 1`` of the large one, whose common centre is ``2i + 0.5``:
@@ -64,7 +64,7 @@ class EmotionData:
         usage: The file's ``Usage`` of each face, str [N]; `None` where the file has no such column.
         rows: int64 [N], where each face is in the file; the first row below the header is 0.
         source: The file and, where it was packed, its name in the archive.
-        skipped: One sentence for each bad row that was left out.
+        skipped: One sentence for each invalid row that was skipped.
         others: The faces with an emotion that is not among ours; their labels continue ours with `OTHER_EMOTIONS`.
     """
 
@@ -93,7 +93,7 @@ class KeypointData:
         keypoints: float32 [N, 15, 2], (x, y) pixels of the 48×48 image; NaN where the file has no such point.
         rows: int64 [N], where each face is in the file; the first row below the header is 0.
         source: The file and, where it was packed, its name in the archive.
-        skipped: One sentence for each bad row that was left out.
+        skipped: One sentence for each invalid row that was skipped.
     """
 
     images: NDArray[np.uint8]
@@ -124,8 +124,8 @@ def read_emotion(
     Args:
         path: The file.
         seven_labels: Whether the labels are the challenge's seven; by default, whether there is a ``Usage`` column.
-        skip_bad_rows: Leave bad rows out and list them, instead of stopping at the first.
-        progress: Told how far the reading has come.
+        skip_bad_rows: Whether to skip invalid rows and list them, instead of raising an error.
+        progress: Called while the file is read.
 
     Raises:
         DataError: The file cannot be read, is not of this kind, or holds a bad row.
@@ -176,8 +176,8 @@ def read_keypoints(path: Path, *, skip_bad_rows: bool = False, progress: Progres
 
     Args:
         path: The file.
-        skip_bad_rows: Leave bad rows out and list them, instead of stopping at the first.
-        progress: Told how far the reading has come.
+        skip_bad_rows: Whether to skip invalid rows and list them, instead of raising an error.
+        progress: Called while the file is read.
 
     Raises:
         DataError: The file cannot be read, is not of this kind, or holds a bad row.
@@ -252,7 +252,7 @@ def open_kind(path: Path, kind: str, progress: Progress | None = None) -> Abstra
 
 
 def _judge(header: list[str], wanted: str) -> str:
-    """Say why a file with this header is not of the kind that is wanted, or ""."""
+    """Return why a file with this header is not of the kind that is wanted, or ""."""
     names = {name.lower() for name in header}
     if _COLUMNS[wanted] <= names:
         return ""

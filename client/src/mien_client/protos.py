@@ -1,10 +1,11 @@
-"""TensorFlow Serving's message classes, under their simple names, without TensorFlow.
+"""TensorFlow Serving's message classes under their simple names, without TensorFlow.
 
-``from mien_client.protos import PredictRequest`` gives the class of ``tensorflow.serving.PredictRequest``; enums
-(``DataType``) come as protobuf's enum wrappers. All are built from ``protos.binpb``, which ``tools/make_protos.py``
-generates from the official packages, in a descriptor pool of their own: the official classes register the same names
-in the default pool, and the two sets live side by side in one process. Messages of the two sets are exchanged as
-bytes.
+``from mien_client.protos import PredictRequest`` imports the class of ``tensorflow.serving.PredictRequest``; enums,
+such as ``DataType``, are protobuf's enum wrappers. ``tools/make_protos.py`` generates their descriptors,
+``protos.binpb``, and their types, ``protos.pyi``, from the official packages.
+
+The classes are built in a descriptor pool of their own, because the official classes register the same names in the
+default pool. So both sets can be used in one process; a message of one set becomes one of the other through its bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 
 POOL = descriptor_pool.DescriptorPool()
-"""Holds every descriptor here; ``POOL.FindServiceByName`` finds the services too."""
+"""All descriptors; ``POOL.FindServiceByName`` finds the services too."""
 
 _full_names: dict[str, str] = {}
 

@@ -1,6 +1,6 @@
-"""Which faces of a file are for training and which are held out for validation.
+"""Which faces of a file are for training and which are for validation.
 
-`mien train`, `mien evaluate` and `mien rollout compare` follow the same rules, so that a version is judged by faces
+`mien train`, `mien evaluate` and `mien rollout compare` follow the same rules, so that a version is measured on faces
 that it was not trained on.
 """
 
@@ -21,19 +21,19 @@ BY_USAGE: Final = f"Usage {TRAINING_USAGE} trains, {VALIDATION_USAGE} validates"
 
 
 def by_share(share: float, what: str, seed: int) -> str:
-    """Say how faces are split where a share of something is drawn."""
+    """Return the description of a split in which a share of something is drawn."""
     return f"{share:.0%} of the {what} validate, seed {seed}"
 
 
 def split_by_person(people: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split faces by person, so that nobody is on both sides.
+    """Split faces by person, so that no person is on both sides.
 
     This draws the same people as scikit-learn's ``GroupShuffleSplit(1, test_size=share, random_state=seed)``.
 
     Args:
         people: int64 [N], a number for the person of each face.
         share: The share of the people, above 0 and below 1, whose faces validate.
-        seed: Decides who.
+        seed: Determines the people.
 
     Returns:
         The indices of the training faces and those of the validation faces, each in order.
@@ -45,7 +45,7 @@ def split_by_person(people: NDArray[np.int64], share: float, seed: int) -> tuple
     count = math.ceil(share * len(everybody))
     if not 0 < count < len(everybody):
         raise DataError(f"The faces of {len(everybody)} people or rows cannot be split: both sides need at least one")
-    # The legacy generator's numbers never change, and trained versions depend on who was drawn.
+    # The legacy generator's numbers never change, and trained versions depend on the people that were drawn.
     order = np.random.RandomState(seed).permutation(len(everybody))
     held_out = np.isin(who, order[:count])
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

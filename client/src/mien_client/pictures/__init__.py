@@ -1,6 +1,6 @@
-"""Pictures: from a file, its bytes or a PIL image to faces as the models take them, and back to the picture's pixels.
+"""Find the faces in pictures, as the models take them, and map results back to the pixels of the picture.
 
-Needs the extra ``pictures``: ``pip install "mien-client[pictures]"``. ``mien analyze`` does it this way.
+This needs the extra ``pictures``: ``pip install "mien-client[pictures]"``.
 
 Example:
     >>> from mien_client.pictures import find_faces, read_picture

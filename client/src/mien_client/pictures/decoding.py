@@ -132,10 +132,10 @@ def _decode(image: Image.Image, name: str, *, in_place: bool) -> Picture:
 
 
 def _damage(error: Exception, name: str) -> PictureError:
-    """Describe a file in which Pillow fails, which it does with almost any exception, down to `struct.error`."""
+    """Return the error for a file in which Pillow fails, which may raise almost any exception."""
     if "truncat" in str(error).lower():
         return PictureError(f"{name} is truncated: its end is missing")
-    if "could not create decoder" in str(error):  # what Pillow says of a cut WebP
+    if "could not create decoder" in str(error):  # Pillow's message for a truncated WebP
         return PictureError(f"{name} is truncated or damaged")
     return PictureError(f"{name} is damaged: {error}")
 
@@ -169,7 +169,7 @@ def _to_rgb(image: Image.Image, name: str, *, in_place: bool) -> Image.Image:
 def _to_8_bits(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
     is_float = values.dtype.kind == "f"
-    # Floats just above 1 may be of the range 0 to 1 or of 0 to 255: nobody can tell.
+    # Floats just above 1 may have the range 0 to 1 or 0 to 255: that is ambiguous.
     if not (low >= 0 and high <= 65535) or (is_float and 1 < high < 16):  # also if one is NaN
         expected = "from 0 to 1, 255 or 65535" if is_float else "from 0 to 65535"
         raise PictureError(

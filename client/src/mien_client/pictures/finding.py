@@ -17,7 +17,7 @@ from mien_client.contract import IMAGE_SIZE
 from mien_client.pictures.decoding import Picture
 
 MIN_SCORE = 0.5
-"""Faces with a lower score are doubtful, and dropped unless `find_faces` is told otherwise."""
+"""Faces with a lower score are doubtful; `find_faces` drops them by default."""
 
 # How much of a picture the models expect around a face: the square whose side is FACE_CROP_SCALE times that of the
 # cascade's box, and whose centre lies FACE_CROP_DOWN of the box's sides below the box's. Measured with this cascade on
@@ -46,17 +46,17 @@ _HALF_SCORE_BOXES = 16
 
 @dataclass(frozen=True, eq=False)
 class FaceCrop:
-    """A square piece of a picture with one face in it.
+    """A square part of a picture with one face in it.
 
     Attributes:
         image: The face as the models take it, uint8 [48, 48].
-        colour: The same piece with the picture's own pixels, uint8 [side, side, 3].
-        left: The first of the picture's columns in the piece; negative if it reaches over the border.
-        top: The first of the picture's rows in the piece.
-        side: How many of the picture's pixels the piece is wide and high.
-        score: How certain it is that this is a face, from 0 to 1; below 0.5 is doubtful. 1 for a picture of 48x48.
-        angle: How far the face is tilted clockwise in the picture, in degrees. The piece is turned back by it, around
-            the centre of the square that `left`, `top` and `side` describe.
+        colour: The same square with the picture's own pixels, uint8 [side, side, 3].
+        left: The first column of the square in the picture; negative if the square extends beyond the border.
+        top: The first row of the square in the picture.
+        side: The side of the square in pixels of the picture.
+        score: The certainty that this is a face, from 0 to 1; below 0.5 is doubtful. A picture of 48x48 has 1.
+        angle: The tilt of the face in the picture, in degrees clockwise. The square is turned back by this angle around
+            its centre.
 
     Example:
         >>> [crop] = find_faces(read_picture("astronaut.jpg"))
@@ -75,10 +75,10 @@ class FaceCrop:
     angle: float = 0.0
 
     def to_picture(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Maps points from the 48x48 image to the picture.
+        """Map points from the 48x48 image to the picture.
 
         Args:
-            points: (x, y) in pixels of `image`, shape [..., 2]. Pixel centres are whole numbers here and there.
+            points: (x, y) in pixels of `image`, shape [..., 2]. Pixel centres are whole numbers in both.
 
         Returns:
             (x, y) in pixels of the picture, the same shape.
@@ -99,14 +99,14 @@ class FaceCrop:
 def find_faces(picture: Picture, *, min_score: float = MIN_SCORE) -> list[FaceCrop]:
     """Find the faces in a picture; a picture of 48x48 pixels is one face, whatever it shows.
 
-    It looks for frontal faces, upright or tilted by up to about 50 degrees. In a picture of up to about 1,000 pixels
+    Frontal faces are found, upright or tilted by up to about 50 degrees. In a picture of up to about 1,000 pixels
     they may be as small as 24 pixels a side, though half of those below 40 are missed. In larger pictures the smallest
     upright face has 32 pixels a side, and the smallest tilted one a fortieth of the picture's longer side. Profiles,
     faces that are turned further and covered ones are missed.
 
     Args:
         picture: The picture.
-        min_score: Drop faces with a lower score. With 0, doubtful ones are returned too.
+        min_score: Faces with a lower score are dropped; 0 keeps doubtful ones.
 
     Returns:
         The faces from left to right, each turned upright.
@@ -147,7 +147,7 @@ _cascades = _Cascades()
 
 
 def _rotation(angle: float) -> NDArray[np.float64]:
-    """The matrix that turns (x, y), with y down, clockwise by degrees."""
+    """Return the matrix that turns (x, y), with y down, clockwise by degrees."""
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return np.array([[cosine, -sine], [sine, cosine]])
 
@@ -199,7 +199,7 @@ def _search(grey: NDArray[np.uint8]) -> list[_Found]:
 
 
 def _score(grey: NDArray[np.uint8], centre: NDArray[np.float64], angle: float, side: float) -> float:
-    """Look at a found face again with another cascade: the more of its boxes overlap there, the higher the score."""
+    """Return the score of a face: the more boxes of another cascade overlap there, the higher it is."""
     # The face takes up 64 of 120 pixels. A larger one is cut out as it is first, and then made smaller by area.
     finer = max(1, round(side / 64))
     piece = _turned(grey, centre, angle, side / 64 / finer, 120 * finer)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -87,24 +87,30 @@ class Request:
         return self.target.model
 
 
-@dataclass(frozen=True, eq=False)
 class Answer:
     """A model's predictions.
 
-    Attributes:
-        values: The output that the request asks for: ``probabilities`` float32 [N, 5] or ``keypoints``
-            float32 [N, 15, 2].
+    Args:
+        values: The output that the request asks for: ``probabilities`` [N, 5] or ``keypoints`` [N, 15, 2].
         version: The number of the version that computed them.
-        other: With ``probabilities``: float32 [N], the output ``other``; `None` if the version lacks it.
+        other: With ``probabilities``: [N], the output ``other``; None if the version lacks it.
+
+    Attributes:
+        values: The same as float32.
+        version: The same.
+        other: The same as float32, or None.
 
     Example:
-        >>> Answer(np.zeros((1, 15, 2), np.float32), version=1).version
-        1
+        >>> Answer(np.zeros((1, 15, 2)), version=1).values.dtype
+        dtype('float32')
     """
 
-    values: NDArray[np.float32]
-    version: int
-    other: NDArray[np.float32] | None = None
+    __slots__ = ("other", "values", "version")
+
+    def __init__(self, values: ArrayLike, version: int, other: ArrayLike | None = None) -> None:
+        self.values: NDArray[np.float32] = np.asarray(values, np.float32)
+        self.version = version
+        self.other: NDArray[np.float32] | None = None if other is None else np.asarray(other, np.float32)
 
 
 @dataclass(frozen=True)
