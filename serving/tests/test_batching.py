@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from mien_client.protos import ModelServerConfig
+from mien_client.protos import DataType, ModelServerConfig, TensorProto
 from mien_serving.batching.parameters import BatchingOptions
 from mien_serving.batching.scheduler import BatchScheduler
 from mien_serving.core.status import Code, StatusError
@@ -367,4 +367,8 @@ def test_each_model_can_bring_its_own_parameters(publish, tmp_path):
     three = {"x": np.float32([1, 2, 3])}
     with pytest.raises(StatusError, match="Task size 3 is larger than maximum input batch size 2"):
         predict(server.load_saved_model(with_parameters), "", three)
+    # Refused before it is filled: the number in the message is the one that was declared.
+    declared = TensorProto(dtype=DataType.Value("DT_FLOAT"), tensor_shape={"dim": [{"size": 10**12}]}, float_val=[1])
+    with pytest.raises(StatusError, match=f"Task size {10**12} is larger than maximum input batch size 2"):
+        predict(server.load_saved_model(with_parameters), "", {"x": declared})
     assert predict(server.load_saved_model(without), "", three)["y"].tolist() == [2, 3, 4]

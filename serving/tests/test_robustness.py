@@ -163,6 +163,45 @@ def test_a_tensor_of_gigabytes_of_which_one_value_was_sent_is_refused(attacked, 
     assert peak_megabytes(attacked) - before < 50
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
+@pytest.mark.parametrize("shape", [[10**9, 0, 2], [10**9, 2, 0], [0, 2, 10**9], [10**9, 0]])
+def test_a_tensor_without_values_whose_outputs_would_have_gigabytes_is_refused(attacked, shape):
+    from mien_client import protos
+
+    request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "mean"})
+    request.inputs["images"].dtype = protos.DataType.Value("DT_UINT8")
+    for size in shape:
+        request.inputs["images"].tensor_shape.dim.add(size=size)
+    before = peak_megabytes(attacked)
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: images: not all values were sent, and shape"):
+        attacked.call("Predict", request)
+    assert peak_megabytes(attacked) - before < 50
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
+def test_a_json_list_of_empty_lists_whose_outputs_would_be_large_is_refused(attacked):
+    body = '{"signature_name": "mean", "inputs": [' + "[]," * 3_000_000 + "[]]}"
+    before = peak_megabytes(attacked)
+    answer = requests.post(f"{attacked.url}/v1/models/tiny:predict", data=body, timeout=60)
+    assert answer.status_code == 400
+    assert "does not fit the signature's [-1,2,2]" in answer.json()["error"]
+    assert peak_megabytes(attacked) - before < 50
+
+
+def test_a_filled_tensor_must_have_the_shape_of_the_signature(attacked):
+    from mien_client import protos
+
+    request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "mean"})
+    request.inputs["images"].dtype = protos.DataType.Value("DT_UINT8")
+    request.inputs["images"].int_val.append(7)
+    for size in (1, 2, 2):
+        request.inputs["images"].tensor_shape.dim.add(size=size)
+    assert attacked.call("Predict", request).outputs["mean"].float_val == [7]
+    request.inputs["images"].tensor_shape.dim[2].size = 1000
+    with pytest.raises(grpc.RpcError, match=r"shape \[1,2,1000\] does not fit the signature's \[-1,2,2\]"):
+        attacked.call("Predict", request)
+
+
 def peak_megabytes(server):
     status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))

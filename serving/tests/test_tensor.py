@@ -170,6 +170,17 @@ def test_a_shape_that_asks_for_far_more_than_was_sent_is_refused_before_anything
     assert allocated(read) < 1e6
 
 
+@pytest.mark.parametrize("expected", [[-1, -1], [-1, 3], None])
+@pytest.mark.parametrize("shape", [[10**9, 0], [0, 10**9]])
+def test_a_large_shape_without_values_is_refused(shape, expected):
+    with pytest.raises(TooLargeToFillError):
+        array_from_proto(tensor(shape), expected)
+
+
+def test_a_shape_without_values_may_be_as_large_as_the_signature_fixes_it():
+    assert array_from_proto(tensor([0, 4000, 4000]), [-1, 4000, 4000]).shape == (0, 4000, 4000)
+
+
 @pytest.mark.parametrize("length", [1, 1024, 100_000])
 def test_a_string_that_stands_for_many_counts_each_time(length):
     many = MAX_FILL // max(length, 1024)

@@ -38,6 +38,7 @@ class BatchingServable(Servable):
         super().__init__(path, options, metrics, name)
         self._scheduler = scheduler
         self._batching = batching
+        self.max_examples = batching.input_limit
 
     def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float) -> list[np.ndarray]:
         return self._scheduler.submit(self, super()._run, feeds, fetches, deadline, self._batching).outputs()

@@ -10,7 +10,7 @@ from mien_client.protos import TensorProto
 
 from mien_serving.core.status import Code, StatusError, invalid_argument
 from mien_serving.servables.servable import NO_DEADLINE, Servable, SignatureTensors
-from mien_serving.servables.tensor import TooLargeToFillError, array_from_proto
+from mien_serving.servables.tensor import TooLargeToFillError, array_from_proto, check_empty
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 """The signature of requests that name none."""
@@ -54,6 +54,7 @@ def predict(
             f"{servable.signatures[signature_name].method_name}",
         )
     _check_input_names(tensors, inputs)
+    _check_examples(servable, inputs)
     feeds = {tensor: _input(tensors, name, inputs) for name, tensor in tensors.inputs.items()}
     names = _output_names(tensors, output_filter)
     fetched = servable.run(feeds, [tensors.outputs[name] for name in names], deadline)
@@ -70,6 +71,19 @@ def _check_input_names(tensors: SignatureTensors, sent: Collection[str]) -> None
         )
 
 
+def _check_examples(servable: Servable, inputs: Mapping[str, np.ndarray | TensorProto]) -> None:
+    """Refuse more examples than the batching allows before any value is read."""
+    limit = servable.max_examples
+    if limit is None:
+        return
+    for value in inputs.values():
+        if isinstance(value, np.ndarray) or not value.tensor_shape.dim:
+            continue
+        size = value.tensor_shape.dim[0].size
+        if size > limit:
+            raise invalid_argument(f"Task size {size} is larger than maximum input batch size {limit}")
+
+
 def _input(tensors: SignatureTensors, name: str, inputs: Mapping[str, np.ndarray | TensorProto]) -> np.ndarray:
     value = inputs.get(name)
     if value is None:
@@ -80,10 +94,12 @@ def _input(tensors: SignatureTensors, name: str, inputs: Mapping[str, np.ndarray
                 f"{','.join(sorted(tensors.defaults))}"
             )
         value = tensors.defaults[name]
-    if isinstance(value, np.ndarray):
-        return value
     try:
-        return array_from_proto(value)
+        if not isinstance(value, np.ndarray):
+            return array_from_proto(value, tensors.shapes[name])
+        if not value.size:
+            check_empty(value.shape, value.itemsize, tensors.shapes[name])
+        return value
     except TooLargeToFillError as error:
         raise invalid_argument(f"tensor parsing error: {name}: {error}") from error
     except ValueError as error:

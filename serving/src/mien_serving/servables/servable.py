@@ -37,11 +37,13 @@ class SignatureTensors:
 
     Attributes:
         inputs: Tensor names by input name.
+        shapes: Their shapes by input name, -1 for a size that is not fixed; None for any shape.
         outputs: Tensor names by output name, in the order of these.
         defaults: Values by name of the inputs that need not be sent.
     """
 
     inputs: Mapping[str, str]
+    shapes: Mapping[str, Sequence[int] | None]
     outputs: Mapping[str, str]
     defaults: Mapping[str, TensorProto]
 
@@ -65,7 +67,10 @@ class Servable:
         signatures: What the model can be asked, by signature name.
         signature_tensors: The tensors of each of them.
         input_types: The data type of each input of each of them.
+        max_examples: How many examples a request may have; None for any number.
     """
+
+    max_examples: int | None = None
 
     def __init__(self, path: Path, options: SessionOptions, metrics: Metrics = NO_METRICS, name: str = "") -> None:
         model = load_saved_model(path, options)
@@ -77,6 +82,7 @@ class Servable:
         self.signature_tensors: Mapping[str, SignatureTensors] = {
             name: SignatureTensors(
                 {input_name: info.name for input_name, info in signature.inputs.items()},
+                {input_name: _shape(info) for input_name, info in signature.inputs.items()},
                 {output_name: signature.outputs[output_name].name for output_name in sorted(signature.outputs)},
                 dict(signature.defaults),
             )
@@ -154,6 +160,10 @@ class Servable:
         if name not in self._tensors:
             raise StatusError(Code.INVALID_ARGUMENT, f"Tensor {name} was not found in the Graph")
         return self._tensors[name]
+
+
+def _shape(info: Any) -> Sequence[int] | None:
+    return None if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
 
 
 def give_memory_back() -> None:

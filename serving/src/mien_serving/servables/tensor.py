@@ -90,15 +90,21 @@ def type_name(data_type: int) -> str:
     return str(DataType.Name(data_type)).removeprefix("DT_").lower()
 
 
-def array_from_proto(proto: TensorProto) -> np.ndarray:
+def array_from_proto(proto: TensorProto, expected: Sequence[int] | None = None) -> np.ndarray:
     """Reads a tensor from the wire, as TensorFlow's ``Tensor::FromProto`` does.
 
     Typed fields may hold fewer values than the shape asks for: the last one then fills the rest, and zero if there is
     none; it may fill up `MAX_FILL` bytes. The array of a tensor with ``tensor_content`` shares its memory with the
     message and is read-only.
 
+    Args:
+        proto: The message.
+        expected: The shape that the values must have if they are not all sent; -1 stands for any size, None for any
+            shape.
+
     Raises:
-        TooLargeToFillError: The shape asks for far more values than were sent.
+        TooLargeToFillError: The shape asks for far more values than were sent, or for values that were not sent and
+            do not fit the expected shape.
         ValueError: The message is not a tensor that can be served.
     """
     dims = proto.tensor_shape.dim
@@ -112,6 +118,7 @@ def array_from_proto(proto: TensorProto) -> np.ndarray:
     if size * numpy_type.itemsize > _MAX_BYTES:
         raise ValueError("too large")
     if not size:
+        check_empty(shape, numpy_type.itemsize, expected)
         return np.empty(shape, numpy_type)
     if proto.tensor_content:
         return _values_from_content(proto.tensor_content, size, numpy_type).reshape(shape)
@@ -119,9 +126,39 @@ def array_from_proto(proto: TensorProto) -> np.ndarray:
     if values.size < size:
         last: Any = values[-1] if values.size else (b"" if numpy_type == np.object_ else numpy_type.type(0))
         value_bytes = max(len(last), _MIN_STRING) if numpy_type == np.object_ else numpy_type.itemsize
+        _check_shape(shape, expected)
         _check_fill(shape, values.size, value_bytes)
         values = np.concatenate([values, np.full(size - values.size, last, numpy_type)])
     return values.reshape(shape)
+
+
+def check_empty(shape: Sequence[int], value_bytes: int, expected: Sequence[int] | None = None) -> None:
+    """Refuse a tensor without values whose shape is large, since the outputs may be as large as its other dimensions.
+
+    Args:
+        shape: Its shape.
+        value_bytes: The size of a value.
+        expected: The signature's shape, which a large one must fit; the sizes that it fixes do not count.
+
+    Raises:
+        TooLargeToFillError: The shape is too large.
+    """
+    if math.prod(size for size in shape if size) * value_bytes <= MAX_FILL:
+        return
+    _check_shape(shape, expected)
+    free = [size for size, fixed in zip(shape, expected or [-1] * len(shape), strict=True) if size and fixed < 0]
+    if math.prod(free) * value_bytes > MAX_FILL:
+        raise TooLargeToFillError(f"shape [{','.join(map(str, shape))}] is too large for a tensor without values")
+
+
+def _check_shape(shape: Sequence[int], expected: Sequence[int] | None) -> None:
+    if expected is None:
+        return
+    if len(shape) != len(expected) or any(0 <= fixed != size for size, fixed in zip(shape, expected, strict=True)):
+        raise TooLargeToFillError(
+            f"not all values were sent, and shape [{','.join(map(str, shape))}] does not fit the signature's "
+            f"[{','.join(map(str, expected))}]"
+        )
 
 
 def _check_fill(shape: Sequence[int], sent: int, value_bytes: int) -> None:
