@@ -37,7 +37,6 @@ EXEMPT = (
     # What TensorFlow Serving answered, word for word.
     "serving/tests/conformance/",
     # Being rewritten.
-    "client/",
     "serving/",
     "training/",
 )

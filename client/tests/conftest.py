@@ -52,14 +52,14 @@ class Backend:
         return np.random.default_rng(seed).integers(0, 256, (count, 48, 48), np.uint8)
 
     def values(self, model, version, images):
-        """The canned numbers: different for every face, model and version."""
+        """Return canned numbers, different for every face, model and version."""
         if model.startswith("emotion"):
             weights = images[:, 0, :5].astype(np.float64) + version
             return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
         return (images[:, 1, :30].reshape(-1, 15, 2) / 255 * 47 + version).astype(np.float32)
 
     def other(self, model, version, images):
-        """The canned output `other`, different for every face and version; None if the version lacks it."""
+        """Return the canned output `other`, different for every face and version; None if the version lacks it."""
         if (model, version) not in self.others:
             return None
         return ((images[:, 2, 0].astype(np.float64) + version) / 512).astype(np.float32)
@@ -103,7 +103,7 @@ class Backend:
         return sorted(versions.items(), reverse=True)
 
     def adopt(self):
-        """Names the newest version of each model ``stable``, as `mien rollout adopt` does."""
+        """Name the newest version of each model ``stable``, as `mien rollout adopt` does."""
         self.labels |= {(model, "stable"): max(versions) for model, versions in self.versions.items()}
 
     def load(self, model, version):
@@ -309,7 +309,7 @@ def rest_address(backend):
 
 @pytest.fixture(params=["grpc", "rest"])
 def address(request):
-    """The stand-in's address, once for each transport."""
+    """Return the stand-in's address, once for each transport."""
     return request.getfixturevalue(f"{request.param}_address")
 
 
@@ -360,7 +360,7 @@ def awaited():
 
 @pytest.fixture(params=["grpc", "aio", "rest"])
 def client(request):
-    """Each kind of client, of the stand-in."""
+    """Yield each kind of client, of the stand-in."""
     address = request.getfixturevalue("rest_address" if request.param == "rest" else "grpc_address")
     with (Awaited if request.param == "aio" else Client)(address, timeout=10) as client:
         yield client
@@ -378,7 +378,7 @@ class Replicas:
             backend.adopt()
 
     def asked(self):
-        """How many predict requests each has had."""
+        """Return the number of predict requests that each has had."""
         return [len(backend.asked) for backend in self.backends]
 
 

@@ -121,7 +121,7 @@ def test_each_transport_recognises_the_port_of_the_other(grpc_address, rest_addr
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory):
-    """The ports of a gRPC server and a web server with a certificate for another host, and files of authorities."""
+    """Run a gRPC server and a web server with a certificate for another host; yield ports and certificate files."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
@@ -176,7 +176,7 @@ def test_a_tls_mismatch_is_explained(scheme, tls, grpc_address, rest_address, ba
 )
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_proxy_that_fails_is_named(address, name, listens, rest_address, backend, monkeypatch):
-    """The stand-in is no proxy, and on port 9 nobody listens."""
+    """The stand-in does not work as a proxy, and no server listens on port 9."""
     proxy = rest_address.removeprefix("http://") if listens else "127.0.0.1:9"
     monkeypatch.setenv(name, f"http://somebody:secret@{proxy}")
     error = error_at(address, backend.faces(1))

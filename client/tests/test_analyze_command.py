@@ -18,7 +18,7 @@ PORTRAIT = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
 
 @pytest.fixture
 def face(backend, tmp_path):
-    """A file of 48x48 pixels that is Happy by far."""
+    """Return a file of 48x48 pixels that is clearly Happy."""
     image = backend.faces(1)[0]
     image[0, :5] = [0, 0, 0, 255, 0]
     Image.fromarray(image).save(tmp_path / "face.png")
@@ -182,7 +182,7 @@ def test_nothing_to_ask_about(address, backend, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("server", ["localhost:1", "http://localhost:1"])
-def test_nobody_there(face, server, capsys):
+def test_no_server_at_the_address(face, server, capsys):
     assert main(["analyze", str(face), "--server", server]) == 1
     told, errors = capsys.readouterr()
     assert told == ""
@@ -201,7 +201,7 @@ def test_nobody_there(face, server, capsys):
         (["--picture", "out"], "out cannot be written: expected a name that ends in .png, .jpg"),
     ],
 )
-def test_options_that_cannot_be_meant(face, grpc_address, capsys, options, told):
+def test_invalid_options_are_refused(face, grpc_address, capsys, options, told):
     assert main(["analyze", str(face), "--server", grpc_address, *options]) == 1
     errors = capsys.readouterr().err
     assert told in errors

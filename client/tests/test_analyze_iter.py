@@ -106,7 +106,7 @@ def test_no_more_calls_run_than_is_said(client, backend):
     assert 2 <= most[0] <= 3
 
 
-def test_an_image_that_is_none_is_told_after_what_comes_before_it(client, backend):
+def test_an_invalid_image_is_an_error_after_the_results_before_it(client, backend):
     images = [*backend.faces(7), np.zeros((48, 48)), *backend.faces(5)]
     faces = client.analyze_iter(images, batch_size=3)
     assert len([next(faces) for _ in range(7)]) == 7
@@ -226,7 +226,7 @@ def test_versions_and_timeout_are_chosen_per_stream(client, backend):
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"max_in_flight": 0}, {"batch_size": 2.5}])
-def test_counts_that_are_none_are_refused(grpc_address, backend, wrong):
+def test_invalid_counts_are_refused(grpc_address, backend, wrong):
     with Client(grpc_address) as client, pytest.raises(ConfigurationError, match="Expected a positive integer for"):
         client.analyze_iter(backend.faces(1), **wrong)
     with pytest.raises(ConfigurationError, match="Expected a positive integer for"):

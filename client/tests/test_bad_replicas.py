@@ -114,7 +114,7 @@ def test_it_is_probed_with_a_small_prediction(replicas, awaited, kind):
         assert not client._replicas._replicas[0].down
 
 
-def test_when_all_answer_badly_the_error_tells_and_none_rests(replicas):
+def test_when_all_answer_badly_the_call_fails_and_all_stay_up(replicas):
     replicas.adopt()
     for backend in replicas.backends:
         backend.distortions["emotion"] = lambda values: values[:, :4]

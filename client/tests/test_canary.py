@@ -72,18 +72,18 @@ def test_a_canary_that_is_withdrawn_in_mid_call_fails_no_call(address, rollout):
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, "0.1", None, float("nan")])
-def test_a_share_that_is_none_is_refused(wrong):
+def test_an_invalid_share_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="Expected a number from 0 to 1 for canary, got"):
         Client("localhost:8500", canary=wrong)
 
 
-def test_a_key_that_is_none_is_refused(client, backend):
+def test_an_invalid_key_is_refused(client, backend):
     with pytest.raises(ConfigurationError, match="key"):
         client.analyze(backend.faces(1), key=1.5)
 
 
 @given(st.text() | st.binary() | st.integers(), st.floats(0, 1), st.floats(0, 1))
-def test_a_greater_share_takes_further_keys_and_none_away(key, first, second):
+def test_a_larger_share_adds_keys_and_drops_none(key, first, second):
     small, great = sorted([first, second])
     assert asks_canary(great, key) or not asks_canary(small, key)
     assert asks_canary(1, key)

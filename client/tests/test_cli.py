@@ -62,7 +62,7 @@ def test_an_error_is_one_sentence(verbs, capsys, error):
     assert capsys.readouterr() == ("", "mien serve: no such file\n")
 
 
-def test_an_error_nobody_thought_of_is_not_hidden(verbs):
+def test_an_unexpected_error_is_not_hidden(verbs):
     verbs(serve=raiser(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["serve"])

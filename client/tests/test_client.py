@@ -157,7 +157,7 @@ def test_a_closed_client_says_so(address, backend):
         None,
     ],
 )
-def test_an_address_that_is_none_is_refused(wrong):
+def test_an_invalid_address_is_refused(wrong):
     with pytest.raises(ConfigurationError, match=r"address|port"):
         Client(wrong)
 
@@ -180,7 +180,7 @@ def test_a_timeout_beyond_all_clocks_is_a_long_one(client, backend):
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "10"])
-def test_a_timeout_that_is_none_is_refused(client, backend, wrong):
+def test_an_invalid_timeout_is_refused(client, backend, wrong):
     with pytest.raises(ConfigurationError, match="timeout"):
         Client("localhost:8500", timeout=wrong)
     with pytest.raises(ConfigurationError, match="timeout"):
@@ -188,7 +188,7 @@ def test_a_timeout_that_is_none_is_refused(client, backend, wrong):
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**63, 1.0, "", object()])
-def test_a_version_that_is_none_is_refused(wrong):
+def test_an_invalid_version_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="version"):
         Client("localhost:8500", emotion_version=wrong)
 

@@ -91,7 +91,7 @@ def test_no_answer_in_time(client, backend):
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_nobody_there(scheme, backend):
+def test_no_server_at_the_address(scheme, backend):
     with socket.socket() as reserved:  # Bound but not listening: connections are refused.
         reserved.bind(("127.0.0.1", 0))
         address = f"{scheme}127.0.0.1:{reserved.getsockname()[1]}"
@@ -105,7 +105,7 @@ def test_nobody_there(scheme, backend):
 
 @pytest.fixture
 def raw_server():
-    """Starts a server that hands every connection to a function, and returns its port."""
+    """Return a function that starts a server, which hands every connection to a function, and returns its port."""
     listeners = []
 
     def start(serve):
@@ -232,7 +232,7 @@ def test_each_transport_on_the_port_of_the_other(grpc_address, rest_address, bac
         ("keypoints", lambda values: values + np.float32("inf"), "NaN or infinite"),
     ],
 )
-def test_an_answer_that_is_none(client, backend, model, distortion, told):
+def test_an_invalid_answer_is_an_error(client, backend, model, distortion, told):
     backend.distortions[model] = distortion
     error = error_of(client, backend.faces(3))
     assert type(error) is UnexpectedResponseError
@@ -244,7 +244,7 @@ def test_an_answer_that_is_none(client, backend, model, distortion, told):
 @pytest.mark.parametrize(
     "text", ['[["a"]]', "[[1], [1, 2]]", "null", "[[null]]", "true", '[{"b64": "AA=="}]', "[[[1e999]]]"]
 )
-def test_json_that_holds_no_numbers(rest_address, backend, text):
+def test_json_without_numbers_is_refused(rest_address, backend, text):
     backend.distortions["keypoints"] = lambda values: b'{"outputs": %s}' % text.encode()
     with Client(rest_address) as client:
         assert type(error_of(client, backend.faces(1))) is UnexpectedResponseError

@@ -46,7 +46,7 @@ def asks_right(first):
 
 
 def run_script(script, kind, *addresses):
-    """Runs a script with one kind of client; returns what it prints."""
+    """Run a script with one kind of client; return its output."""
     command = [sys.executable, "-c", PRELUDE + script, kind, *addresses]
     return subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", timeout=120, check=True).stdout
 
@@ -58,7 +58,7 @@ def kind(request):
 
 @pytest.fixture
 def run(request, kind):
-    """Runs a script with each kind of client, of a stand-in in this process."""
+    """Run a script with each kind of client, of a stand-in in this process."""
     address = request.getfixturevalue("rest_address" if kind == "rest" else "grpc_address")
     return lambda script: run_script(script, kind, address)
 
@@ -143,7 +143,7 @@ print(asks_right(0), repr(client).endswith("(closed)>"))
     assert told == "[0, 0]\nTrue False\n"
 
 
-def test_a_child_that_ends_as_a_program_does_closes_none_either(run):
+def test_a_child_that_exits_normally_closes_no_connection_of_the_parent(run):
     told = run("""
 own = [ask(image) for image in images]
 child = os.fork()
@@ -222,7 +222,7 @@ def test_a_fork_does_not_wait_for_ever_for_a_server(run, kind, backend):
     cancelled, held = threading.Event(), []
 
     def hold(model, version):
-        """Holds both requests of the call after the first eight until others come."""
+        """Hold both requests of the call after the first eight until others come."""
         if len(backend.answered) >= 16:
             held.append(model)
             cancelled.set() if len(held) > 2 else cancelled.wait(60)

@@ -11,7 +11,7 @@ from mien_client._calls.latencies import KEPT, NEEDED, Latencies
 
 @pytest.fixture
 def warm(address, backend):
-    """A client that knows how long answers take."""
+    """Yield a client that knows how long answers take."""
     with Client(address, hedge=0.9, timeout=20) as client:
         client.analyze(backend.faces(1))
         for _ in range(NEEDED):
@@ -54,7 +54,7 @@ def test_waiting_for_the_answers_takes_no_processor_time(warm, backend, monkeypa
     assert len(pauses) < 10
 
 
-def test_without_budget_none_is_sent(warm, backend):
+def test_nothing_is_hedged_without_budget(warm, backend):
     while warm._retries.take():
         pass
     backend.delays["emotion"] = 0.3
@@ -72,7 +72,7 @@ def test_nothing_is_sent_twice_unless_it_is_asked_for(client, backend):
 
 
 @pytest.mark.parametrize("wrong", [0, 0.4, 1, "0.9", float("nan")])
-def test_a_share_that_is_none_is_refused(wrong):
+def test_an_invalid_share_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="to below 1 for hedge, such as"):
         Client("localhost:8500", hedge=wrong)
 

@@ -68,7 +68,7 @@ def test_a_partial_result_without_emotions_raises_their_error(client, backend, f
     assert analysis[0].to_dict()["other"] is None
 
 
-def test_a_table_names_no_emotion_where_none_of_the_five_is_likelier_than_not():
+def test_a_table_shows_no_emotion_where_other_is_more_likely_than_not():
     def shown(emotion, other):
         probabilities = np.full(5, 0.05, np.float32)
         probabilities[EMOTIONS.index(emotion)] = 0.8

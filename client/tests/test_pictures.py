@@ -65,7 +65,7 @@ def test_16_bit_grey_with_a_transparent_value(tmp_path):
 
 
 def sixteen_bit_colour(brightest):
-    """A PNG of 16 bits per channel, which Pillow cannot write."""
+    """Return a PNG of 16 bits per channel, which Pillow cannot write."""
     ramp = np.linspace(0, brightest, 64).round().astype(np.uint16)
     return cv2.imencode(".png", np.tile(ramp[:, None], (40, 1, 3)))[1].tobytes()
 

@@ -36,7 +36,7 @@ MODULES = {
 
 @pytest.fixture(scope="session")
 def official():
-    """Gives the official class of a name. The first import brings TensorFlow in, after our classes."""
+    """Return a function from a name to the official class. It imports TensorFlow, after our classes."""
     return lambda name: getattr(importlib.import_module(f"tensorflow_serving.apis.{MODULES[name]}_pb2"), name)
 
 
@@ -54,7 +54,7 @@ SCALARS = {
 
 
 def fill(draw, message, depth=5):
-    """Sets some of a message's fields, and of those of the messages in it."""
+    """Set some of a message's fields, and some of the messages in it."""
     if fields := list(message.DESCRIPTOR.fields):
         for field in draw(st.lists(st.sampled_from(fields), unique_by=lambda field: field.name, max_size=3)):
             put(draw, message, field, depth)
@@ -152,7 +152,7 @@ def test_tensors_of_tensorflow_are_read(official, values):
         ("dtype: DT_FLOAT tensor_shape { dim { size: 2 } } tensor_content: 'abcd'", "do not fill its shape"),
     ],
 )
-def test_tensors_that_are_none(tensor, told):
+def test_invalid_tensors_are_refused(tensor, told):
     with pytest.raises(ValueError, match=told):
         to_array(text_format.Parse(tensor, protos.TensorProto()))
 

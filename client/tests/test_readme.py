@@ -21,7 +21,7 @@ PORTRAIT = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
 
 @pytest.fixture
 def run(backend, grpc_address, rest_address):
-    """Runs a block, with the stand-in in place of the servers that it names."""
+    """Run a block, with the stand-in in place of the servers that it names."""
     backend.versions = {"emotion": {7, 8}, "keypoints": {7, 8}}
     backend.labels = {(model, label): 8 for model in backend.versions for label in ("stable", "canary")}
     images = backend.faces(3)
@@ -50,7 +50,11 @@ def test_the_code_runs(code, run):
     run(code)
 
 
-def test_grpc_rest_and_asyncio_take_ten_lines():
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_the_first_snippet_runs_as_pasted_over_grpc_and_rest(scheme, grpc_address, rest_address, capsys):
     section, code = BLOCKS[0]
     assert section == "gRPC, REST, asyncio"
     assert len(code.splitlines()) <= 10
+    address = rest_address if scheme else grpc_address
+    exec(compile(code.replace("localhost:8500", address), "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 3

@@ -45,7 +45,7 @@ def test_ready_once_both_models_are_loaded(client, backend):
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_not_ready_while_nobody_is_there(scheme):
+def test_not_ready_while_no_server_listens(scheme):
     with socket.socket() as reserved:  # Bound but not listening: connections are refused.
         reserved.bind(("127.0.0.1", 0))
         client = Client(f"{scheme}127.0.0.1:{reserved.getsockname()[1]}")

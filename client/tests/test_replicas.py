@@ -33,7 +33,7 @@ def numbered(numbers):
 
 
 def numbers_of(face):
-    """The number of a face as the emotion model saw it, and as the key point model did."""
+    """Return the number of a face as the emotion model saw it, and as the key point model did."""
     *digits, all_of_it, _ = face.probabilities.values()
     by_emotion = np.array(digits) / all_of_it * 256 - 1  # Version 1 adds 1 to each pixel.
     by_keypoints = (face.keypoints.ravel()[:3] - 1) / 47 * 255
@@ -75,7 +75,7 @@ class Load:
         return self
 
     def more(self, count=200):
-        """Waits for so many more results."""
+        """Wait for more results."""
         enough, end = len(self.results) + count, time.monotonic() + 60
         while len(self.results) < enough:
             assert time.monotonic() < end
@@ -83,7 +83,7 @@ class Load:
             time.sleep(0.01)
 
     def all_up(self):
-        """Waits until the client asks all servers again."""
+        """Wait until the client asks all servers again."""
         end = time.monotonic() + 60
         while any(replica.down for replica in self.client._replicas._replicas):
             assert time.monotonic() < end
@@ -209,7 +209,7 @@ def test_when_all_are_down_all_are_asked(replicas, failure):
         client.analyze(backend.faces(1))
 
 
-def test_a_server_that_does_not_answer_holds_nobody_up(replicas, monkeypatch):
+def test_a_silent_server_delays_no_call(replicas, monkeypatch):
     """After a second the request goes to another server too, and the first answer counts."""
     monkeypatch.setattr(client_replicas, "FIRST_REST", 60)
     replicas.adopt()
@@ -224,7 +224,7 @@ def test_a_server_that_does_not_answer_holds_nobody_up(replicas, monkeypatch):
     assert len(replicas.backends[0].answered) == 1
 
 
-def test_when_nobody_answers_it_is_the_deadline(replicas):
+def test_when_no_server_answers_the_deadline_ends_the_call(replicas):
     for backend in replicas.backends:
         backend.delays["emotion"] = 2
     with Client(replicas.addresses, timeout=0.6) as client, pytest.raises(DeadlineExceededError, match=r"within 0.6 s"):
@@ -253,7 +253,7 @@ def test_status_comes_from_one_that_answers(replicas, monkeypatch, failure):
             assert set(client.status()) == {"emotion", "keypoints"}
 
 
-def test_addresses_that_are_none_are_refused():
+def test_invalid_addresses_are_refused():
     with pytest.raises(ConfigurationError, match=r"at least one address such as .*, got an empty list"):
         Client([])
     with pytest.raises(ConfigurationError, match="got 'nowhere'"):

@@ -57,7 +57,7 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
-    """A folder with an authority, a server's and a client's certificate, and those of an authority nobody knows."""
+    """Return a folder with the certificates of an authority, a server and a client, and of an unknown authority."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("certificates")
@@ -78,7 +78,7 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture
 def nginx(certificates, grpc_address, rest_address):
-    """The port of each kind of server that nginx plays in front of the stand-in."""
+    """Run nginx in front of the stand-in; yield the port of each kind of server."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not program:
         pytest.skip("nginx is not installed")
@@ -113,7 +113,7 @@ def nginx(certificates, grpc_address, rest_address):
 
 @pytest.fixture(params=["grpc", "aio", "rest"])
 def open_at(request, nginx, monkeypatch):
-    """Returns a function that makes one call through one of nginx's servers."""
+    """Return a function that makes one call through one of nginx's servers."""
     for name in ("TLS", "CA_FILE", "CERT_FILE", "KEY_FILE", "TOKEN", "API_KEY"):
         monkeypatch.delenv(f"MIEN_{name}", raising=False)
 
@@ -140,7 +140,7 @@ def test_tls(open_at, certificates, backend):
 
 
 @pytest.mark.parametrize("options", [{"tls": True}, {"ca_file": "stranger.pem"}])
-def test_a_server_that_nobody_vouches_for_is_not_asked(open_at, certificates, backend, options):
+def test_a_server_with_an_untrusted_certificate_is_not_asked(open_at, certificates, backend, options):
     options = {name: certificates / value if name == "ca_file" else value for name, value in options.items()}
     with pytest.raises(UnavailableError, match=r"(?i)certificate.verify.failed"):
         open_at("open", backend.faces(1), token=TOKEN, **options)
@@ -225,7 +225,7 @@ def test_a_secret_that_goes_out_unencrypted_is_warned_of(address, warned, caplog
     assert [record.getMessage() for record in caplog.records] == told * warned
 
 
-def test_files_that_are_none_are_refused(certificates, tmp_path):
+def test_invalid_certificate_files_are_refused(certificates, tmp_path):
     ca, cert, key = (certificates / name for name in ("ca.pem", "client.pem", "client.key"))
     (tmp_path / "text").write_text("hello", encoding="utf-8")
     for told, options in [

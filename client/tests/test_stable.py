@@ -28,7 +28,7 @@ def unlabelled(backend):
 
 
 def times_asked(backend, label, monkeypatch):
-    """Counts how often the stand-in is asked for a label from now on."""
+    """Count how often the stand-in is asked for a label from now on."""
     seen, find = [], backend.find
 
     def note(model, version, asked):

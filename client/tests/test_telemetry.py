@@ -9,7 +9,7 @@ from mien_client import ServerError
 
 @pytest.fixture
 def spans(monkeypatch):
-    """Returns a function that gives the finished spans by their name."""
+    """Return a function that returns the finished spans by name."""
     trace = pytest.importorskip("opentelemetry.trace")
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
     export = pytest.importorskip("opentelemetry.sdk.trace.export")
