@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from mien_client.cli import main
-from mien_serving.repository.bucket import PART, AlreadyThereError, Bucket
+from mien_client.contract import MANIFEST
+from mien_serving.repository.sync.bucket import PART, AlreadyThereError, Bucket
 
 MIEN = Path(sys.executable).with_name("mien")
-MANIFEST = "assets.extra/manifest.json"
 LARGE = "variables/variables.data-00000-of-00001"
 
 
@@ -79,7 +79,7 @@ def contents(folder):
 
 
 def start(wire, *arguments):
-    command = [MIEN, "repository", "sync", f"--endpoint-url={wire.url}", *map(str, arguments)]
+    command = [str(MIEN), "repository", "sync", f"--endpoint-url={wire.url}", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
 
@@ -96,7 +96,7 @@ def kill_when_stalled(process, wire):
     process.communicate()
 
 
-def test_what_is_sent_is_fetched_again_as_it_was(sync, storage, make_version, here, there):
+def test_what_is_sent_is_fetched_unchanged(sync, storage, make_version, here, there):
     for name in ("emotion/1", "emotion/2", "keypoints/1"):
         make_version(name)
     status, told, _ = sync(here, storage.place)
@@ -109,7 +109,7 @@ def test_what_is_sent_is_fetched_again_as_it_was(sync, storage, make_version, he
     assert contents(there) == contents(here)
 
 
-def test_what_is_there_already_is_not_copied_again(sync, storage, make_version, here, there):
+def test_existing_versions_are_not_copied_again(sync, storage, make_version, here, there):
     make_version("emotion/1")
     sync(here, storage.place)
     sync(storage.place, there)
@@ -130,7 +130,7 @@ def test_nothing_is_ever_deleted(sync, storage, make_version, here, there):
     assert {path.name for path in (there / "emotion").iterdir()} == {"1", "2"}
 
 
-def test_sending_goes_on_where_it_was_killed_and_the_version_is_whole_only_then(
+def test_sending_continues_where_it_was_killed_and_the_version_is_complete_only_at_the_end(
     sync, storage, wire, make_version, here, there
 ):
     make_version("emotion/1", large=2 * PART + 1000)
@@ -140,20 +140,20 @@ def test_sending_goes_on_where_it_was_killed_and_the_version_is_whole_only_then(
     assert f"emotion/1/{MANIFEST}" not in storage.stored()
     status, told, _ = sync(storage.place, there)
     assert status == 0
-    assert "emotion/1: not whole" in told
+    assert "emotion/1: skipped, as it has no" in told
     assert contents(there) == {}
 
     again = wire()
     _, told, problem = finished(start(again, here, storage.place))
     assert "emotion/1: sent 2 files" in told, problem
-    assert "(1 there already)" in told
+    assert "(1 already there)" in told
     assert PART < again.passed["sent"] < PART + PART // 4  # The first part is not sent again.
     assert storage.begun() == []
     sync(storage.place, there)
     assert contents(there) == contents(here)
 
 
-def test_fetching_goes_on_where_it_was_killed_and_the_version_appears_only_then(
+def test_fetching_continues_where_it_was_killed_and_the_version_appears_only_at_the_end(
     sync, storage, wire, make_version, here, there
 ):
     make_version("emotion/1", large=2 * PART)
@@ -177,7 +177,7 @@ def finished(process):
     return process.returncode, told, problem
 
 
-def test_what_arrived_damaged_before_an_interruption_is_fetched_again(sync, storage, make_version, here, there):
+def test_damaged_files_of_an_interrupted_run_are_fetched_again(sync, storage, make_version, here, there):
     make_version("emotion/1")
     sync(here, storage.place)
     aside = there / "emotion" / ".sync-1"
@@ -188,7 +188,7 @@ def test_what_arrived_damaged_before_an_interruption_is_fetched_again(sync, stor
     assert contents(there) == contents(here)
 
 
-def test_a_damaged_object_is_named_and_its_version_does_not_appear(sync, storage, make_version, here, there):
+def test_a_version_with_a_damaged_object_does_not_appear(sync, storage, make_version, here, there):
     for name in ("emotion/1", "emotion/2", "keypoints/1"):
         make_version(name)
     sync(here, storage.place)
@@ -203,7 +203,7 @@ def test_a_damaged_object_is_named_and_its_version_does_not_appear(sync, storage
     assert (there / "keypoints" / "1").is_dir()
 
     storage.delete(f"emotion/2/{LARGE}")  # What the sentence says to do.
-    assert "lacks" in sync(storage.place, there)[2]
+    assert f"{LARGE} is missing; send the version again" in sync(storage.place, there)[2]
     assert "emotion/2: sent 1 files" in sync(here, storage.place)[1]
     assert sync(storage.place, there)[0] == 0
     assert contents(there) == contents(here)
@@ -217,18 +217,18 @@ def test_a_version_is_never_changed(sync, storage, make_version, here, there):
     make_version("emotion/1", seed=1)
     status, _, problem = sync(here, storage.place)
     assert status == 1
-    assert "is another one already, and versions are never changed" in problem
+    assert "already exists with another manifest, and versions are never changed" in problem
 
     for key in storage.stored():
         storage.delete(key)
     sync(here, storage.place)
     status, _, problem = sync(storage.place, there)
     assert status == 1
-    assert f"{there / 'emotion' / '1'} is another one already" in problem
+    assert f"{there / 'emotion' / '1'} already exists with another manifest" in problem
     assert (contents(there), storage.stored()) == before
 
 
-def test_of_two_that_send_the_same_version_one_is_told(storage):
+def test_of_two_processes_that_send_the_same_version_one_fails(storage):
     bucket = Bucket(storage.place, storage.url)
     bucket.put_new("emotion/1/manifest", b"mine")
     with pytest.raises(AlreadyThereError):
@@ -236,7 +236,7 @@ def test_of_two_that_send_the_same_version_one_is_told(storage):
     assert bucket.read("emotion/1/manifest", 100) == b"mine"
 
 
-def test_a_version_that_is_not_as_its_manifest_says_is_not_sent(sync, storage, make_version, here):
+def test_a_version_that_differs_from_its_manifest_is_not_sent(sync, storage, make_version, here):
     changed, more, less, bare = (make_version(f"emotion/{number}") for number in range(1, 5))
     (changed / LARGE).write_bytes(bytes(1000))
     (more / "notes.txt").write_text("not in the manifest", encoding="utf-8")
@@ -248,7 +248,9 @@ def test_a_version_that_is_not_as_its_manifest_says_is_not_sent(sync, storage, m
     assert "1 sent" in told
     assert [line.split(": ", 2)[1] for line in problem.splitlines()] == [f"emotion/{number}" for number in range(1, 5)]
     for line, reason in zip(
-        problem.splitlines(), ["sha256 differs", "is not in its manifest", "is missing", "it has no"], strict=True
+        problem.splitlines(),
+        ["sha256 differs", "is not in its manifest", "is missing", "manifest.json is missing"],
+        strict=True,
     ):
         assert reason in line
     assert {key.split("/")[0] for key in storage.stored()} == {"keypoints"}
@@ -260,12 +262,12 @@ def test_a_manifest_cannot_name_a_file_outside_its_version(sync, storage, there,
     storage.put(f"emotion/1/{MANIFEST}", json.dumps({"sha256": {name: "0" * 64}}))
     status, _, problem = sync(storage.place, there)
     assert status == 1
-    assert "which is no file of a version" in problem
+    assert "which is not a valid file name in a version" in problem
     assert contents(there) == {}
 
 
 @pytest.mark.parametrize("manifest", [b"\xff", b"[]", b"{}", b'{"sha256": {}}', b'{"sha256": {"a": "b"}}'])
-def test_a_manifest_that_is_none_is_told(sync, storage, there, manifest):
+def test_an_invalid_manifest_is_an_error(sync, storage, there, manifest):
     storage.put(f"emotion/1/{MANIFEST}", manifest)
     status, _, problem = sync(storage.place, there)
     assert status == 1
@@ -301,13 +303,13 @@ class TestOneBadVersionDoesNotStopTheOthers:
             f"{there}/{name}" for name in ("emotion/2", "emotion/3", "keypoints/1")
         }
 
-    def test_a_file_that_would_be_a_folder_too(self, sync, storage, others, there):
+    def test_a_name_that_is_both_a_file_and_a_folder(self, sync, storage, others, there):
         self.put(storage, ["a", "a/b"])
-        self.fetch(sync, storage, there, "names 'a' as a file and 'a/b' in a folder of that name")
+        self.fetch(sync, storage, there, "names 'a' both as a file and as the folder of 'a/b'")
 
-    def test_a_file_in_the_place_of_the_manifests_folder(self, sync, storage, others, there):
+    def test_a_file_with_the_name_of_the_manifests_folder(self, sync, storage, others, there):
         self.put(storage, ["assets.extra"])
-        self.fetch(sync, storage, there, "names 'assets.extra' as a file and 'assets.extra/manifest.json' in a folder")
+        self.fetch(sync, storage, there, "names 'assets.extra' both as a file and as the folder of")
 
     @pytest.mark.parametrize("name", ["x" * 300, "folder/" + "x" * 300])
     def test_a_name_that_is_too_long_for_the_file_system(self, sync, storage, others, there, name):
@@ -325,12 +327,12 @@ class TestOneBadVersionDoesNotStopTheOthers:
     @pytest.mark.parametrize("manifest", [b"[" * 200_000, b'{"sha256":' * 20_000, b'{"sha256": ' + b"1" * 5000 + b"}"])
     def test_a_manifest_beyond_pythons_limits(self, sync, storage, others, there, manifest):
         storage.put(f"emotion/1/{MANIFEST}", manifest)
-        self.fetch(sync, storage, there, f"its {MANIFEST} does not tell the sha256 of its files")
+        self.fetch(sync, storage, there, f"its {MANIFEST} does not list the sha256 of its files")
 
     @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\x00", "\ud800", "a/" * 1_000_000 + "a"])
-    def test_a_name_that_is_none(self, sync, storage, others, there, name):
+    def test_an_invalid_name(self, sync, storage, others, there, name):
         self.put(storage, ["a"], **{name: "0" * 64})
-        self.fetch(sync, storage, there, "which is no file of a version")
+        self.fetch(sync, storage, there, "which is not a valid file name in a version")
 
     def test_two_folders_of_one_version(self, sync, storage, others, there):
         self.put(storage, ["a"])
@@ -339,7 +341,7 @@ class TestOneBadVersionDoesNotStopTheOthers:
         self.fetch(sync, storage, there, both)
 
     @pytest.mark.parametrize("linked", ["bad", "bad/1", "bad/.sync-1", "bad/.sync-1/b"])
-    def test_a_link_on_the_way_to_it(self, sync, storage, others, there, tmp_path, linked):
+    def test_a_symbolic_link_on_the_path(self, sync, storage, others, there, tmp_path, linked):
         self.put(storage, ["b/a"], "bad/1")
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
@@ -352,27 +354,28 @@ class TestOneBadVersionDoesNotStopTheOthers:
             assert (there / "bad/1/b/a").read_bytes() == b""
         else:
             assert status == 1
-            assert f"bad/1: {there / linked} is a link, and what it leads to is neither read nor written" in problem
+            assert f"bad/1: {there / linked} is a symbolic link, which is not followed" in problem
             assert "1 not copied" in told
         assert "3 fetched" in told or "4 fetched" in told
 
 
 @pytest.mark.parametrize("linked", ["emotion", "emotion/1", "emotion/1/saved_model.pb", "emotion/1/variables"])
-def test_nothing_is_sent_through_a_link(sync, storage, make_version, here, tmp_path, linked):
+def test_symbolic_links_are_not_followed_when_sending(sync, storage, make_version, here, tmp_path, linked):
     make_version("emotion/1")
     make_version("keypoints/1")
     (here / linked).rename(tmp_path / "elsewhere")
     (here / linked).symlink_to(tmp_path / "elsewhere")
     status, told, problem = sync(here, storage.place)
     assert status == 1
-    assert f"emotion/1: {here / linked} is a link" in problem
+    assert f"emotion/1: {here / linked} " in problem
+    assert "is a symbolic link" in problem
     assert "1 not copied, 1 sent" in told
     assert {key.split("/")[0] for key in storage.stored()} == {"keypoints"}
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "saved_model.pb", "more"])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_not_a_file_is_not_sent(sync, storage, make_version, here, name, make):
+def test_a_file_that_is_not_regular_is_not_sent(sync, storage, make_version, here, name, make):
     version = make_version("emotion/1")
     make_version("keypoints/1")
     (version / name).unlink(missing_ok=True)
@@ -384,17 +387,17 @@ def test_what_is_not_a_file_is_not_sent(sync, storage, make_version, here, name,
     assert "1 not copied, 1 sent" in told
 
 
-def test_the_lock_is_not_written_through_a_link(sync, storage, make_version, here, there):
+def test_the_lock_is_not_written_through_a_symbolic_link(sync, storage, make_version, here, there):
     make_version("emotion/1")
     sync(here, storage.place)
     there.mkdir()
     (there.parent / "precious").write_text("precious", encoding="utf-8")
     (there / ".sync.lock").symlink_to(there.parent / "precious")
-    assert "it is a link, not a regular file" in sync(storage.place, there)[2]
+    assert "it is a symbolic link, not a regular file" in sync(storage.place, there)[2]
     assert (there.parent / "precious").read_text(encoding="utf-8") == "precious"
 
 
-def test_versions_that_begin_with_zeros_are_the_versions_that_they_name(sync, storage, make_version, here, there):
+def test_a_version_may_begin_with_zeros(sync, storage, make_version, here, there):
     make_version("emotion/00000007")
     make_version("emotion/8")
     assert "2 sent" in sync(here, storage.place)[1]
@@ -416,20 +419,20 @@ def test_versions_that_begin_with_zeros_are_the_versions_that_they_name(sync, st
     assert f"emotion/8: {here / 'emotion' / '08'} and {here / 'emotion' / '8'} are both version 8" in problem
 
 
-def test_finding_nothing_is_a_failure_that_names_where_nothing_was(sync, storage, wire, make_version, here, there):
+def test_a_source_without_versions_is_an_error(sync, storage, wire, make_version, here, there):
     make_version("emotion/1")
     sync(here, storage.place)
     for flags in ((), ("--dry-run",)):
         status, told, problem = sync(f"{storage.place}/modells", there, *flags)
         assert (status, told) == (1, "")
-        assert f"{storage.place}/modells/ holds no version: there is no key MODEL/VERSION/FILE below it" in problem
+        assert f"{storage.place}/modells/ has no key MODEL/VERSION/FILE" in problem
         status, told, problem = sync(here / "emotion", storage.place, *flags)
         assert (status, told) == (1, "")
-        assert f"{here / 'emotion'} holds no version: there is no folder MODEL/VERSION in it" in problem
+        assert f"{here / 'emotion'} has no folder MODEL/VERSION" in problem
 
     process = start(wire(), f"{storage.place}/later", there, "--every=0.1")
     try:
-        until(lambda: "holds no version" in process.stderr.readline())
+        until(lambda: "has no key MODEL/VERSION/FILE" in process.stderr.readline())
         sync(here, f"{storage.place}/later")
         until(lambda: process.stdout.readline().startswith("emotion/1: fetched"))
     finally:
@@ -437,7 +440,7 @@ def test_finding_nothing_is_a_failure_that_names_where_nothing_was(sync, storage
         assert finished(process)[0] == 0
 
 
-def test_a_dry_run_says_and_changes_nothing(sync, storage, make_version, here, there):
+def test_a_dry_run_changes_nothing(sync, storage, make_version, here, there):
     make_version("emotion/1")
     status, told, _ = sync(here, storage.place, "--dry-run")
     assert (status, storage.stored()) == (0, set())
@@ -449,7 +452,7 @@ def test_a_dry_run_says_and_changes_nothing(sync, storage, make_version, here, t
     assert not there.exists()
 
 
-def test_two_that_fetch_into_one_folder_take_turns(sync, storage, wire, make_version, here, there):
+def test_two_processes_that_fetch_into_one_folder_take_turns(sync, storage, wire, make_version, here, there):
     make_version("emotion/1", large=PART)
     sync(here, storage.place)
     processes = [start(wire(), storage.place, there) for _ in range(2)]
@@ -459,7 +462,7 @@ def test_two_that_fetch_into_one_folder_take_turns(sync, storage, wire, make_ver
     assert contents(there) == contents(here)
 
 
-def test_it_goes_on_for_ever_through_failures_until_it_is_told_to_end(storage, wire, make_version, here, there, sync):
+def test_every_repeats_after_errors_until_sigterm(storage, wire, make_version, here, there, sync):
     process = start(wire(), storage.place, there, "--every=0.1")
     try:
         storage.put(f"before/1/{MANIFEST}", b"damaged")  # Before the other, in the order in which they are copied.
@@ -476,7 +479,7 @@ def test_it_goes_on_for_ever_through_failures_until_it_is_told_to_end(storage, w
     assert contents(there / "emotion") == contents(here / "emotion")
 
 
-def test_a_terminal_sees_a_bar(storage, wire, make_version, here):
+def test_a_terminal_shows_a_bar(storage, wire, make_version, here):
     make_version("emotion/1", large=PART)
     near, far = pty.openpty()
     command = [MIEN, "repository", "sync", f"--endpoint-url={storage.url}", here, storage.place]
@@ -501,27 +504,29 @@ def refusal(capsys, *arguments):
     return capsys.readouterr().err
 
 
-def test_what_is_wrong_is_said_in_a_sentence(storage, make_version, here, there, capsys, monkeypatch):
+def test_every_error_is_a_sentence(storage, make_version, here, there, capsys, monkeypatch):
     make_version("emotion/1")
     at = f"--endpoint-url={storage.url}"
-    assert "there is no bucket nobodys" in refusal(capsys, at, here, "s3://nobodys/models")
-    assert "there is no bucket nobodys" in refusal(capsys, at, "s3://nobodys/models", there)
-    assert "names no bucket" in refusal(capsys, at, here, "s3:///models")
+    assert "has no bucket nobodys" in refusal(capsys, at, here, "s3://nobodys/models")
+    assert "has no bucket nobodys" in refusal(capsys, at, "s3://nobodys/models", there)
+    assert "which has no bucket" in refusal(capsys, at, here, "s3:///models")
     assert "Invalid bucket name" in refusal(capsys, at, here, "s3://not a name/models")
-    assert "there is no folder" in refusal(capsys, at, here / "nowhere", storage.place)
-    assert "has to be a folder" in refusal(capsys, at, here, there)
-    assert "has to be a folder" in refusal(capsys, at, storage.place, storage.place)
-    assert "ftp:nowhere cannot be asked" in refusal(capsys, "--endpoint-url=ftp:nowhere", here, storage.place)
+    assert "There is no folder" in refusal(capsys, at, here / "nowhere", storage.place)
+    assert "Expected a folder and an s3://BUCKET/PREFIX" in refusal(capsys, at, here, there)
+    assert "Expected a folder and an s3://BUCKET/PREFIX" in refusal(capsys, at, storage.place, storage.place)
+    assert "ftp:nowhere is not a valid URL of a storage" in refusal(
+        capsys, "--endpoint-url=ftp:nowhere", here, storage.place
+    )
     (there.parent / "file").touch()
     assert "What has been copied is kept" in refusal(capsys, at, storage.place, there.parent / "file")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert "there are no credentials for s3://" in refusal(capsys, at, here, storage.place)
+    assert "There are no credentials for s3://" in refusal(capsys, at, here, storage.place)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert "there are no credentials for s3://" in refusal(capsys, at, here, storage.place)
+    assert "There are no credentials for s3://" in refusal(capsys, at, here, storage.place)
 
 
-def test_storage_that_does_not_answer_is_said_in_a_sentence(make_version, here, capsys, credentials):
+def test_storage_that_does_not_answer_is_a_sentence(make_version, here, capsys, credentials):
     make_version("emotion/1")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # Taken, but nobody listens.
@@ -531,7 +536,7 @@ def test_storage_that_does_not_answer_is_said_in_a_sentence(make_version, here, 
     assert "run the same command again" in problem
 
 
-def test_without_the_library_it_says_what_to_install(storage, here):
+def test_without_boto3_the_error_says_what_to_install(storage, here):
     code = "import sys; sys.modules['boto3'] = None; from mien_client.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "repository", "sync", here, storage.place]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)

@@ -15,6 +15,7 @@ import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -178,12 +179,18 @@ class Site:
         where = [f"--repository={repository or self.repository}"]
         if arguments[0] != "history":
             where += [f"--config={self.config}", f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
-        command = [MIEN, "rollout", *map(str, arguments), *where]
+        command = [str(MIEN), "rollout", *map(str, arguments), *where]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=timeout)
 
     def begin(self, *arguments):
         """Starts a verb; returns the process."""
-        command = [MIEN, "rollout", *map(str, arguments), f"--repository={self.repository}", f"--config={self.config}"]
+        command = [
+            str(MIEN),
+            "rollout",
+            *map(str, arguments),
+            f"--repository={self.repository}",
+            f"--config={self.config}",
+        ]
         command += [f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
@@ -224,7 +231,7 @@ class ServerProcess:
         self.flags = ["--max_num_load_retries=0"]
 
     def start(self):
-        command = [MIEN, "serve", f"--port={self.address.rpartition(':')[2]}", "--rest_api_port=0"]
+        command = [str(MIEN), "serve", f"--port={self.address.rpartition(':')[2]}", "--rest_api_port=0"]
         command += [f"--model_config_file={self.site.config}", f"--model_repository={self.site.repository}"]
         command += ["--allow_version_labels_for_unavailable_models=true", *self.flags]
         command += ["--file_system_poll_wait_seconds=0.2", "--grpc_max_threads=32"]
@@ -303,7 +310,7 @@ class Load:
     """
 
     def __init__(self, addresses):
-        usual = {"timeout": 30, "emotion_version": "stable", "keypoint_version": "stable"}
+        usual: dict[str, Any] = {"timeout": 30, "emotion_version": "stable", "keypoint_version": "stable"}
         self._clients = {"stable": Client(addresses, **usual), "canary": Client(addresses, canary=1.0, **usual)}
         self.images = np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE), np.uint8)
         self.models = {1: (1, False)}  # version -> mark and whether it is contrary
@@ -392,6 +399,7 @@ class ApiServer(ThreadingHTTPServer):
         self.version = 100
         self.applied = []
         self.says = None
+        self.url = f"http://127.0.0.1:{self.server_port}"
         self.before_apply = lambda: None
 
     def change(self, text):
@@ -401,6 +409,7 @@ class ApiServer(ThreadingHTTPServer):
 
 
 class ApiHandler(BaseHTTPRequestHandler):
+    server: ApiServer
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -488,7 +497,6 @@ def kubernetes_api(tmp_path, monkeypatch):
     server = ApiServer()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    server.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", server.url)))
     yield server
     server.shutdown()

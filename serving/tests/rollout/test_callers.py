@@ -1,4 +1,4 @@
-"""Who is given a version that is only being tried, on real servers: whoever asks for it, and nobody else."""
+"""On real servers, only callers that ask for the canary get it."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ def site(start_site, tiny_model):
 FACE = np.zeros((1, 48, 48), np.uint8)
 
 
-def test_a_canary_moves_callers_without_a_label_only_if_the_operator_says_so(site):
+def test_a_canary_moves_callers_without_a_label_only_if_the_operator_allows_it(site):
     before = site.config.read_text(encoding="utf-8")
     with Client(site.addresses) as usual, Client(site.addresses, emotion_version="latest") as unlabelled:
         assert unlabelled.analyze(FACE).versions["emotion"] == 1
@@ -32,7 +32,7 @@ def test_a_canary_moves_callers_without_a_label_only_if_the_operator_says_so(sit
             usual.analyze(FACE)
 
         sentence = site.refused("canary", "emotion", 2)
-        assert "nothing was changed: ALL callers that name neither a version nor a label move to version 2" in sentence
+        assert "Nothing was changed: ALL callers that name neither a version nor a label move to version 2" in sentence
         assert "--move-unlabelled" in sentence
         assert site.config.read_text(encoding="utf-8") == before
 
@@ -44,7 +44,7 @@ def test_a_canary_moves_callers_without_a_label_only_if_the_operator_says_so(sit
         assert [entry.get("move_unlabelled") for entry in site.journal() if entry["verb"] == "canary"] == [True, True]
 
 
-def test_a_canary_reaches_no_client_that_names_nothing(site):
+def test_a_canary_does_not_reach_clients_that_do_not_ask_for_it(site):
     with Client(site.addresses) as usual, Client(site.addresses, canary=1) as trying:
         assert usual.analyze(FACE).versions["emotion"] == 1
         site.done("canary", "emotion", 2)
@@ -54,7 +54,7 @@ def test_a_canary_reaches_no_client_that_names_nothing(site):
         assert trying.analyze(FACE).versions["emotion"] == 1
 
 
-def test_nor_does_the_first_canary_of_a_model_that_was_never_rolled_out(start_site, tiny_model):
+def test_the_first_canary_of_a_model_does_not_reach_clients_that_do_not_ask_for_it(start_site, tiny_model):
     """The servers choose what they load; callers learn what is stable before there is anything else."""
     site = start_site(1)
     shutil.copytree(tiny_model("keypoints", 2), site.repository / "keypoints" / "aside")

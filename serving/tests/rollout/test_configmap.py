@@ -1,15 +1,14 @@
-"""models.config in a ConfigMap: against an API server of Kubernetes that is played over HTTP.
-
-The client, its kubeconfig and the requests are real; conftest.py says what the server knows.
-"""
+"""models.config in a ConfigMap, with the official client and a stand-in of the Kubernetes API over HTTP."""
 
 import pytest
-from mien_client.cli import CommandError, main
+from mien_client.cli import main
+from mien_serving.rollout.errors import RolloutError
 
 pytest.importorskip("kubernetes")
 
-from mien_serving.rollout._configmap import ConfigMap
-from mien_serving.rollout._models_config import Desired, ModelsConfig
+from mien_serving.rollout.state.configmap import ConfigMap
+from mien_serving.rollout.state.desired import Desired
+from mien_serving.rollout.state.models_config import ModelsConfig
 
 TEXT = """\
 # What this cluster serves.
@@ -37,7 +36,7 @@ def test_the_configuration_is_read_from_the_config_map(api):
     assert config.desired("emotion") == Desired(frozenset({1}), {"stable": 1})
 
 
-def test_a_change_is_applied_to_that_key_alone_and_keeps_its_comments(api):
+def test_a_change_touches_only_this_key_and_keeps_the_comments(api):
     config = ModelsConfig.read(ConfigMap("mien/mien-models"))
     first = config.with_desired("emotion", {1, 2}, {"stable": 1, "canary": 2})
     first.write(config)
@@ -50,21 +49,21 @@ def test_a_change_is_applied_to_that_key_alone_and_keeps_its_comments(api):
     assert ModelsConfig.read(ConfigMap("mien/mien-models")).desired("emotion") == Desired(frozenset({2}), {"stable": 2})
 
 
-def test_what_is_so_already_is_not_written(api):
+def test_an_unchanged_configuration_is_not_written(api):
     config = ModelsConfig.read(ConfigMap("mien/mien-models"))
     config.write(config)
     assert api.applied == []
 
 
 @pytest.mark.parametrize("when", ["before it is read again", "after it is read again"])
-def test_what_somebody_else_has_written_meanwhile_is_never_overwritten(api, when):
+def test_another_change_is_never_overwritten(api, when):
     config = ModelsConfig.read(ConfigMap("mien/mien-models"))
     changed = TEXT.replace("by hand", "by somebody else")
     if when.startswith("before"):
         api.change(changed)
     else:
         api.before_apply = lambda: api.change(changed)
-    with pytest.raises(CommandError, match="ConfigMap mien/mien-models was changed by somebody else meanwhile"):
+    with pytest.raises(RolloutError, match="ConfigMap mien/mien-models was changed by somebody else meanwhile"):
         config.with_desired("emotion", {2}, {"stable": 2}).write(config)
     assert api.data["models.config"] == changed
 
@@ -80,14 +79,14 @@ def deny(status, message):
         (deny(500, "etcd is away"), "answers 500: etcd is away"),
         ((502, b"<html>Bad Gateway</html>"), "answers 502: Bad Gateway"),
         ((502, b"[" * 200_000), "answers 502: Bad Gateway"),
-        ((200, b"<html>"), "answers something else than a ConfigMap"),
-        ((200, b"[" * 200_000), "answers something else than a ConfigMap"),
-        ((200, {"metadata": 5, "data": []}), "answers something else than a ConfigMap"),
+        ((200, b"<html>"), "is not a ConfigMap"),
+        ((200, b"[" * 200_000), "is not a ConfigMap"),
+        ((200, {"metadata": 5, "data": []}), "is not a ConfigMap"),
         ((200, {"metadata": {"resourceVersion": "1"}}), "has no key models.config; create it with `kubectl -n mien"),
         ((200, {"metadata": {}, "data": {"models.config": "\ufeff"}}), "begins with a byte order mark"),
     ],
 )
-def test_every_other_answer_is_a_sentence(api, capsys, says, sentence):
+def test_every_error_is_one_sentence(api, capsys, says, sentence):
     api.says = says
     assert main(["rollout", "status", "--configmap=mien/mien-models", "--servers=127.0.0.1:1"]) == 1
     told = capsys.readouterr().err
@@ -96,45 +95,45 @@ def test_every_other_answer_is_a_sentence(api, capsys, says, sentence):
     assert told.count("\n") == 1
 
 
-def test_a_missing_config_map_is_named_with_how_to_create_it(api):
+def test_the_error_for_a_missing_config_map_says_how_to_create_it(api):
     sentence = (
-        r"there is no ConfigMap mien/other at http://127.*; create it with `kubectl -n mien create configmap other"
+        r"ConfigMap mien/other does not exist at http://127.*; create it with `kubectl -n mien create configmap other"
     )
-    with pytest.raises(CommandError, match=sentence):
+    with pytest.raises(RolloutError, match=sentence):
         ConfigMap("mien/other").read()
 
 
-def test_credentials_that_are_refused_are_told(api, write_kubeconfig, tmp_path, monkeypatch):
+def test_refused_credentials_are_an_error(api, write_kubeconfig, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "wrong", api.url, "wrong")))
-    with pytest.raises(CommandError, match="refuses these credentials, which need the verbs get and patch: Unauth"):
+    with pytest.raises(RolloutError, match="refuses these credentials, which need the verbs get and patch: Unauth"):
         ConfigMap("mien/mien-models").read()
 
 
-def test_a_cluster_that_does_not_answer_is_told(write_kubeconfig, tmp_path, monkeypatch):
+def test_an_unreachable_cluster_is_an_error(write_kubeconfig, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "away", "http://127.0.0.1:1")))
-    with pytest.raises(CommandError, match=r"the cluster at http://127\.0\.0\.1:1 cannot be reached: "):
+    with pytest.raises(RolloutError, match=r"the cluster at http://127\.0\.0\.1:1 cannot be reached: "):
         ConfigMap("mien/mien-models").read()
 
 
 @pytest.mark.parametrize("content", [None, "", "5", "apiVersion: [", '{"contexts": 5, "current-context": "x"}'])
-def test_a_kubeconfig_that_cannot_be_used_is_told(tmp_path, monkeypatch, content):
+def test_an_invalid_kubeconfig_is_an_error(tmp_path, monkeypatch, content):
     if content is not None:
         (tmp_path / "kubeconfig").write_text(content, encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     with pytest.raises(
-        CommandError, match=r"^ConfigMap mien/mien-models: no cluster is configured: .*; set KUBECONFIG$"
+        RolloutError, match=r"^ConfigMap mien/mien-models: no cluster is configured: .*; set KUBECONFIG$"
     ):
         ConfigMap("mien/mien-models")
 
 
-def test_a_file_and_a_config_map_are_not_named_both(capsys):
+def test_a_file_and_a_config_map_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         main(["rollout", "status", "--config=models.config", "--configmap=mien/mien-models"])
     assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["mien-models", "mien/", "a/b/c", "Mien/models", "mien/../x"])
-def test_a_place_that_cannot_be_meant_is_refused(place, capsys):
+def test_an_invalid_namespace_or_name_is_refused(place, capsys):
     with pytest.raises(SystemExit):
         main(["rollout", "status", f"--configmap={place}"])
-    assert f"{place!r} is not NAMESPACE/NAME" in capsys.readouterr().err
+    assert f"expected NAMESPACE/NAME, got {place!r}" in capsys.readouterr().err

@@ -1,16 +1,18 @@
-"""The desired state: a models.config that is changed keeps its comments, and means what was intended."""
+"""A models.config keeps its comments when it is changed, and means what was intended."""
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from mien_client.cli import CommandError, main
+from mien_client.cli import main
 from mien_client.protos import POOL, ModelServerConfig
-from mien_serving.rollout import _files
-from mien_serving.rollout._models_config import Desired, ModelsConfig
+from mien_serving.rollout.errors import RolloutError
+from mien_serving.rollout.state.desired import Desired
+from mien_serving.rollout.state.models_config import ModelsConfig
 
 PLAIN = """\
 # Above.
@@ -38,7 +40,7 @@ def read(tmp_path):
     return make
 
 
-def test_a_policy_is_replaced_where_it_stands_and_labels_follow_it(read):
+def test_a_policy_is_replaced_in_place_and_labels_follow_it(read):
     changed = read(PLAIN).with_desired("emotion", {3, 4}, {"stable": 3, "canary": 4})
     assert changed.text == PLAIN.replace(
         "    model_version_policy { latest { num_versions: 2 } }\n",
@@ -49,7 +51,7 @@ def test_a_policy_is_replaced_where_it_stands_and_labels_follow_it(read):
     assert changed.desired("emotion") == Desired(frozenset({3, 4}), {"stable": 3, "canary": 4})
 
 
-def test_labels_move_in_place_and_those_that_go_take_their_line_along(read):
+def test_labels_move_in_place_and_a_removed_label_removes_its_line(read):
     first = read(PLAIN).with_desired("emotion", {3, 4}, {"stable": 3, "canary": 4})
     commented = first.text.replace("value: 3 }\n", "value: 3 }  # since May\n")
     changed = read(commented).with_desired("emotion", {3, 4}, {"stable": 4})
@@ -58,7 +60,7 @@ def test_labels_move_in_place_and_those_that_go_take_their_line_along(read):
     assert changed.text.count("\n") == commented.count("\n") - 1
 
 
-def test_a_model_on_one_line_stays_on_it(read):
+def test_a_model_on_one_line_stays_on_one_line(read):
     changed = read(PLAIN).with_desired("keypoints", {1}, {"stable": 1})
     assert (
         '  config { name: \'keypoints\' base_path: "/models/keypoints" model_platform: "tensorflow" '
@@ -66,7 +68,7 @@ def test_a_model_on_one_line_stays_on_it(read):
     ) in changed.text
 
 
-def test_comments_inside_what_is_replaced_move_above_it(read):
+def test_comments_inside_a_replaced_field_move_above_it(read):
     text = PLAIN.replace("{ latest {", "{ # chosen\n      latest {  # by the weather\n")
     changed = read(text).with_desired("emotion", {1}, {})
     assert (
@@ -74,63 +76,61 @@ def test_comments_inside_what_is_replaced_move_above_it(read):
     ) in changed.text
 
 
-def test_a_text_that_cannot_be_changed_safely_is_not_changed(read):
+def test_a_text_that_cannot_be_edited_safely_is_refused(read):
     labels = 'version_labels: [ { key: "stable" value: 1 }, { key: "blue" value: 1 } ]'
     config = read(PLAIN.replace('name: "emotion"', f'name: "emotion" {labels}'))
-    with pytest.raises(
-        CommandError, match="cannot be changed without losing something of it: version_labels is a list"
-    ):
+    with pytest.raises(RolloutError, match="cannot be edited without losing a part of it: version_labels is a list"):
         config.with_desired("emotion", {1, 2}, {"stable": 2})
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("model_config_list {", "is not a model configuration: line"),
+        ("model_config_list {", "is not a valid model configuration: line"),
         ('model_config_list { config { name: "a" base_path: "rel" model_platform: "tensorflow" } }', "absolute path"),
-        ("nonsense: 3", "is not a model configuration"),
+        ("nonsense: 3", "is not a valid model configuration"),
     ],
 )
-def test_what_is_no_configuration_is_named(read, text, why):
-    with pytest.raises(CommandError, match=why):
+def test_an_invalid_configuration_is_refused(read, text, why):
+    with pytest.raises(RolloutError, match=why):
         read(text)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("\ufeff" + PLAIN, "is not a model configuration: it begins with a byte order mark"),
+        ("\ufeff" + PLAIN, "is not a valid model configuration: it begins with a byte order mark"),
         (PLAIN.replace('"emotion"', "“emotion”"), "line 4 has typographic quotation marks"),
         (PLAIN.replace('"/models/emotion"', '"s3://bucket/emotion"'), "s3:// is not read here.*`mien repository sync"),
-        ("model_config_list {" * 200_000, "is not a model configuration: line 1"),
+        ("model_config_list {" * 200_000, "is not a valid model configuration: line 1"),
     ],
 )
-def test_what_an_editor_or_a_stranger_leaves_is_refused_with_what_to_do(read, text, why):
-    with pytest.raises(CommandError, match=rf"models\.config.* {why}"):
+def test_common_mistakes_are_refused_with_what_to_do(read, text, why):
+    with pytest.raises(RolloutError, match=rf"models\.config.* {why}"):
         read(text)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_not_a_file_is_refused_by_name(tmp_path, make):
+def test_a_models_config_that_is_not_a_regular_file_is_refused(tmp_path, make):
     make(tmp_path / "models.config")
-    with pytest.raises(CommandError, match=r"models\.config cannot be read: it is a .*, not a regular file"):
+    with pytest.raises(RolloutError, match=r"models\.config cannot be read: it is a .*, not a regular file"):
         ModelsConfig.read(tmp_path / "models.config")
 
 
-def test_a_name_that_is_too_long_for_the_file_system_is_told(capsys):
+def test_a_name_that_is_too_long_for_the_file_system_is_one_sentence(capsys):
     assert main(["rollout", "status", f"--config={'x' * 300}", "--servers=127.0.0.1:1"]) == 1
     assert "cannot be read: File name too long" in capsys.readouterr().err
     assert main(["rollout", "history", f"--repository={'x' * 300}"]) == 1
     assert "cannot be read: File name too long" in capsys.readouterr().err
 
 
-def test_an_unknown_model_is_named_with_those_that_are_known(read):
-    with pytest.raises(CommandError, match=r"names no model 'age'; it names emotion, keypoints"):
+def test_the_error_for_an_unknown_model_lists_the_known_ones(read):
+    with pytest.raises(RolloutError, match=r"has no model 'age'; it has emotion, keypoints"):
         read(PLAIN).desired("age")
 
 
 class TestWriting:
-    def test_keeps_permissions_and_links(self, tmp_path):
+    def test_keeps_permissions_and_symbolic_links(self, tmp_path):
         target = tmp_path / "real" / "models.config"
         target.parent.mkdir()
         target.write_text(PLAIN, encoding="utf-8")
@@ -152,14 +152,14 @@ class TestWriting:
         config.with_desired("emotion", {7}, {}).write(config)
         assert (config.path.stat().st_uid, config.path.stat().st_gid) == (4711, 4712)
 
-    def test_never_overwrites_what_somebody_else_has_written_meanwhile(self, read):
+    def test_never_overwrites_another_change(self, read):
         config = read(PLAIN)
         config.path.write_text(f"{PLAIN}# One more comment.\n", encoding="utf-8")
-        with pytest.raises(CommandError, match="was changed by somebody else meanwhile; it is left as they"):
+        with pytest.raises(RolloutError, match="was changed by somebody else meanwhile; their change is kept"):
             config.with_desired("emotion", {7}, {}).write(config)
         assert config.path.read_text(encoding="utf-8") == f"{PLAIN}# One more comment.\n"
 
-    def test_keeps_the_line_ends_of_other_systems(self, read, tmp_path):
+    def test_keeps_windows_line_endings(self, read, tmp_path):
         (tmp_path / "models.config").write_bytes(PLAIN.replace("\n", "\r\n").encode())
         config = ModelsConfig.read(tmp_path / "models.config")
         config.with_desired("emotion", {7}, {"stable": 7}).write(config)
@@ -169,14 +169,14 @@ class TestWriting:
             frozenset({7}), {"stable": 7}
         )
 
-    def test_that_fails_leaves_the_file_as_it_was(self, read, monkeypatch):
+    def test_that_fails_leaves_the_file_unchanged(self, read, monkeypatch):
         config = read(PLAIN)
 
         def full(_path):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(_files.os, "fsync", full)
-        with pytest.raises(CommandError, match="cannot be written, and is as it was: No space left on device"):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RolloutError, match="cannot be written, and is unchanged: No space left on device"):
             config.with_desired("emotion", {7}, {}).write(config)
         assert config.path.read_text(encoding="utf-8") == PLAIN
         assert [path.name for path in config.path.parent.iterdir()] == ["models.config"]
@@ -227,9 +227,9 @@ def comments(text):
 
 
 @given(configs(), st.data())
-def test_any_layout_can_be_changed_and_keeps_its_comments(layout, data):
+def test_any_layout_can_be_edited_and_keeps_its_comments(layout, data):
     text, count = layout
-    config = ModelsConfig("models.config", text)
+    config = ModelsConfig(Path("models.config"), text)
     number = data.draw(st.integers(0, count - 1))
     wanted, named = data.draw(st.sets(versions, min_size=1, max_size=3)), data.draw(labels)
     changed = config.with_desired(f"m{number}", wanted, named)

@@ -1,4 +1,4 @@
-"""Rollouts operated carelessly, on real servers: what is wrong is noticed, said once, and said as it is."""
+"""Mistakes of operators, on real servers: they are detected and reported once, in exact words."""
 
 import shutil
 import signal
@@ -46,23 +46,23 @@ def until(condition, timeout_s=120):
         time.sleep(0.01)
 
 
-def test_status_and_apply_agree_that_a_base_path_is_missing(site):
+def test_status_and_apply_report_a_missing_base_path(site):
     folder = site.repository / "keypoints"
     folder.rename(site.folder / "aside")
     try:
         status = site.mien("status")
         assert status.returncode == 1
-        assert f"names the base path of keypoints, but there is no folder {folder}" in status.stdout
+        assert f"there is no folder {folder}" in status.stdout
         assert "`mien rollout apply` would change nothing" in status.stdout
         assert "agree with" not in status.stdout
-        assert f"nothing was changed: {site.config} names the base path of keypoints" in site.refused("apply")
+        assert f"Nothing was changed: the base path of keypoints in {site.config} is missing" in site.refused("apply")
     finally:
         (site.folder / "aside").rename(folder)
     assert site.mien("status").returncode == 0
     site.done("apply")
 
 
-def test_status_and_apply_agree_that_there_is_no_repository(site):
+def test_status_and_apply_report_a_missing_repository(site):
     elsewhere = site.folder / "nowhere" / "models"
     status = site.mien("status", repository=elsewhere)
     assert status.returncode == 1
@@ -70,40 +70,40 @@ def test_status_and_apply_agree_that_there_is_no_repository(site):
     assert f"there is no folder {elsewhere / 'emotion'}" in site.refused("apply", repository=elsewhere)
 
 
-def test_apply_says_what_servers_really_have_and_says_it_once(site):
+def test_apply_reports_once_what_servers_really_have(site):
     text = site.config.read_text(encoding="utf-8")
     site.config.write_text(text.replace("versions: 1", "versions: 1 versions: 4"), encoding="utf-8")
     complaint = site.refused("apply", "emotion")
     both = ", ".join(site.addresses)
     assert complaint.count("cannot be loaded") == 1
-    assert f"servers have on {both}: 1 AVAILABLE, 4 END; stable 1. Run the same again" in complaint
-    assert "Taken back" not in complaint
+    assert f"servers have on {both}: 1 AVAILABLE, 4 END; stable 1. Run the same command again" in complaint
+    assert "Reverted" not in complaint
     assert "In force" not in complaint
 
 
-def test_rollback_refuses_what_never_was_stable_or_failed_its_comparison(site, tmp_path):
+def test_rollback_refuses_a_version_that_was_never_stable_or_failed_its_comparison(site, tmp_path):
     images = np.random.default_rng(2).integers(0, 256, (40, 48, 48), np.uint8)
     np.savez(tmp_path / "faces.npz", images=images)
     site.done("canary", "emotion", 3)
     assert site.mien("compare", "emotion", "--data", tmp_path / "faces.npz", "--max-p99-ratio=100").returncode == 1
-    assert "version 3 of emotion never was stable" in site.refused("rollback", "emotion", "--to", 3)
-    assert "version 2 of emotion never was stable" in site.refused("rollback", "emotion", "--to", 2)
+    assert "Version 3 of emotion was never stable" in site.refused("rollback", "emotion", "--to", 3)
+    assert "Version 2 of emotion was never stable" in site.refused("rollback", "emotion", "--to", 2)
     site.done(*FORCED)
     site.done("rollback", "emotion", "--to", 1)
     complaint = site.refused("rollback", "emotion", "--to", 3)
-    assert "version 3 of emotion failed agreement when it was compared with 1" in complaint
+    assert "Version 3 of emotion failed agreement when it was compared with 1" in complaint
     site.done("rollback", "emotion", "--to", 3, "--force")
     with Client(site.addresses) as client:
         assert client.analyze(FACE).versions["emotion"] == 3
     site.done("rollback", "emotion", "--to", 1)
 
 
-def test_a_canary_is_taken_back_while_a_server_is_down(site):
+def test_a_canary_is_aborted_while_a_server_is_down(site):
     first, second = site.servers
     site.done("canary", "emotion", 2)
     second.kill()
     complaint = site.refused("abort", "emotion")
-    assert f"done, but not on {second.address}: cannot be reached" in complaint
+    assert f"Done, but not on {second.address}: cannot be reached" in complaint
     with Client(first.address) as client:
         assert client.analyze(FACE, emotion_version="stable").versions["emotion"] == 1
     emotion = site.status()["models"]["emotion"]
@@ -114,7 +114,7 @@ def test_a_canary_is_taken_back_while_a_server_is_down(site):
     until(lambda: site.mien("status").returncode == 0)
 
 
-def test_a_server_that_is_left_out_is_noticed(site):
+def test_a_server_that_is_left_out_is_reported(site):
     first, second = site.servers
     site.done("canary", "emotion", 2)
     site.servers = [first]
@@ -125,12 +125,12 @@ def test_a_server_that_is_left_out_is_noticed(site):
     assert f"done, left out {second.address}" in site.done("history", "emotion")
     assert site.mien("status").returncode == 0  # That was told, and is no news any more.
     site.servers = [first, second]
-    assert f"! {second.address} has version 2 AVAILABLE, which is not wanted" in site.mien("status").stdout
+    assert f"! {second.address} has version 2 AVAILABLE, which is not desired" in site.mien("status").stdout
     site.done("apply", "emotion")
     assert site.mien("status").returncode == 0
 
 
-def test_status_tells_what_is_in_progress_from_what_is_unfinished(site):
+def test_status_distinguishes_a_running_change_from_an_unfinished_one(site):
     working = site.begin("canary", "emotion", 2)
     until(lambda: "versions: 2" in site.config.read_text(encoding="utf-8"))
     working.send_signal(signal.SIGSTOP)
@@ -155,20 +155,20 @@ def patient(start_site):
     return site
 
 
-def test_a_version_that_is_tried_again_for_minutes_is_taken_back_early_with_the_reason(patient):
+def test_a_version_whose_loading_is_retried_for_minutes_is_reverted_early_with_the_reason(patient):
     """The server says no more than LOADING meanwhile."""
     complaint = patient.refused("canary", "emotion", 2, "--wait=600", timeout=600)
-    assert "version 2 is LOADING, and cannot be loaded here: " in complaint
+    assert "version 2 is LOADING, and cannot be loaded here either: " in complaint
     assert "Read less bytes than requested" in complaint
     assert len(complaint.splitlines()) == 1
-    assert "Taken back" in complaint
+    assert "Reverted" in complaint
 
 
-def test_a_version_that_waits_for_one_that_is_tried_again_says_so(patient):
+def test_a_version_that_waits_for_another_one_to_load_says_so(patient):
     """Without `--num_load_threads` a server does nothing else meanwhile."""
     broken(patient.repository / "keypoints", 9)
     shutil.copytree(patient.repository / "emotion" / "1", patient.repository / "emotion" / "3")
     complaint = patient.refused("canary", "emotion", 3, "--wait=8")
-    assert "version 3 waits, as the server is busy loading version " in complaint
+    assert "version 3 waits, as the server is loading version " in complaint
     assert "--num_load_threads=2" in complaint
-    assert "is not found in the server's repository" not in complaint
+    assert "is not in the server's repository" not in complaint

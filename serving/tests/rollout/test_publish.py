@@ -1,17 +1,21 @@
-"""Into the repository: only what is whole, keeps the contract and answers as it did where it was trained."""
+"""Only versions that are complete, keep the contract and give the golden answers are published."""
 
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from mien_client.cli import main
 from mien_client.contract import GOLDEN_ANSWERS
-from mien_serving.rollout import _journal, _publish, _verify
-from mien_serving.rollout._models_config import Desired
+from mien_serving.rollout.loading import verify
+from mien_serving.rollout.state import journal
+from mien_serving.rollout.state.desired import Desired
+from mien_serving.rollout.verbs import publish as publish_module
 
 ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
 
@@ -39,7 +43,7 @@ def copy(tiny_model, tmp_path):
 @pytest.fixture
 def publish(monkeypatch, capsys):
     """Publishes in this process, which has loaded TensorFlow already; returns exit status and what was printed."""
-    monkeypatch.setattr(_publish, "_verified", _verify.verify)
+    monkeypatch.setattr(publish_module, "_verified", verify.verify)
 
     def run(site, source, *flags):
         where = [f"--repository={site.repository}", f"--config={site.config}"]
@@ -54,10 +58,10 @@ def names(site):
     return sorted(path.name for path in (site.repository / "emotion").iterdir() if path.name != ".publish.lock")
 
 
-def test_a_version_is_whole_and_anybody_may_read_it(site, copy, publish):
+def test_a_published_version_has_all_files_and_is_readable_by_all_users(site, copy, publish):
     status, told = publish(site, copy, "--why=more faces")
     assert status == 0
-    assert "8 golden images answered within" in told
+    assert "the answers to 8 golden images differ by at most" in told
     assert "Next: mien rollout canary emotion 2" in told
     assert names(site) == ["1", "2"]
     version = site.repository / "emotion" / "2"
@@ -70,7 +74,7 @@ def test_a_version_is_whole_and_anybody_may_read_it(site, copy, publish):
     ]
 
 
-def test_servers_of_other_users_may_read_it_whatever_the_umask_is(site, copy, publish):
+def test_a_published_version_is_readable_by_all_users_whatever_the_umask_is(site, copy, publish):
     before = os.umask(0o077)
     try:
         assert publish(site, copy)[0] == 0
@@ -81,12 +85,12 @@ def test_servers_of_other_users_may_read_it_whatever_the_umask_is(site, copy, pu
     assert {path.stat().st_mode & 0o777 for path in version.rglob("*") if path.is_file()} == {0o644}
 
 
-def test_the_first_version_of_a_model_is_served_at_once_and_that_is_said(make_site, tmp_path, copy, publish):
+def test_the_first_version_of_a_model_is_served_at_once(make_site, tmp_path, copy, publish):
     site = make_site(tmp_path)
     shutil.rmtree(site.repository / "emotion")
     status, told = publish(site, copy)
     assert status == 0
-    assert "it is the first, and servers load it as soon as they see it" in told
+    assert "it is the first version, which servers load as soon as they see it" in told
     assert "Next: mien rollout adopt emotion" in told
 
 
@@ -101,21 +105,27 @@ def damage_weights(folder):
         (damage_weights, "variables/variables.data-00000-of-00001 is not the file that the manifest describes"),
         (lambda folder: (folder / "variables" / "variables.index").unlink(), "variables.index is missing"),
         (lambda folder: (folder / "more").write_text("", encoding="utf-8"), "more is not in the manifest"),
-        (lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder"),
-        (lambda folder: (folder / "link").symlink_to("/etc/passwd"), "link is neither a file nor a folder"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), "is neither a run nor a version"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe cannot be read: it is a named pipe"),
+        (
+            lambda folder: (folder / "link").symlink_to("/etc/passwd"),
+            "link cannot be read: it is a symbolic link",
+        ),
+        (
+            lambda folder: (folder / "assets.extra" / "manifest.json").unlink(),
+            "is neither a run of `mien train` nor",
+        ),
         (
             lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]", encoding="utf-8"),
-            "is neither a run nor a version",
+            "is neither a run of `mien train` nor",
         ),
         (
             lambda folder: (folder / "assets.extra" / "manifest.json").write_text('{"a": 1}', encoding="utf-8"),
-            "does not name its model",
+            "does not have the model's name",
         ),
-        (shutil.rmtree, "there is no folder"),
+        (shutil.rmtree, "There is no folder"),
     ],
 )
-def test_what_is_not_as_its_manifest_says_is_refused(site, copy, publish, damage, sentence):
+def test_a_version_that_differs_from_its_manifest_is_refused(site, copy, publish, damage, sentence):
     damage(copy)
     status, told = publish(site, copy)
     assert status == 1
@@ -123,8 +133,8 @@ def test_what_is_not_as_its_manifest_says_is_refused(site, copy, publish, damage
     assert names(site) == ["1"]
 
 
-def test_what_is_too_large_is_refused(site, copy, publish):
-    assert "more than the 0.01 of --max-mb; nothing was published" in publish(site, copy, "--max-mb=0.01")[1]
+def test_a_version_above_the_maximum_size_is_refused(site, copy, publish):
+    assert "at most 0.01 MB are allowed (--max-mb)" in publish(site, copy, "--max-mb=0.01")[1]
 
 
 def test_other_answers_than_the_golden_ones_are_refused(site, tiny_model, publish):
@@ -146,49 +156,55 @@ IMAGES, ANSWERS = np.zeros((2, 48, 48), np.uint8), np.zeros((2, 5), np.float32)
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"images": np.zeros((20_000, 48, 48), np.uint8), "answers": ANSWERS}, "it holds 44 MiB, more than 16"),
-        ({"images": IMAGES.astype(np.float32), "answers": ANSWERS}, "its images are float32 (2, 48, 48), not uint8"),
-        ({"images": IMAGES[:0], "answers": ANSWERS}, "its images are uint8 (0, 48, 48), not uint8 (N, 48, 48)"),
-        ({"images": IMAGES, "answers": np.array(["a", "b"])}, "its answers are <U1, not floating-point numbers"),
+        (
+            {"images": np.zeros((20_000, 48, 48), np.uint8), "answers": ANSWERS},
+            "it has 44 MiB unpacked, at most 16",
+        ),
+        (
+            {"images": IMAGES.astype(np.float32), "answers": ANSWERS},
+            "its images are float32 (2, 48, 48), expected",
+        ),
+        ({"images": IMAGES[:0], "answers": ANSWERS}, "its images are uint8 (0, 48, 48), expected uint8 (N, 48, 48)"),
+        ({"images": IMAGES, "answers": np.array(["a", "b"])}, "its answers are <U1, expected floating-point numbers"),
         ({"images": IMAGES}, "answers is not a file in the archive"),
         ({"images": IMAGES, "answers": np.array([{}], object)}, "Object arrays cannot be loaded"),
     ],
 )
-def test_golden_answers_that_are_none_are_refused_before_they_fill_the_memory(copy, describe, arrays, sentence):
+def test_invalid_golden_answers_are_refused_before_they_fill_the_memory(copy, describe, arrays, sentence):
     save_golden(copy, describe, **arrays)
-    problem = _verify.verify(copy, "emotion", 1e-3)["problem"]
-    assert problem.startswith(f"{GOLDEN_ANSWERS} cannot be compared with: ")
+    problem = verify.verify(copy, "emotion", 1e-3)["problem"]
+    assert problem.startswith(f"{GOLDEN_ANSWERS} is not valid: ")
     assert sentence in problem
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(99)])
-def test_a_golden_file_that_is_none_is_refused(copy, content):
+def test_an_invalid_file_of_golden_answers_is_refused(copy, content):
     (copy / GOLDEN_ANSWERS).write_bytes(content)
-    problem = _verify.verify(copy, "emotion", 1e-3)["problem"]
-    assert problem.startswith(f"{GOLDEN_ANSWERS} cannot be compared with: ")
+    problem = verify.verify(copy, "emotion", 1e-3)["problem"]
+    assert problem.startswith(f"{GOLDEN_ANSWERS} is not valid: ")
 
 
 @pytest.mark.parametrize("name", ["assets.extra/golden.npz", "assets.extra/manifest.json", "saved_model.pb"])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_not_a_file_is_never_opened(site, copy, publish, name, make):
+def test_a_file_that_is_not_regular_is_refused(site, copy, publish, name, make):
     (copy / name).unlink()
     make(copy / name)
     status, told = publish(site, copy)
     assert status == 1
-    assert f"{name} is neither a file nor a folder" in told or "manifest.json that can be read" in told
+    assert f"{name} cannot be read: it is a " in told or "no readable assets.extra/manifest.json" in told
     assert names(site) == ["1"]
 
 
 @pytest.mark.parametrize("name", ["assets.extra/golden.npz", "variables/variables.index", "saved_model.pb"])
-def test_nor_by_a_server(copy, name):
+def test_a_file_that_is_not_regular_is_not_loaded(copy, name):
     (copy / name).unlink()
     os.mkfifo(copy / name)
-    assert f"{name} is not a regular file" in _verify.verify(copy, "emotion", 1e-3)["problem"]
+    assert f"{name} is not a regular file" in verify.verify(copy, "emotion", 1e-3)["problem"]
 
 
 def test_signatures_that_break_the_contract_are_refused(site, copy, describe, publish):
     describe(copy, "keypoints")
-    assert "serving_default gives {'label': 'DT_STRING', 'probabilities': 'DT_FLOAT'}, not" in publish(site, copy)[1]
+    assert "serving_default returns {'label': 'DT_STRING', 'probabilities': 'DT_FLOAT'}, exp" in publish(site, copy)[1]
     assert [path.name for path in (site.repository / "keypoints").iterdir()] == ["1"]
 
 
@@ -196,16 +212,16 @@ def test_a_warm_up_request_that_fails_is_refused(site, copy, describe, warm_up_w
     warm_up_with(copy, np.zeros((1, 48, 48), np.uint8), signature="serving_lost")
     describe(copy, "emotion")
     assert (
-        'it cannot be loaded and asked: FAILED_PRECONDITION: Serving signature key "serving_lost" not'
+        'The SavedModel cannot be loaded and called: FAILED_PRECONDITION: Serving signature key "serving_lost" not'
         in (publish(site, copy)[1])
     )
     assert names(site) == ["1"]
 
 
-def test_what_cannot_be_loaded_is_refused(site, copy, describe, publish):
+def test_a_version_that_cannot_be_loaded_is_refused(site, copy, describe, publish):
     (copy / "saved_model.pb").write_bytes(b"nonsense")
     describe(copy, "emotion")
-    assert "it cannot be loaded and asked: OUT_OF_RANGE" in publish(site, copy)[1]
+    assert "The SavedModel cannot be loaded and called: OUT_OF_RANGE" in publish(site, copy)[1]
     assert names(site) == ["1"]
 
 
@@ -228,12 +244,12 @@ class TestARun:
             program = tmp_path / "python"
             program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
             program.chmod(0o755)
-            monkeypatch.setattr(_publish.sys, "executable", str(program))
+            monkeypatch.setattr(sys, "executable", str(program))
             return run
 
         return exporting
 
-    def test_is_exported_and_what_comes_of_it_is_verified_and_published(self, site, run, copy, publish):
+    def test_is_exported_verified_and_published(self, site, run, copy, publish):
         script = (
             f'repository="${{5#--repository=}}"; mkdir -p "$repository/emotion"; cp -r {copy} "$repository/emotion/1"'
         )
@@ -242,12 +258,9 @@ class TestARun:
         assert "run is a run: exporting it" in told
         assert names(site) == ["1", "2"]
 
-    def test_that_cannot_be_exported_is_refused_in_the_exporters_words(self, site, run, publish):
+    def test_that_cannot_be_exported_is_refused_with_the_reason(self, site, run, publish):
         source = run("echo 'mien export: the run is not finished' >&2; exit 1")
-        assert (
-            "cannot be exported, for which mien-training must be installed: mien export: the run"
-            in (publish(site, source)[1])
-        )
+        assert "cannot be exported, which needs mien-training: mien export: the run" in (publish(site, source)[1])
         assert names(site) == ["1"]
 
 
@@ -256,7 +269,7 @@ def test_a_full_disk_leaves_nothing_behind(small_disk, make_site, copy, fill, pu
     filler = fill(small_disk, left=50_000)
     status, told = publish(site, copy)
     assert status == 1
-    assert "No space left on device; nothing was published" in told
+    assert "No space left on device" in told
     assert names(site) == ["1"]
     filler.unlink()
     assert publish(site, copy)[0] == 0
@@ -264,7 +277,7 @@ def test_a_full_disk_leaves_nothing_behind(small_disk, make_site, copy, fill, pu
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_publish_is_not_visible_and_the_next_one_sweeps(site, copy, number):
+def test_an_interrupted_publish_leaves_no_version_and_the_next_one_cleans_up(site, copy, number):
     process = site.begin("publish", copy)
     give_up = time.monotonic() + 60
     while not any(name.startswith(".publish-") for name in names(site)):
@@ -277,7 +290,7 @@ def test_an_interrupted_publish_is_not_visible_and_the_next_one_sweeps(site, cop
         assert names(site) == ["1"]
     else:
         assert [name for name in names(site) if not name.startswith(".")] == ["1"]
-        with _publish._aside(site.repository / "emotion") as aside:
+        with publish_module._aside(site.repository / "emotion") as aside:
             assert names(site) == sorted(["1", aside.name])
         assert names(site) == ["1"]
 
@@ -286,12 +299,12 @@ class Died(BaseException):
     pass
 
 
-def test_a_publish_that_died_before_it_could_say_so_is_finished_by_running_it_again(site, copy, publish, monkeypatch):
+def test_a_publish_that_died_before_it_was_noted_is_finished_by_running_it_again(site, copy, publish, monkeypatch):
     def die(*_, **__):
         raise Died
 
     with monkeypatch.context() as dying:
-        dying.setattr(_journal.Action, "done", die)
+        dying.setattr(journal.Action, "done", die)
         with pytest.raises(Died):
             publish(site, copy, "--why=more faces")
     assert names(site) == ["1", "2"]
@@ -306,27 +319,28 @@ def test_a_publish_that_died_before_it_could_say_so_is_finished_by_running_it_ag
     assert "published version 3 in" in publish(site, copy)[1]  # Asked for once more: it is one more.
 
 
-def test_a_version_that_cannot_be_put_in_place_is_noted_and_its_number_not_given_again(
-    site, copy, publish, monkeypatch
-):
+def test_the_number_of_a_failed_publish_is_not_used_again(site, copy, publish, monkeypatch):
     def broken(*_):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as disk:
         disk.setattr(Path, "rename", broken)
-        assert "Input/output error; nothing was published" in publish(site, copy)[1]
+        assert "Nothing was published: " in publish(site, copy)[1]
     assert [entry["event"] for entry in site.journal()] == ["begun", "failed"]
     assert "published version 3 in" in publish(site, copy)[1]
 
 
-def test_a_loader_that_crashes_is_told_in_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(_publish.sys, "executable", shutil.which("false"))
-    with pytest.raises(Exception, match="loading it ends the process that does it: exit status 1; nothing"):
-        _publish._verified(tmp_path, "emotion", 1e-3)
+def test_a_crash_while_loading_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(Exception, match="loading the version crashes the process: exit status 1"):
+        publish_module._verified(tmp_path, "emotion", 1e-3)
 
 
-def test_a_number_is_never_given_twice(tmp_path):
+def test_a_version_number_is_never_used_twice(tmp_path):
     (tmp_path / "3").mkdir()
-    entries = [{"verb": "publish", "version": 7}, {"verb": "canary", "before": {"versions": None}, "after": {}}]
-    assert _publish._next(tmp_path, Desired(frozenset({2}), {"stable": 2}), entries) == 8
-    assert _publish._next(tmp_path, Desired(None), []) == 4
+    entries: list[dict[str, Any]] = [
+        {"verb": "publish", "version": 7},
+        {"verb": "canary", "before": {"versions": None}, "after": {}},
+    ]
+    assert publish_module._next(tmp_path, Desired(frozenset({2}), {"stable": 2}), entries) == 8
+    assert publish_module._next(tmp_path, Desired(None), []) == 4

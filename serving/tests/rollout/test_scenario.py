@@ -1,4 +1,4 @@
-"""Three servers under constant load while versions come and go and things break: no call fails, no answer is wrong."""
+"""Three servers under constant load while versions are rolled out and back and things break: no call fails."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         # The disk is full: nothing appears, nothing breaks.
         if disk != tmp_path:
             filler = fill(disk, left=50_000)
-            assert "nothing was published" in site.refused("publish", tiny_model("emotion", 2))
+            assert "Nothing was published" in site.refused("publish", tiny_model("emotion", 2))
             filler.unlink()
 
         # A version is corrupt: it is taken back everywhere.
@@ -83,7 +83,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         sentence = site.refused("canary", "emotion", "4")
         assert "version 4 cannot be loaded: " in sentence
         assert all(address in sentence for address in site.addresses)
-        assert "Taken back. In force: emotion stable 1; loaded 1." in sentence
+        assert "Reverted. In force: emotion stable 1; loaded 1." in sentence
         in_force(site, {"stable": 1}, [1])
 
         # A rollout is killed while it works, and what it began is taken back.
@@ -93,7 +93,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
             working = site.begin("canary", "emotion", "5")
             until(lambda: "versions: 5" in site.config.read_text(encoding="utf-8"))
             working.send_signal(signal.SIGSTOP)
-            assert "is at it: canary emotion 5" in site.refused("canary", "emotion", good)
+            assert " s: canary emotion 5" in site.refused("canary", "emotion", good)
             working.kill()
             working.communicate()
             assert site.status()["models"]["emotion"]["unfinished"].startswith("mien rollout canary emotion 5, begun")
@@ -105,7 +105,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         for number in ("emotion/1", "emotion/6", "keypoints/1"):
             shutil.copytree(folder / "1", elsewhere / number)
         sentence = site.refused("canary", "emotion", 6, "--wait=1", repository=elsewhere)
-        assert "version 6 is not found in the server's repository. Taken back" in sentence
+        assert "version 6 is not in the server's repository. Reverted" in sentence
         in_force(site, {"stable": 1}, [1])
 
         # Out: the canary gets its share.
@@ -122,9 +122,9 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         second.kill()
         third.send(signal.SIGSTOP)
         sentence = site.refused("promote", "emotion", "--timeout=1")
-        assert "nothing was changed" in sentence
+        assert "Nothing was changed" in sentence
         assert f"{second.address} cannot be reached" in sentence
-        assert f"{third.address} gave no answer within 1 s" in sentence
+        assert f"{third.address} did not answer within 1 s" in sentence
         third.send(signal.SIGCONT)
         second.start()
         second.wait_until_ready()
@@ -140,7 +140,7 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         compared = site.mien("compare", "emotion", "--data", faces, "--max-p99-ratio=100")
         assert compared.returncode == 1
         assert "FAILED: agreement" in compared.stdout or "FAILED: accuracy delta, agreement" in compared.stdout
-        assert f"version {bad} of emotion failed" in site.refused("promote", "emotion")
+        assert f"Version {bad} of emotion failed" in site.refused("promote", "emotion")
         with callers.moving_to(stable=good):
             site.done("abort", "emotion")
 
@@ -148,14 +148,14 @@ def test_versions_out_and_back_under_load(disk, start_site, load, tiny_model, fi
         first.kill()
         with callers.moving_to(stable=1):
             sentence = site.refused("rollback", "emotion", "--why=complaints")
-            assert f"done, but not on {first.address}: cannot be reached" in sentence
+            assert f"Done, but not on {first.address}: cannot be reached" in sentence
         first.start()
         first.wait_until_ready()
         callers.until_seen("stable", 1)
         in_force(site, {"stable": 1}, [1])
 
         # Away with what is not needed.
-        assert "is stable: it cannot be retired" in site.refused("retire", "emotion", 1, "--delete")
+        assert "is stable, so it cannot be retired" in site.refused("retire", "emotion", 1, "--delete")
         site.done("retire", "emotion", good, bad, 4, 5, "--delete")
 
     assert callers.failures == []

@@ -1,1 +1,1 @@
-"""``mien repository``: the versions of a model repository, kept in S3-compatible storage too."""
+"""The model repository: its layout, its files, its lock and the manifests in it; `sync` copies it to and from S3."""

@@ -1,51 +1,86 @@
-"""What a version consists of, as its manifest says."""
+"""The manifest of a version: what it says, and whether the version's files are those that it lists."""
 
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from mien_client.contract import MANIFEST
-from mien_client.reading import parse_json
+from mien_client.reading import parse_json, read_file, regular_size
 
-from mien_serving.rollout._files import sha256
+from mien_serving.repository.errors import VersionError
+from mien_serving.repository.files import sha256
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LONGEST_KEY: Final = 1024
 _NEVER_IN_A_NAME: Final = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")
+_LARGEST_METRIC: Final = 1e300
+_LONGEST_TEXT: Final = 80
 
 
-class VersionError(Exception):
-    """One version cannot be copied; its text is what follows the version's name in a sentence."""
+def read_manifest(version: Path) -> Mapping[str, Any]:
+    """Return the manifest in the folder of a version; empty if it is missing or cannot be read."""
+    try:
+        document = parse_json(read_file(version / MANIFEST))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
-def files(manifest: bytes) -> dict[str, str]:
-    """The SHA-256 of each file but the manifest itself.
+def facts(version: Path) -> dict[str, Any]:
+    """Return the facts of a manifest that people look at: ``created``, ``age_s``, ``metrics``, ``data``."""
+    document = read_manifest(version)
+    if not document:
+        return {}
+    found: dict[str, Any] = {"created": str(document.get("created", ""))}
+    try:
+        found["age_s"] = round((datetime.now(UTC) - datetime.fromisoformat(found["created"])).total_seconds())
+    except (ValueError, TypeError):  # It is not a date, or has no time zone.
+        found["age_s"] = None
+    metrics = document.get("metrics")
+    validation = metrics.get("validation", metrics) if isinstance(metrics, dict) else {}
+    found["metrics"] = {
+        _printable(name): value
+        for name, value in (validation if isinstance(validation, dict) else {}).items()
+        if isinstance(value, (int, float)) and abs(value) < _LARGEST_METRIC  # Infinity and NaN are not.
+    }
+    data = document.get("trained_on")
+    found["data"] = _printable(str(data.get("file", "")) if isinstance(data, dict) else str(data or ""))
+    return found
 
-    A manifest that comes from elsewhere must not be able to name a file outside its version.
+
+def _printable(text: str) -> str:
+    """Return the beginning of a text from elsewhere, fit for a table on a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text[:_LONGEST_TEXT])
+
+
+def listed_files(manifest: bytes) -> dict[str, str]:
+    """Return the SHA-256 of every file that a manifest lists, by the file's name.
+
+    A manifest from elsewhere must not be able to name a file outside its version.
 
     Raises:
-        VersionError: It is no manifest, or names such a file.
+        VersionError: It is not a valid manifest, or names such a file.
     """
     try:
-        told = parse_json(manifest)["sha256"]
+        listed = parse_json(manifest)["sha256"]
     except (ValueError, TypeError, KeyError):
-        told = None
-    if not isinstance(told, Mapping) or not told:
-        raise VersionError(f"its {MANIFEST} does not tell the sha256 of its files")
-    for name, digest in told.items():
+        listed = None
+    if not isinstance(listed, Mapping) or not listed:
+        raise VersionError(f"its {MANIFEST} does not list the sha256 of its files")
+    for name, digest in listed.items():
         if not _is_inside(name):
-            raise VersionError(f"its {MANIFEST} names {name[:100]!r}, which is no file of a version")
+            raise VersionError(f"its {MANIFEST} names {name[:100]!r}, which is not a valid file name in a version")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-            raise VersionError(f"its {MANIFEST} gives {name} no sha256")
-    for name in (together := {*told, MANIFEST}):
+            raise VersionError(f"its {MANIFEST} has no valid sha256 for {name}")
+    for name in (together := {*listed, MANIFEST}):
         for folder in map(str, PurePosixPath(name).parents):
             if folder in together:
-                raise VersionError(f"its {MANIFEST} names {folder!r} as a file and {name!r} in a folder of that name")
-    return dict(told)
+                raise VersionError(f"its {MANIFEST} names {folder!r} both as a file and as the folder of {name!r}")
+    return dict(listed)
 
 
 def _is_inside(name: str) -> bool:
@@ -54,38 +89,40 @@ def _is_inside(name: str) -> bool:
     return not {"", ".", ".."} & set(name.split("/")) and not _NEVER_IN_A_NAME.search(name) and name != MANIFEST
 
 
-def size(path: Path) -> int:
-    """Return the size of a file of a version in bytes.
+def file_size(path: Path) -> int:
+    """Return the size of one of a version's files in bytes.
 
     Raises:
         VersionError: It is missing, or is not a regular file.
     """
     try:
-        status = path.lstat()
+        return regular_size(path, follow_links=False)
     except FileNotFoundError:
         raise VersionError(f"{path} is missing") from None
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a link" if stat.S_ISLNK(status.st_mode) else "something else"
-        raise VersionError(f"{path} is {kind}, not a regular file")
-    return status.st_size
+    except OSError as error:
+        raise VersionError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def check(folder: Path, wanted: Mapping[str, str]) -> None:
-    """Compares a version on this machine with its manifest.
+def check_files(version: Path, listed: Mapping[str, str]) -> None:
+    """Compare the files of a version with those that its manifest lists.
+
+    Args:
+        version: The version's folder.
+        listed: The SHA-256 of each file, as `listed_files` returns it.
 
     Raises:
-        VersionError: A file is missing, is not in the manifest, or is another one.
+        VersionError: A file is missing, is not in the manifest, or has another content.
     """
-    there = {
-        PurePosixPath(path.relative_to(folder)).as_posix()
-        for path in folder.rglob("*")
+    found = {
+        PurePosixPath(path.relative_to(version)).as_posix()
+        for path in version.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-    for name in sorted(there):
-        size(folder / name)
-    if strange := sorted(there.symmetric_difference({*wanted, MANIFEST})):
-        problem = "is not in its manifest" if strange[0] in there else "is missing"
-        raise VersionError(f"{folder / strange[0]} {problem}")
-    for name, digest in wanted.items():
-        if sha256(folder / name) != digest:
-            raise VersionError(f"{folder / name} is not the file that its manifest describes: its sha256 differs")
+    for name in sorted(found):
+        file_size(version / name)
+    if differing := sorted(found.symmetric_difference({*listed, MANIFEST})):
+        problem = "is not in its manifest" if differing[0] in found else "is missing"
+        raise VersionError(f"{version / differing[0]} {problem}")
+    for name, digest in listed.items():
+        if sha256(version / name) != digest:
+            raise VersionError(f"{version / name} is not the file that its manifest describes: its sha256 differs")

@@ -1,0 +1,1 @@
+"""Compare two versions on the same faces: the faces, the answers, the figures, the report."""

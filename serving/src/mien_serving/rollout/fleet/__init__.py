@@ -1,0 +1,1 @@
+"""The servers of a deployment: what they have, and how their configuration changes."""

@@ -1,0 +1,1 @@
+"""What is desired, in ``models.config``, and what was done, in the journal."""
