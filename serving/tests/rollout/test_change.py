@@ -18,15 +18,18 @@ from mien_client.protos import POOL, ModelServerConfig, ModelSpec
 from mien_serving.core.manager import ManagerOptions
 from mien_serving.core.server_core import CoreOptions, ServerCore
 from mien_serving.core.status import Code, StatusError
+from mien_serving.rollout.errors import RolloutError, RolloutInterrupted
 from mien_serving.rollout.fleet import fleet as fleet_module
 from mien_serving.rollout.fleet import transition
 from mien_serving.rollout.fleet.server import FleetError, VersionState, View
+from mien_serving.rollout.requests import CanaryRequest, Deployment
 from mien_serving.rollout.state import models_config
 from mien_serving.rollout.state.configmap import ConfigMap
 from mien_serving.rollout.state.desired import Desired
 from mien_serving.rollout.state.journal import Journal
 from mien_serving.rollout.state.models_config import ModelsConfig
 from mien_serving.rollout.verbs import change
+from mien_serving.rollout.verbs.canary import canary
 
 CONFIG = """\
 model_config_list {{
@@ -586,3 +589,75 @@ def test_a_dry_run_changes_nothing(world, capsys):
     assert world.config.read_text(encoding="utf-8") == before
     assert sorted(path.name for path in world.config.parent.iterdir()) == ["models", "models.config"]
     world.is_so({1}, stable=1)
+
+
+class Lines:
+    """Records what a verb reports."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def count(self, done, total):
+        pass
+
+
+class TestWithoutTheCommandLine:
+    """Verbs are functions: they take a request, report to a progress object, and raise one kind of error."""
+
+    @pytest.fixture
+    def world(self, world):
+        return world()
+
+    @pytest.fixture
+    def where(self, world):
+        return Deployment(repository=world.repository, config=world.config, servers=["localhost:1"])
+
+    def test_a_verb_reports_what_it_does_and_returns_its_plan(self, world, where, capsys):
+        progress = Lines()
+        plan = canary(CanaryRequest(deployment=where, model="emotion", version=2, wait_s=2), progress)
+        assert plan.after == Desired(frozenset({1, 2}), {"stable": 1, "canary": 2})
+        assert progress.lines[0] == "emotion: stable 1; loaded 1  ->  stable 1, canary 2; loaded 1, 2"
+        assert "In force: emotion stable 1, canary 2; loaded 1, 2." in progress.lines
+        assert capsys.readouterr() == ("", "")
+        world.is_so({1, 2}, stable=1, canary=2)
+
+    @pytest.mark.parametrize(
+        ("break_it", "sentence"),
+        [
+            (lambda world: shutil.rmtree(world.repository / "emotion" / "2"), "has no version 2; it has 1"),
+            (lambda world: world.config.write_text("nonsense: 3", encoding="utf-8"), "not a valid model configuration"),
+            (lambda world: (world.repository.parent / "models.lock").mkdir(), "it is a folder, not a regular file"),
+            (lambda world: setattr(world.servers[0], "silent", True), "Nothing was changed: a:8500 cannot be reached"),
+        ],
+    )
+    def test_every_failure_is_a_rollout_error(self, world, where, break_it, sentence):
+        break_it(world)
+        with pytest.raises(RolloutError, match=sentence):
+            canary(CanaryRequest(deployment=where, model="emotion", version=2), Lines())
+
+    def test_an_interruption_says_what_is_in_force(self, world, where, monkeypatch):
+        def interrupted(config, timeout):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(world.servers[1], "reload", interrupted)
+        with pytest.raises(RolloutInterrupted, match=r"In force by models\.config: emotion stable 1; loaded 1, 2"):
+            canary(CanaryRequest(deployment=where, model="emotion", version=2), Lines())
+        monkeypatch.undo()
+
+
+def test_an_interrupted_command_says_what_is_in_force_and_ends_with_130(world, capsys, monkeypatch):
+    world = world()
+
+    def interrupted(config, timeout):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(world.servers[1], "reload", interrupted)
+        assert world.mien("canary", "emotion", 2) == 130
+    printed = capsys.readouterr().err
+    assert printed.startswith("mien rollout: Interrupted. In force by models.config: emotion stable 1; loaded 1, 2")
+    assert world.mien("canary", "emotion", 2) == 0
+    world.is_so({1, 2}, stable=1, canary=2)

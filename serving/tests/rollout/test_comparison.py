@@ -344,8 +344,8 @@ class TestAsking:
 
         faces = Faces(np.zeros((200, 48, 48), np.uint8), None, "faces")
         servers = [StandIn(address) for address in answers]
-        progress = Counts()
-        return asked, *answers_module.ask(servers, "emotion", {"stable": 1, "canary": 2}, faces, 1.0, progress)
+        self.progress = Counts()
+        return asked, *answers_module.ask(servers, "emotion", {"stable": 1, "canary": 2}, faces, 1.0, self.progress)
 
     def test_both_labels_get_the_same_faces_and_the_servers_share_them(self):
         asked, stable, canary = self.ask({"a": 1000, "b": 1000})
@@ -354,6 +354,10 @@ class TestAsking:
         for server in "ab":
             for label in ("stable", "canary"):
                 assert asked.count((server, label, 1)) == 100 + answers_module.WARM_UP
+
+    def test_progress_counts_the_faces(self):
+        self.ask({"a": 1000, "b": 1000})
+        assert sorted(self.progress.counts) == [(number, 200) for number in range(1, 201)]
 
     def test_a_server_that_fails_repeatedly_is_asked_no_more(self):
         asked, stable, canary = self.ask({"a": 1000, "b": 50})

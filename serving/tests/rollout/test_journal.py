@@ -60,6 +60,35 @@ def line(**facts):
     return json.dumps({**usual, "event": "done", **facts}).encode()
 
 
+EARLIER = """\
+{"time": "2026-10-01T09:00:00.000+00:00", "who": "ada@host", "verb": "adopt", "model": "emotion", "event": "begun", \
+"id": "1a2b3c4d", "before": {"versions": null, "labels": {}}, "after": {"versions": [1], "labels": {"stable": 1}}, \
+"servers": ["localhost:8500"]}
+{"time": "2026-10-01T09:00:04.000+00:00", "who": "ada@host", "verb": "adopt", "model": "emotion", "event": "done", \
+"id": "1a2b3c4d", "before": {"versions": null, "labels": {}}, "after": {"versions": [1], "labels": {"stable": 1}}, \
+"servers": ["localhost:8500"]}
+{"time": "2026-10-02T09:00:00.000+00:00", "who": "ada@host", "verb": "publish", "model": "emotion", "event": "done", \
+"id": "2b3c4d5e", "version": 2, "source": "runs/emotion", "manifest": "00", "why": "more data"}
+{"time": "2026-10-02T09:10:00.000+00:00", "who": "ada@host", "verb": "compare", "model": "emotion", "event": "done", \
+"stable": 1, "canary": 2, "faces": 9, "source": "faces.npz", "passed": true, "figures": {}, \
+"gates": [], "failed_gates": []}
+{"time": "2026-10-02T09:20:00.000+00:00", "who": "ada@host", "verb": "promote", "model": "emotion", "event": "failed", \
+"id": "3c4d5e6f", "before": {"versions": [1, 2], "labels": {"canary": 2, "stable": 1}}, "after": {"versions": [1, 2], \
+"labels": {"stable": 2}}, "detail": "interrupted", "in_force": {"versions": [1, 2], "labels": {"stable": 2}}, \
+"resume": true}
+"""
+
+
+def test_a_journal_of_an_earlier_release_is_read(journal):
+    journal.path.write_text(EARLIER, encoding="utf-8")
+    entries = journal.entries("emotion")
+    assert len(list(entries)) == 5
+    assert journal.skipped == 0
+    assert stable_before(entries, 2) == [1]
+    assert unfinished(entries)["verb"] == "promote"
+    assert [row[4] for row in HistoryRows(entries)][1:] == ["done", "done", "passed", "unfinished: interrupted"]
+
+
 DAMAGED = {
     "cut short": b'{"verb": "prom',
     "not UTF-8": b'{"verb": "\xff"}',

@@ -123,7 +123,7 @@ def test_a_server_that_is_left_out_is_reported(site):
     assert f"! {second.address} took part in `canary` at " in status.stdout
     assert f"! {second.address} took part in `canary` at " in site.done("abort", "emotion")
     assert f"done, left out {second.address}" in site.done("history", "emotion")
-    assert site.mien("status").returncode == 0  # That was told, and is no news any more.
+    assert site.mien("status").returncode == 0  # That was reported already.
     site.servers = [first, second]
     assert f"! {second.address} has version 2 AVAILABLE, which is not desired" in site.mien("status").stdout
     site.done("apply", "emotion")

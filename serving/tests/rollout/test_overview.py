@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +219,24 @@ def test_history_shows_results_and_reasons(run):
     assert [json.loads(line)["verb"] for line in run("history", "emotion", "--json")[1].splitlines()] == [
         *("canary", "canary", "canary", "canary", "compare", "promote")
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        (["--help"], {"grpc", "google.protobuf", "numpy", "tensorflow", "kubernetes"}),
+        (["history"], {"grpc", "numpy", "tensorflow", "kubernetes"}),
+        (["status", "--servers=127.0.0.1:1"], {"numpy", "tensorflow", "kubernetes"}),
+        (["promote", "emotion", "--servers=127.0.0.1:1"], {"numpy", "tensorflow", "kubernetes"}),
+    ],
+)
+def test_only_what_is_needed_is_imported(tmp_path, arguments, unneeded):
+    code = (
+        "import contextlib, sys\n"
+        "from mien_client.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['rollout', *sys.argv[1:]])\n"
+        "print(*sys.modules, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
+    assert not unneeded & set(done.stderr.split())

@@ -74,7 +74,7 @@ def _change(arguments: argparse.Namespace) -> dict[str, Any]:
 def _status(arguments: argparse.Namespace) -> int:
     from mien_serving.rollout import printing
     from mien_serving.rollout.fleet.fleet import Fleet
-    from mien_serving.rollout.verbs.overview import all_agree, overview
+    from mien_serving.rollout.verbs.overview import overview
 
     deployment = _deployment(arguments)
     with Fleet(deployment.servers, deployment.timeout_s) as fleet:
@@ -84,7 +84,7 @@ def _status(arguments: argparse.Namespace) -> int:
             sys.stdout.write(printing.CLEAR + text if arguments.watch and sys.stdout.isatty() else text)
             sys.stdout.flush()
             if not arguments.watch:
-                return 0 if all_agree(document) else 1
+                return 0 if printing.all_agree(document) else 1
             time.sleep(arguments.watch)
 
 

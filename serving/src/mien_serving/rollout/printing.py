@@ -10,10 +10,8 @@ from typing import Any, Final
 
 from mien_client.contract import CANARY_LABEL, EMOTION_MODEL, STABLE_LABEL
 
-from mien_serving.rollout.comparison.figures import P99_GATE
-from mien_serving.rollout.fleet.server import END
+from mien_serving.rollout.requests import P99_GATE
 from mien_serving.rollout.state.journal import BEGUN, Entry
-from mien_serving.rollout.verbs.overview import all_agree
 from mien_serving.rollout.wording import duration
 
 CLEAR: Final = "\x1b[H\x1b[2J\x1b[3J"
@@ -21,6 +19,12 @@ CLEAR: Final = "\x1b[H\x1b[2J\x1b[3J"
 
 _MOST_COLUMNS: Final = 4
 """With more servers than these, the states are counted; those that disagree are listed below the table anyway."""
+
+
+def all_agree(document: Mapping[str, Any]) -> bool:
+    """Return whether every server agrees with ``models.config``, which every server could take."""
+    disagree = any(model["disagreements"] for model in document["models"].values())
+    return not disagree and not document.get("problems")
 
 
 def status(document: Mapping[str, Any]) -> Iterator[str]:
@@ -194,6 +198,6 @@ def _numbers(versions: Collection[int]) -> str:
 
 def _short(state: str) -> str:
     """Return a state without its error; ``-`` for a version that ended without one."""
-    if state.startswith(END):
+    if state.startswith("END"):
         return "FAILED" if "(" in state else "-"
     return state or "-"

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from mien_serving.rollout.state.configmap import ConfigMap
+
+
+P99_GATE: Final = "p99 ratio"
+"""The name of the gate on `Limits.max_p99_ratio`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,10 @@ from mien_client.contract import KEYPOINTS
 from numpy.typing import NDArray
 
 from mien_serving.rollout.comparison.answers import Side
-from mien_serving.rollout.requests import Limits
+from mien_serving.rollout.requests import P99_GATE, Limits
 
 NEAR: Final = 0.1
 """Two positions of a key point agree if their distance is at most this share of the distance between the eyes."""
-
-P99_GATE: Final = "p99 ratio"
 
 _EYES: Final = (KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center"))
 

@@ -74,12 +74,6 @@ def overview(deployment: Deployment, fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def all_agree(document: Mapping[str, Any]) -> bool:
-    """Return whether every server agrees with ``models.config``, which every server could take."""
-    disagree = any(model["disagreements"] for model in document["models"].values())
-    return not disagree and not document.get("problems")
-
-
 def disagreements(desired: Desired, view: View, views: Views) -> Iterator[str]:
     """Yield what a server has that is not desired, or lacks: clauses that can follow the server's address."""
     if view.error:
