@@ -110,7 +110,7 @@ def test_an_invalid_image_is_an_error_after_the_results_before_it(client, backen
     images = [*backend.faces(7), np.zeros((48, 48)), *backend.faces(5)]
     faces = client.analyze_iter(images, batch_size=3)
     assert len([next(faces) for _ in range(7)]) == 7
-    with pytest.raises(InvalidImageError, match=r"number 7 \(from 0\) of the iterable: images are float64, not uint8"):
+    with pytest.raises(InvalidImageError, match=r"number 7 \(from 0\) of the iterable: Expected images of type uint8"):
         next(faces)
 
 

@@ -1,4 +1,4 @@
-"""Images that cannot be meant are refused before anything is sent, with a sentence that says how to convert them."""
+"""Invalid images are refused before anything is sent, with a message that says how to convert them."""
 
 import re
 
@@ -47,7 +47,7 @@ def test_nothing_is_copied_that_need_not_be():
     ],
     ids=lambda images: f"{type(images).__name__} {getattr(images, 'dtype', '')} {getattr(images, 'shape', '')}",
 )
-def test_the_conversion_in_the_sentence_works(images):
+def test_the_conversion_in_the_message_works(images):
     with pytest.raises(InvalidImageError) as caught:
         as_images(images)
     code = re.search(r"with (\S*(?:np\.|images|image\.).*)", str(caught.value))[1]
@@ -58,24 +58,24 @@ def test_the_conversion_in_the_sentence_works(images):
 @pytest.mark.parametrize(
     ("images", "sentence"),
     [
-        (None, "images are a NoneType, not one uint8 array"),
-        ("face.png", "images are a str, not one uint8 array"),
-        ([], "images are a list"),
-        (np.zeros((96, 96), np.uint8), r"shape \(96, 96\).*cv2.resize\(image, \(48, 48\)"),
-        (np.zeros((5, 96, 96), np.uint8), r"shape \(5, 96, 96\).*scale each image"),
-        (np.zeros((48, 48, 3), np.uint8), r"shape \(48, 48, 3\).*colour into grey first, with cv2.cvtColor\S+ \S+$"),
-        (np.zeros((2, 48, 48, 4), np.uint8), r"shape \(2, 48, 48, 4\).*colour into grey"),
-        (np.zeros((640, 480, 3), np.uint8), r"shape \(640, 480, 3\).*grey first.*and scale to 48x48"),
-        (np.zeros((0,), np.uint8), r"shape \(0,\)"),
-        (np.uint8(3), "images are a uint8"),
-        (np.full((1, 48, 48), 256), "int64, not uint8, with values from 256 to 256: scale them to 0..255"),
-        (np.full((1, 48, 48), -1.5), "float64, not uint8, with values from -1.5 to -1.5"),
+        (None, r"Expected one uint8 array of shape .*, got NoneType: "),
+        ("face.png", r"Expected one uint8 array of shape .*, got str: "),
+        ([], "got list: "),
+        (np.zeros((96, 96), np.uint8), r"got \(96, 96\).*cv2.resize\(image, \(48, 48\)"),
+        (np.zeros((5, 96, 96), np.uint8), r"got \(5, 96, 96\).*scale each image"),
+        (np.zeros((48, 48, 3), np.uint8), r"got \(48, 48, 3\).*colour into grey first, with cv2.cvtColor\S+ \S+$"),
+        (np.zeros((2, 48, 48, 4), np.uint8), r"got \(2, 48, 48, 4\).*colour into grey"),
+        (np.zeros((640, 480, 3), np.uint8), r"got \(640, 480, 3\).*grey first.*and scale to 48x48"),
+        (np.zeros((0,), np.uint8), r"got \(0,\)"),
+        (np.uint8(3), "got uint8: "),
+        (np.full((1, 48, 48), 256), "type uint8, got int64, with values from 256 to 256: scale them to 0..255"),
+        (np.full((1, 48, 48), -1.5), "type uint8, got float64, with values from -1.5 to -1.5"),
         (np.full((1, 48, 48), np.nan), "NaN or infinite"),
-        (np.zeros((1, 48, 48), np.float16), r"float16, not uint8, with values from 0 to 1: convert with \(images"),
-        (np.zeros((1, 48, 48), "U3"), "<U3, not uint8"),
+        (np.zeros((1, 48, 48), np.float16), r"type uint8, got float16, with values from 0 to 1: convert with \(images"),
+        (np.zeros((1, 48, 48), "U3"), "type uint8, got <U3"),
     ],
 )
-def test_sentences(images, sentence):
+def test_messages(images, sentence):
     with pytest.raises(InvalidImageError, match=sentence) as caught:
         as_images(images)
     assert "\n" not in str(caught.value)

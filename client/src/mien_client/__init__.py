@@ -66,8 +66,8 @@ __all__ = [
     "__version__",
 ]
 
-# These need NumPy, whose import takes longer than all else here. The verbs of `mien` that do not work on arrays, and
-# whoever only wants the contract or the message classes, do not wait for it.
+# These need NumPy, whose import takes longer than everything else here. The verbs of `mien` that do not use arrays, and
+# programs that need only the contract or the message classes, do not wait for it.
 _WITH_NUMPY = {
     "Analysis": "mien_client._analysis",
     "Answer": "mien_client.transports",

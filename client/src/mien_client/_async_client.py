@@ -243,7 +243,7 @@ async def _run(start: Callable[[Wake], Flow[R]]) -> R:
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
-        with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+        with suppress(RuntimeError):  # The loop is closed, and no flow waits any more.
             loop.call_soon_threadsafe(woken.set)
 
     with closing(start(wake)) as flow:

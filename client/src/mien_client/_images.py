@@ -34,7 +34,7 @@ def as_images(images: Any) -> NDArray[np.uint8]:
     if images.dtype != np.uint8:
         raise InvalidImageError(_wrong_dtype(images))
     if np.ma.is_masked(images):
-        raise InvalidImageError("images have masked pixels: fill them, in black say, with images.filled(0)")
+        raise InvalidImageError("Expected images without masked pixels, got some: fill them with images.filled(0)")
     return np.ascontiguousarray(images).reshape(shape)
 
 
@@ -65,7 +65,7 @@ def _not_an_array(images: Any) -> str:
         )
     else:
         hint = "convert with np.asarray(images)"
-    return f"images are a {kind}, not {_WANTED}: {hint}"
+    return f"Expected {_WANTED}, got {kind}: {hint}"
 
 
 def _wrong_shape(shape: tuple[int, ...]) -> str:
@@ -81,11 +81,11 @@ def _wrong_shape(shape: tuple[int, ...]) -> str:
         hint = "drop the channel axis with images[:, 0]"
     elif len(shape) in (2, 3) and 0 not in shape:
         hint = "scale each image with cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA)"
-    return f"images have shape {shape}, not (48, 48) or (N, 48, 48): {hint}"
+    return f"Expected images of shape (48, 48) or (N, 48, 48), got {shape}: {hint}"
 
 
 def _wrong_dtype(images: NDArray[Any]) -> str:
-    found = f"images are {images.dtype}, not uint8"
+    found = f"Expected images of type uint8, got {images.dtype}"
     if images.dtype == np.bool_:
         return f"{found}: convert with images.astype(np.uint8) * 255"
     if images.dtype.kind not in "iuf":
@@ -93,7 +93,7 @@ def _wrong_dtype(images: NDArray[Any]) -> str:
     if not images.size:
         return f"{found}: convert with images.astype(np.uint8)"
     if not np.isfinite(images).all():
-        return f"{found}, and some values are NaN or infinite: mend those, scale to 0..255 and convert to np.uint8"
+        return f"{found}, and some values are NaN or infinite: correct these, scale to 0..255 and convert to np.uint8"
     low, high = images.min(), images.max()
     if low < 0 or high > 255:
         return f"{found}, with values from {low:g} to {high:g}: scale them to 0..255 and convert with .astype(np.uint8)"

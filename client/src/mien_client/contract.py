@@ -11,7 +11,7 @@ EMOTIONS: Final = ("Angry", "Disgust", "Sad", "Happy", "Surprise")
 """Emotion names in the order of the ``probabilities`` output."""
 
 OTHER_THRESHOLD: Final = 0.5
-"""From this value of the output ``other`` on, a face is said to show none of the five."""
+"""A face shows none of the five if its output ``other`` is at least this."""
 
 KEYPOINTS: Final = (
     "left_eye_center",

@@ -50,7 +50,7 @@ _OTHER_FILES: Final = {
     "emotion": "holds faces with emotions, not key points",
     "key points": "holds faces with key points, not emotions",
     "votes": "is a votes file (FER+): it goes with --votes, beside the file of the faces themselves",
-    "people": "says who is in each row of a key-point file: it goes with --groups",
+    "people": "names the person in each row of a key-point file: it goes with --groups",
 }
 
 
@@ -210,7 +210,7 @@ def read_keypoints(path: Path, *, skip_bad_rows: bool = False, progress: Progres
 
 
 def read_groups(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Read who is in each row of a key-point file.
+    """Read the person in each row of a key-point file.
 
     Args:
         path: A file with the columns ``row`` (the first row below the key-point file's header is 0) and ``person``.

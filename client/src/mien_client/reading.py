@@ -1,4 +1,4 @@
-"""Read files and JSON that somebody else may have written, without hanging, filling the memory or recursing.
+"""Read files and JSON from untrusted sources, without hanging, filling the memory or recursing.
 
 Opening a named pipe blocks, reading a device never ends, a file can be larger than the memory, and a few kilobytes of
 brackets exceed the recursion limit. The functions of this module raise an `OSError` or a `ValueError` instead, whose

@@ -217,7 +217,7 @@ def _score(grey: NDArray[np.uint8], centre: NDArray[np.float64], angle: float, s
 
 
 def _without_repetitions(found: list[_Found]) -> list[_Found]:
-    """Keep the best of those that are the same face, seen in the picture turned by several angles."""
+    """Keep the best of several finds of the same face in the picture turned by different angles."""
     kept: list[_Found] = []
     for one in sorted(found, key=lambda one: one.score, reverse=True):
         middle = np.array([one.left, one.top]) + one.side / 2
