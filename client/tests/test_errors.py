@@ -1,5 +1,7 @@
 """What goes wrong is told by the same exception over gRPC and REST, after both requests have ended."""
 
+import contextlib
+import gzip
 import inspect
 import pickle
 import re
@@ -193,6 +195,28 @@ def test_another_web_server(reply, raw_server, backend):
         assert type(error_of(client, backend.faces(1))) is UnexpectedResponseError
         with pytest.raises(UnexpectedResponseError):
             client.status()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_rest_answer_that_is_too_large_is_not_read_to_its_end(compressed, raw_server, backend):
+    sent = 0
+    block = gzip.compress(bytes(2**20)) if compressed else bytes(2**20)
+
+    def serve(connection):
+        nonlocal sent
+        connection.recv(65536)
+        encoding = b"Content-Encoding: gzip\r\n" if compressed else b""
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + encoding + b"Content-Length: 1000000000\r\n\r\n")
+            for _ in range(1000):
+                connection.sendall(block)
+                sent += 1
+
+    with Client(f"http://127.0.0.1:{raw_server(serve)}", timeout=60, max_attempts=1) as client:
+        error = error_of(client, backend.faces(1))
+    assert type(error) is UnexpectedResponseError
+    assert str(error).endswith("is larger than 64 MiB")
+    assert compressed or sent < 200
 
 
 def test_a_proxy_that_the_environment_names_is_asked(raw_server, backend, monkeypatch):

@@ -29,6 +29,9 @@ from mien_client.transports.failures import failure, unexpected, without_passwor
 _MAX_CONNECTIONS = 32
 """Connections that are kept open: two for each of sixteen callers that share a client. Others are closed after use."""
 _VERSION_KEPT_SECONDS = 1.0
+_MAX_ANSWER = 64 * 2**20
+"""Bytes of an answer, decompressed: as much as over gRPC."""
+_CHUNK = 2**16
 
 _CODES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
@@ -60,7 +63,7 @@ class RestTransport(Transport):
         certificate = (security.cert_file, security.key_file) if security.cert_file and security.key_file else None
         # Proxies and authorities are read from the environment once: that takes as long as a small answer.
         self._settings = requests.Session().merge_environment_settings(
-            self.endpoint, {}, None, security.ca_file or True, certificate
+            self.endpoint, {}, True, security.ca_file or True, certificate
         )
         proxy = requests.utils.select_proxy(address, self._settings["proxies"])
         self._by_way = f" (asked through the proxy {without_password(proxy)})" if proxy else ""
@@ -157,6 +160,7 @@ class RestTransport(Transport):
                 allow_redirects=False,
                 **self._settings,
             )
+            content = _content(response)
         except Exception as error:  # urllib3's own exceptions too, and that of a closed session.
             if isinstance(error, _NOT_HTTP):
                 code = "UNIMPLEMENTED"
@@ -172,8 +176,11 @@ class RestTransport(Transport):
                 words += ". If this is a TLS port, write 'https://'; if it is a gRPC port, leave 'http://' out"
             raise self._failure(code, words + self._by_way, target, deadline) from None
         self._answered = True
+        if content is None:
+            text = f"is larger than {_MAX_ANSWER >> 20} MiB"
+            raise unexpected(text, endpoint=self.endpoint, target=target)
         try:
-            document = json.loads(response.content)
+            document = json.loads(content)
         except (ValueError, RecursionError):
             document = None
         status = f"HTTP status {response.status_code} {response.reason}"
@@ -183,7 +190,7 @@ class RestTransport(Transport):
             raise self._failure("UNIMPLEMENTED", f"{status} with a body that is not a JSON object", target, deadline)
         told = document.get("error") if isinstance(document, dict) else None
         text = told if isinstance(told, str) else ""
-        if not text and b"plain HTTP request was sent to HTTPS port" in response.content[:1000]:
+        if not text and b"plain HTTP request was sent to HTTPS port" in content[:1000]:
             status = "the server uses TLS on this port. Write 'https://' in the address"
         code = _code(response.status_code, bool(text))
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and not text:
@@ -219,6 +226,18 @@ def to_array(document: dict[str, Any], output: str) -> NDArray[np.float32]:
         raise ValueError(f"has an output {output!r} that is not made of numbers")
     with np.errstate(over="ignore"):  # Too large for float32 becomes infinite, which is refused later.
         return values.astype(np.float32)
+
+
+def _content(response: requests.Response) -> bytes | None:
+    """Return the body of an answer, or None if it is too large."""
+    chunks, size = [], 0
+    with response:
+        for chunk in response.iter_content(_CHUNK):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > _MAX_ANSWER:
+                return None
+    return b"".join(chunks)
 
 
 def _path(target: Target) -> str:
