@@ -1,7 +1,7 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    all tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
-# make docs    the documentation site, in site/
+# make docs    the documentation site, in site/            make coverage    all tests, and the share of lines that they run
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make bench   how fast networks, server and client are, with their targets; close everything else first
@@ -25,7 +25,7 @@ VOTES ?= $(wildcard $(MIEN_DATA)/fer2013/fer2013new.csv)
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test test-docker lint docs train bench scaling secrets audit sbom lock clean
+.PHONY: demo demo-rollout test coverage test-docker lint docs train bench scaling secrets audit sbom lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -33,8 +33,15 @@ demo: $(PUBLISHED)
 demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
+TESTS := -n auto --dist loadfile -m "not docker"
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile -m "not docker"
+	$(BIN)/pytest $(TESTS)
+
+coverage: $(INSTALLED)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py

@@ -1,4 +1,4 @@
-"""What the tests of all three distributions share."""
+"""Fixtures and settings for the tests of all distributions."""
 
 import csv
 import os
@@ -10,16 +10,16 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# A shell's background jobs, as CI may run us, ignore Ctrl-C, and so would the programs that tests start and interrupt.
+# CI may run tests as a background job of a shell, which ignores Ctrl-C; programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of the Kaggle files, `fer2013/` and `facial_keypoints/`; tests that use it are marked real_data."""
+    """Return the folder of the Kaggle files; tests that use it are marked real_data."""
     folder = os.environ.get("MIEN_DATA")
     if not folder:
-        pytest.skip("MIEN_DATA does not name a folder with the Kaggle files")
+        pytest.skip("MIEN_DATA is not set to a folder with the Kaggle files")
     return Path(folder)
 
 

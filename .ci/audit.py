@@ -1,9 +1,9 @@
-"""Looks up known vulnerabilities of every package that the two locks pin.
+"""Look up known vulnerabilities of every package that the two locks pin.
 
     python .ci/audit.py        # exit status 1 if there is one that is not in ACCEPTED
 
-The advisories are asked for online. Where nobody answers it says that nothing was audited, and the exit status is 0: a
-machine without the network must not fail for that. `--strict` makes it 2.
+The advisories are queried online. If no service answers, the script reports that nothing was audited and exits with 0,
+because checks must also pass on a machine without a network. With `--strict` it exits with 2.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.lock", "deploy/docker/requirements.lock")
 
 ACCEPTED: dict[str, str] = {}
-"""Advisories that do not concern us, by name, each with the reason."""
+"""Advisories that do not affect Mien, by name, each with the reason."""
 
 
 def main() -> int:
-    """Audits and tells."""
+    """Audit both locks and print the result."""
     status = 0
     for lock in LOCKS:
         program = str(Path(sys.executable).with_name("pip-audit"))
@@ -36,7 +36,7 @@ def main() -> int:
             told = ""
         audited = [package for package in packages if "skip_reason" not in package]
         if not audited:
-            sys.stdout.write(f"{lock}: NOT AUDITED, nobody here answers for advisories{told}\n")
+            sys.stdout.write(f"{lock}: NOT AUDITED, no advisory service answered{told}\n")
             status = max(status, 2 if "--strict" in sys.argv else 0)
             continue
         found = [

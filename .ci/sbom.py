@@ -26,7 +26,7 @@ IN_THE_IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "platform_m
 
 
 def locked() -> str:
-    """The lock without the packages that are not for the image."""
+    """Return the lock without the packages that the image leaves out."""
     kept = []
     for entry in LOCK.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         if entry and not entry.startswith((" ", "#")):
@@ -37,7 +37,7 @@ def locked() -> str:
 
 
 def python_packages() -> dict[str, Any]:
-    """The bill of the Python packages."""
+    """Return the bill of the Python packages."""
     program = Path(sys.executable).with_name("cyclonedx-py")
     command = [
         str(program),
@@ -53,7 +53,7 @@ def python_packages() -> dict[str, Any]:
 
 
 def debian_packages(shell: list[str]) -> list[dict[str, str]]:
-    """The packages that dpkg knows of, as components.
+    """Return the packages that dpkg lists, as components.
 
     Args:
         shell: What comes before the command: nothing for this machine, `docker run …` for an image.
@@ -73,7 +73,7 @@ def debian_packages(shell: list[str]) -> list[dict[str, str]]:
 
 
 def main() -> int:
-    """Writes the bill; returns 1 if it is not as CycloneDX publishes it."""
+    """Write the bill; return 1 if it does not match CycloneDX's schema."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.json")
     parser.add_argument("--image", help="an image that Docker has")

@@ -58,12 +58,12 @@ Points = dict[str, tuple[float, list[float]]]
 
 
 def means(points: Points) -> dict[str, tuple[float, float]]:
-    """What each shape costs, and its accuracy, the mean over its seeds."""
+    """Return the cost of each shape, and its mean accuracy over its seeds."""
     return {name: (cost, float(np.mean(accuracies))) for name, (cost, accuracies) in points.items()}
 
 
 def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
-    """The names of those (cost, accuracy) that no other both undercuts and reaches, from the cheapest on."""
+    """Return the names of the points that no cheaper point matches in accuracy, from the cheapest on."""
     front: list[str] = []
     for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
         if not front or points[name][1] > points[front[-1]][1]:

@@ -68,7 +68,7 @@ def _p99(client: GrpcClient) -> float:
 
 @contextlib.contextmanager
 def _sending(url: str, body: bytes) -> Iterator[list[int]]:
-    """Sends a body again and again meanwhile."""
+    """Send a body repeatedly while the block runs."""
     statuses: list[int] = []
     stopped = threading.Event()
 

@@ -102,7 +102,7 @@ def measure(repository: Path) -> dict[str, Any]:
 
 
 def _calls(server: LocalModelServer, size: int) -> dict[str, float]:
-    """Seconds of one call to one model with some faces: when it is alone, when there are two, and of processor time."""
+    """Return the seconds of one call to one model: alone, beside a second call, and of processor time."""
     clients = [GrpcClient(server.grpc_address) for _ in range(THREADS)]
     asked = [predict_request(model, faces(size)) for model in MODELS]
     count = max(10, 256 // size)
@@ -142,7 +142,7 @@ def _batches(server: LocalModelServer) -> float:
 
 
 def _protocols(server: LocalModelServer) -> dict[str, dict[str, float]]:
-    """Processor time of the server and bytes in both directions, for one face of both models, by how it is asked."""
+    """Return the server's processor time and the bytes in both directions, per face of both models, by protocol."""
     images = faces(LARGEST)
     raw = [{"b64": base64.b64encode(image.tobytes()).decode()} for image in images]
     client, session = GrpcClient(server.grpc_address), requests.Session()
@@ -188,7 +188,7 @@ def _answer_bytes(server: LocalModelServer, message: bytes) -> int:
 
 
 def _open_loop(server: LocalModelServer, rate: int) -> dict[str, float]:
-    """Analyses of one face that come at random, whether or not earlier ones are answered: what callers wait."""
+    """Send analyses of one face at random times, whether or not earlier ones are answered; return what callers wait."""
     found = sorted(asyncio.run(_arrivals(server.grpc_address, rate, 15.0)))
     return {"rate": rate, "p50_s": found[len(found) // 2], "p99_s": found[int(len(found) * 0.99)]}
 
@@ -268,7 +268,7 @@ class Replica:
             self.env.process(self._thread())
 
     def ask(self) -> None:
-        """A face arrives."""
+        """Add a face to the queues of both models."""
         analysis = Analysis(self.env.now)
         for queue in self._queues:
             queue.append((self.env.now, analysis))
@@ -327,7 +327,7 @@ def simulate(
 
 
 def capacity(measured: dict[str, Any], largest: int = LARGEST) -> float:
-    """Faces a second that a replica can do at all, with batches always full."""
+    """Return the faces per second that a replica can process with batches always full."""
     call = measured["calls"][str(largest)]
     batch_s = call["together_s"] + largest * measured["overhead_s"] / REPLICA_CORES
     return float(THREADS * largest / batch_s / len(MODELS))
@@ -341,7 +341,7 @@ def curve(measured: dict[str, Any], largest: int) -> list[tuple[float, float, fl
 
 
 def most_within(points: Sequence[tuple[float, float, float, float]], target_s: float) -> float:
-    """The rate up to which the 99th percentile stays within a target; 0 if it never does."""
+    """Return the rate up to which the 99th percentile stays within a target; 0 if it never does."""
     best = 0.0
     for (rate, _, p99, _), following in zip(points, [*points[1:], None], strict=True):
         if p99 > target_s:
@@ -356,7 +356,7 @@ def most_within(points: Sequence[tuple[float, float, float, float]], target_s: f
 
 
 def replicas(rate: float, each: float) -> float:
-    """How many it takes, with one to spare; infinity if none can keep the target."""
+    """Return the number of replicas, one of them spare; infinity if the target cannot be met."""
     return math.ceil(rate / each) + 1 if each else math.inf
 
 
@@ -366,7 +366,7 @@ def _needed(measured: dict[str, Any], rate: float, each: float) -> str:
 
 
 def tables(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, float, float]]]) -> dict[str, str]:
-    """The tables of the document, by name."""
+    """Return the tables of the document, by name."""
     full = curves[LARGEST]
     each = {target: most_within(full, target) for target in TARGETS_S}
     calls = {size: measured["calls"][str(size)] for size in SIZES}
@@ -416,7 +416,7 @@ def tables(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, 
 
 
 def _flight(measured: dict[str, Any], rate: float) -> str:
-    """How many requests a replica has at a time, by Little's law, when it is as busy as it may be."""
+    """Return how many requests a replica has in flight at its target rate, by Little's law."""
     if not rate:
         return "No replica achieves a p99 of 50 ms."
     at_a_time, busy = len(MODELS) * rate * simulate(measured, rate)[0], rate / capacity(measured)
@@ -444,7 +444,7 @@ def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write(found: dict[str, str]) -> None:
-    """Puts the tables into the document, between their marks."""
+    """Write the tables into the document, between their marks."""
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, table in found.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -454,7 +454,7 @@ def write(found: dict[str, str]) -> None:
 
 
 def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, float, float]]]) -> None:
-    """The pictures."""
+    """Draw the charts."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -497,7 +497,7 @@ def draw(measured: dict[str, Any], curves: dict[int, list[tuple[float, float, fl
 
 
 def main() -> None:
-    """Measures, simulates, and writes."""
+    """Measure, simulate, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--repository", type=Path, default=Path("models"), metavar="DIR", help="the models (%(default)s)"

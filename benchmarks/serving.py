@@ -73,17 +73,17 @@ class Row:
 
 
 def at_least(what: str, ratio: float, target: float, note: str) -> Row:
-    """A ratio that should be large."""
+    """Add a ratio that should be large."""
     return Row(what, f"{ratio:.2f} ({note})", f"at least {target:.2f}", ratio >= target)
 
 
 def at_most(what: str, value: float, target: float, unit: str, note: str) -> Row:
-    """A value that should be small."""
+    """Add a value that should be small."""
     return Row(what, f"{value:.2f}{unit} ({note})", f"at most {target:.2f}{unit}", value <= target)
 
 
 def in_turns(rounds: int, *measures: Callable[[], float]) -> list[float]:
-    """The median of each measure, taken in turns, so that all meet the machine in the same moods."""
+    """Return the median of each measure, taken in turns, so that load from other programs affects all alike."""
     results = [[measure() for measure in measures] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*results, strict=True)]
 
@@ -115,7 +115,7 @@ def throughput(repository: Path, work: Path, *, quick: bool) -> list[Row]:
 
 
 def one_face(repository: Path, *, quick: bool) -> list[Row]:
-    """What a server adds to the time of one face."""
+    """Measure what a server adds to the time of one face."""
     count, rounds = (50, 1) if quick else (200, 3)
     in_process, image = InProcess(repository), faces(1)
     with LocalModelServer({EMOTION_MODEL: repository / EMOTION_MODEL}) as server:
@@ -134,7 +134,7 @@ def one_face(repository: Path, *, quick: bool) -> list[Row]:
 
 @contextmanager
 def a_moving_model(repository: Path, work: Path) -> Iterator[tuple[LocalModelServer, Callable[[int], None]]]:
-    """A server of the emotion model from a base path that versions can be put into."""
+    """Serve the emotion model from a base path that new versions can be added to."""
     base_path = work / "moving" / EMOTION_MODEL
     base_path.mkdir(parents=True)
     source = newest(repository / EMOTION_MODEL)
@@ -159,7 +159,7 @@ def a_moving_model(repository: Path, work: Path) -> Iterator[tuple[LocalModelSer
 
 
 def swaps(repository: Path, work: Path, *, quick: bool) -> list[Row]:
-    """What callers notice of a new version."""
+    """Measure what callers notice of a new version."""
     calm_s, count, per_second = (5, 1, 20) if quick else (30, 5, 20)
     with a_moving_model(repository, work) as (server, swap):
         client = GrpcClient(server.grpc_address)
@@ -218,7 +218,7 @@ def _resident_mb(server: LocalModelServer) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows under a heading, in columns."""
+    """Print the rows under a heading, in columns."""
     cells = [
         ("", "measured", "target", ""),
         *((row.what, row.value, row.target, "met" if row.met else "MISSED") for row in rows),

@@ -1,4 +1,4 @@
-"""Load: clients that ask a server, and the same work done in this process to compare with."""
+"""Generate load: clients that call a server, and the same work done in this process for comparison."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def check_repository(parser: argparse.ArgumentParser, folder: Path) -> None:
-    """Ends a benchmark that has not both models, with a sentence that says which is missing."""
+    """Exit with a message that names the missing models, unless the repository has both."""
     missing = [model for model in MODELS if not (folder / model).is_dir()]
     if missing:
-        parser.error(f"{folder} holds no {' and no '.join(missing)} model; `mien export` publishes them")
+        parser.error(f"{folder} has no {' and no '.join(missing)} model; create it with `mien export`")
 
 
 def faces(count: int) -> np.ndarray:
-    """Random faces, uint8 [count, 48, 48]: how long a network takes does not depend on what it sees."""
+    """Return random faces, uint8 [count, 48, 48]; the time of a network does not depend on their content."""
     return np.random.default_rng(count).integers(0, 256, (count, 48, 48), np.uint8)
 
 
 def predict_request(model: str, images: np.ndarray) -> bytes:
-    """A gRPC request for the default signature."""
+    """Return a gRPC request for the default signature."""
     request = protos.PredictRequest(model_spec={"name": model})
     tensor = request.inputs["images"]
     tensor.dtype = protos.DataType.DT_UINT8
@@ -52,7 +52,7 @@ def predict_request(model: str, images: np.ndarray) -> bytes:
 
 
 class InProcess:
-    """Both models loaded in this process: what a server is measured against."""
+    """Both models, loaded in this process, as the baseline for servers."""
 
     def __init__(self, repository: Path) -> None:
         import tensorflow as tf
@@ -61,13 +61,13 @@ class InProcess:
         self._models = [tf.saved_model.load(str(newest(repository / model))) for model in MODELS]
 
     def run(self, number: int, images: np.ndarray) -> None:
-        """Runs the default signature of one of the two."""
+        """Run the default signature of one of the two models."""
         outputs = self._models[number].signatures["serving_default"](images=self._constant(images))
         for value in outputs.values():
             value.numpy()
 
     def throughput(self, calls: int, size: int) -> float:
-        """Faces per second that both models have seen, each called from a thread of its own."""
+        """Return the faces per second of both models, each called from a thread of its own."""
         images = faces(size)
 
         def work(number: int) -> None:
@@ -78,14 +78,14 @@ class InProcess:
 
 
 class GrpcClient:
-    """Asks a server over gRPC."""
+    """Call a server over gRPC."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
         self._predict: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(PREDICT)
 
     def ask(self, *requests: bytes) -> None:
-        """Sends requests at the same time and waits for all answers."""
+        """Send requests at the same time and wait for all answers."""
         for call in [self._predict.future(request, timeout=600) for request in requests]:
             protos.PredictResponse.FromString(call.result())
 
@@ -95,7 +95,7 @@ class GrpcClient:
             self.ask(request)
 
     def throughput(self, calls: int, size: int, clients: int = 2) -> float:
-        """Faces per second that both models have seen, asked by a few clients at the same time."""
+        """Return the faces per second of both models, called by a few clients at the same time."""
         both = [predict_request(model, faces(size)) for model in MODELS]
 
         def work() -> None:
@@ -105,15 +105,15 @@ class GrpcClient:
         return calls // clients * clients * size / _seconds([work] * clients)
 
     def close(self) -> None:
-        """Closes the channel."""
+        """Close the channel."""
         self._channel.close()
 
 
 def many_clients_throughput(address: str, clients: int, calls: int) -> float:
-    """Faces per second that both models have seen, asked by many clients of one face each.
+    """Return the faces per second of both models, called by many clients with one face each.
 
-    The clients are those of h2load where it is installed (Debian: nghttp2-client), so that what is measured is the
-    server; otherwise Python's, which take a good part of the processors for themselves.
+    The clients are those of h2load if it is installed (Debian: nghttp2-client), so that the server is what is measured;
+    otherwise they are written in Python and use a large part of the processors themselves.
     """
     both = [predict_request(model, faces(1)) for model in MODELS]
     program = shutil.which("h2load")
@@ -137,7 +137,7 @@ async def _python_clients(address: str, requests: Sequence[bytes], clients: int,
 
 
 def _h2load(program: str, address: str, request: bytes, clients: int, calls: int) -> None:
-    """Sends one request again and again; every answer has to be as long as a good one, for h2load reads none."""
+    """Send one request repeatedly; check only the length of the answers, since h2load does not read them."""
     with grpc.insecure_channel(address) as channel:
         predict: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
         good = predict(request)
@@ -151,16 +151,16 @@ def _h2load(program: str, address: str, request: bytes, clients: int, calls: int
         )
     received = re.search(r"\((\d+)\) data", report.stdout)
     if received is None or int(received[1]) != calls * len(_framed(good)):
-        raise RuntimeError(f"not all requests of h2load were answered well:\n{report.stdout}")
+        raise RuntimeError(f"Expected a valid answer to each of h2load's requests:\n{report.stdout}")
 
 
 def _framed(message: bytes) -> bytes:
-    """A message as gRPC writes it into an HTTP/2 stream: not compressed, its length, itself."""
+    """Return a message as gRPC frames it in an HTTP/2 stream: flag, length, message."""
     return b"\0" + len(message).to_bytes(4) + message
 
 
 def rest_raw_throughput(url: str, calls: int, size: int, clients: int = 2) -> float:
-    """Faces per second that both models have seen, asked over REST with raw bytes."""
+    """Return the faces per second of both models, called over REST with raw bytes."""
     import base64
     import json
 
@@ -179,7 +179,7 @@ def rest_raw_throughput(url: str, calls: int, size: int, clients: int = 2) -> fl
 
 
 class SteadyLoad:
-    """Requests at a steady pace, whether or not earlier ones are answered."""
+    """Send requests at a steady rate, whether or not earlier ones are answered."""
 
     def __init__(self, client: GrpcClient, per_second: float) -> None:
         self._client = client
@@ -193,11 +193,11 @@ class SteadyLoad:
         self._thread.start()
 
     def between(self, begin: float, end: float) -> list[float]:
-        """The latencies, in seconds, of requests sent in a time."""
+        """Return the latencies, in seconds, of the requests sent in a period."""
         return [latency for sent, latency in self.latencies if begin <= sent < end]
 
     def stop(self) -> None:
-        """Stops sending and waits for the answers."""
+        """Stop sending and wait for the answers."""
         self._stopped.set()
         self._thread.join()
         self._pool.shutdown()
@@ -220,7 +220,7 @@ class SteadyLoad:
 
 
 def latency(call: Callable[[], Any], count: int) -> list[float]:
-    """How long each of some calls in a row takes, in seconds."""
+    """Return the seconds that each of several calls in a row takes."""
     found = []
     for _ in range(count):
         start = time.perf_counter()
@@ -230,7 +230,7 @@ def latency(call: Callable[[], Any], count: int) -> list[float]:
 
 
 def newest(base_path: Path) -> Path:
-    """The folder of a model's highest version."""
+    """Return the folder of a model's highest version."""
     return max((path for path in base_path.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
 
 

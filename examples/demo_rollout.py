@@ -65,7 +65,7 @@ class Server:
             self.process.wait()
 
     def states(self) -> str:
-        """What it has of the emotion model, such as ``1 AVAILABLE  2 LOADING``."""
+        """Return the versions of the emotion model, such as ``1 AVAILABLE  2 LOADING``."""
         try:
             return "  ".join(f"{one.version} {one.state}" for one in reversed(self.client.status()["emotion"]))
         except MienError:
@@ -119,7 +119,7 @@ class Show:
         self.live = Live(get_renderable=self.picture, console=self.console, refresh_per_second=4)
 
     def picture(self) -> Group:
-        """What is seen now."""
+        """Return the current display."""
         table = Table("SERVER", "EMOTION VERSIONS")
         for server in self.servers:
             table.add_row(server.address, server.states())
@@ -135,7 +135,7 @@ class Show:
         self.console.print(Text(text.rstrip(), style), soft_wrap=not self.console.is_terminal)
 
     def run(self, *arguments: object, expect: int = 0) -> None:
-        """Runs a verb of ``mien rollout`` and shows what it prints; stops the demo if it ends otherwise."""
+        """Run a verb of ``mien rollout`` and show its output; stop the demo if the verb fails."""
         self.say(f"\n$ mien rollout {shlex.join(map(str, arguments))}", "bold")
         command = [MIEN, "rollout", *map(str, arguments)]
         where = {**os.environ, "MIEN_SERVERS": ",".join(server.address for server in self.servers)}

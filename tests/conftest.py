@@ -44,7 +44,7 @@ def serve(repository, log, *flags):
 
 @pytest.fixture(scope="session")
 def mien():
-    """Runs the installed ``mien`` program."""
+    """Return a function that runs the installed ``mien`` program."""
 
     def run(*arguments):
         return subprocess.run([MIEN, *map(str, arguments)], capture_output=True, encoding="utf-8", check=False)
@@ -54,7 +54,7 @@ def mien():
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory, mien):
-    """A model repository with version 1 of the shipped networks, not to be changed."""
+    """Return a read-only model repository with version 1 of the shipped networks."""
     repository = tmp_path_factory.mktemp("published") / "models"
     done = mien("export", "--pretrained", "--repository", repository)
     assert done.returncode == 0, done.stderr
@@ -63,21 +63,21 @@ def published(tmp_path_factory, mien):
 
 @pytest.fixture(scope="session")
 def server(published, tmp_path_factory):
-    """A server of the shipped networks that nobody changes."""
+    """Serve the shipped networks, unchanged."""
     with serve(published, tmp_path_factory.mktemp("log") / "server.log") as running:
         yield running
 
 
 @pytest.fixture
 def bfloat16_server(published, tmp_path):
-    """A server of the shipped networks that need not be exact."""
+    """Serve the shipped networks in bfloat16."""
     with serve(published, tmp_path / "server.log", "--mixed_precision=bfloat16") as running:
         yield running
 
 
 @pytest.fixture
 def changing_server(published, tmp_path):
-    """A server of its own repository, which is polled all the time."""
+    """Serve a repository of its own, and poll it every second."""
     repository = shutil.copytree(published, tmp_path / "models")
     with serve(repository, tmp_path / "server.log", "--file_system_poll_wait_seconds=1") as running:
         yield running

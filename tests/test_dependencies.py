@@ -57,7 +57,7 @@ def test_tensorflow_and_the_container_have_the_same_minor():
 
 
 def without_encoding(code):
-    """The lines on which text is read or written in the locale's encoding, which differs between machines.
+    """Yield the lines that read or write text in the locale's encoding, which differs between machines.
 
     Ruff's PLW1514 finds those whose type it can infer; this goes by the names of methods.
     """

@@ -47,7 +47,7 @@ def obtainable(image):
 
 
 def until(condition, timeout_s=300):
-    """Waits for something to become true; returns it."""
+    """Wait until a function returns something true, and return that."""
     give_up = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < give_up, "it never came true"
@@ -71,7 +71,7 @@ def free_ports(count, lowest):
 
 
 def checkout():
-    """What git sees of this checkout: every file that is changed or new."""
+    """Return the files of this checkout that git lists as changed or new."""
     return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8").stdout
 
 
@@ -114,7 +114,7 @@ class Stack:
         return Client(address.format(self.environment["EDGE_PORT"]), ca_file=self.ca, **who)
 
     def prometheus(self, query):
-        """The values of each series, by its labels."""
+        """Return the value of each series, by its labels."""
         port = self.environment["PROMETHEUS_PORT"]
         try:
             answer = requests.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}, timeout=30)
@@ -141,7 +141,7 @@ def compose():
 
 @pytest.fixture(scope="module")
 def image(compose):
-    """Builds the image of the local model server; pip's settings here hold there, too."""
+    """Build the image of the local model server, with this machine's pip settings."""
     if given := os.environ.get("SERVING_IMAGE"):
         return given
     names = {"BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} & set(os.environ)

@@ -52,7 +52,7 @@ def manifests(image):
 
 @pytest.fixture(scope="module")
 def storage(published):
-    """A bucket with version 1 of both models; the variables that name it."""
+    """Serve a bucket with version 1 of both models; return the variables that name it."""
     command = [sys.executable, "-u", "-m", "moto.server", "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as server:
         lines = iter(server.stdout.readline, "")

@@ -17,7 +17,7 @@ PAGES = ("README.md", "docs/tutorial/quickstart.md", "docs/reference/api.md")
 
 
 def blocks(language):
-    """The code blocks of all pages that are in a language, as test parameters."""
+    """Return the code blocks of all pages in a language, as test parameters."""
     found = []
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def blocks(language):
 
 @pytest.fixture
 def run(server, tmp_path):
-    """Runs a command in the root folder, on code that asks a test server."""
+    """Return a function that runs a command in the root folder, on code that calls a test server."""
 
     def run(code, name, *command):
         code = code.replace("http://localhost:8501", server.rest).replace("localhost:8500", server.grpc)

@@ -1,4 +1,4 @@
-"""What CI looks for in what we depend on, and in what we publish: `make secrets`, `make audit`, `make sbom`."""
+"""Supply chain checks of CI: `make secrets`, `make audit`, `make sbom`."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def run(command, **options):
 
 
 def scan(file):
-    """What `make secrets` does, to one file."""
+    """Scan one file as `make secrets` does."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = re.search(r"^NO_SECRETS := (.*)$", makefile, re.M)[1]
     options = ["--exclude-files", r"requirements\.lock$", "--exclude-lines", known]
@@ -41,7 +41,7 @@ def test_a_secret_is_found(tmp_path, secret):
     assert "settings.py:1" in found.stdout
 
 
-def test_a_checksum_is_none(tmp_path):
+def test_a_checksum_is_not_reported(tmp_path):
     file = tmp_path / "run.json"
     file.write_text(f'{{"sha256": "{"4a0520b1" * 8}"}}\n', encoding="utf-8")
     assert scan(file).returncode == 0
@@ -49,7 +49,7 @@ def test_a_checksum_is_none(tmp_path):
 
 @pytest.fixture
 def audit(tmp_path):
-    """Runs .ci/audit.py with a pip-audit that answers this: the real one asks a service that tests cannot count on."""
+    """Return a function that runs .ci/audit.py with a fake pip-audit, because the real one needs an online service."""
 
     def run_with(answer, *options):
         (tmp_path / "answer.json").write_text(answer, encoding="utf-8")
@@ -82,7 +82,7 @@ def test_an_audit_without_findings_passes(audit):
 @pytest.mark.parametrize(
     "answer", ["", json.dumps({"dependencies": [{"name": "good", "skip_reason": "nobody answers"}]})]
 )
-def test_an_audit_that_reached_nobody_does_not_claim_to_have_found_nothing(audit, answer):
+def test_an_audit_that_reached_no_service_says_so(audit, answer):
     done = audit(answer)
     assert done.returncode == 0
     assert done.stdout.count("NOT AUDITED") == 2

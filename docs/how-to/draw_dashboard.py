@@ -1,9 +1,9 @@
-"""Draws the panels of Grafana's dashboard from what a Prometheus has, with Matplotlib.
+"""Draw the panels of Grafana's dashboard from a Prometheus, with Matplotlib.
 
     python docs/how-to/draw_dashboard.py http://127.0.0.1:9090 docs/how-to/dashboard.png [--minutes 10] [--ago 0]
 
-For where Grafana is not: each panel is at its place in `deploy/monitoring/grafana/dashboards/mien.json`, and shows
-that panel's own queries, asked with `query_range`. Looks are Matplotlib's.
+Use it where Grafana is not installed. Each panel is where `deploy/monitoring/grafana/dashboards/mien.json` puts it, and
+shows that panel's own queries, sent with `query_range`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ UNITS = {"reqps": "requests/s", "s": "seconds", "percentunit": "share", "ops": "
 
 
 def series(url: str, target: dict[str, Any], start: float, end: float) -> dict[str, list[tuple[float, float]]]:
-    """The points (time, value) of each series of a query, by its legend."""
+    """Return the points (time, value) of each series of a query, by its legend."""
     expression = target["expr"].replace("$__rate_interval", "40s").replace("$model", ".*")
     parameters = {"query": expression, "start": str(start), "end": str(end), "step": "5"}
     answer = requests.get(f"{url}/api/v1/query_range", params=parameters, timeout=60)
@@ -40,7 +40,7 @@ def series(url: str, target: dict[str, Any], start: float, end: float) -> dict[s
 
 
 def draw(panel: dict[str, Any], axes: Any, found: dict[str, list[tuple[float, float]]]) -> None:
-    """Puts one panel's series on its axes."""
+    """Draw one panel's series on its axes."""
     unit = UNITS[panel["fieldConfig"]["defaults"]["unit"]]
     axes.set_title(panel["title"], loc="left", fontsize=9, fontweight="bold")
     if panel["type"] == "timeseries":
