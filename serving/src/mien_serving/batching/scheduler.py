@@ -1,4 +1,4 @@
-"""The batch scheduler: requests that arrive together run together."""
+"""The batch scheduler, which runs concurrent requests together."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 
+from mien_serving.batching.merging import Feeds, batching_key, example_count, merged, padding_fits, parted
 from mien_serving.batching.parameters import BatchingOptions
 from mien_serving.core.metrics import NO_METRICS, Metrics
 from mien_serving.core.status import Code, StatusError, invalid_argument, value_of
 
 logger = logging.getLogger(__name__)
 
-Feeds = Mapping[str, np.ndarray]
 Run = Callable[[Feeds, Sequence[str], float], list[np.ndarray]]
 """Runs a graph: feeds, fetches and deadline to one array for each fetch."""
 
 
 Outcome = list[np.ndarray] | StatusError
 """The outputs of a request, or its error, which is a value here: see `mien_serving.model_servers.workers`."""
-
-_MAX_PADDING: Final = 64 << 20
-"""By how many bytes a batch may be larger than its requests, since one row of many megabytes lengthens all others."""
 
 
 class _Task:
@@ -42,7 +38,7 @@ class _Task:
         self.deadline = deadline
         self.queued = time.monotonic()
         self._outcome: Outcome | None = None
-        self._settled = threading.Lock()  # A future would do, too, but takes several times as long.
+        self._settled = threading.Lock()  # A future would work, too, but costs several times as much.
         self._settled.acquire()
 
     def settle(self, outcome: Outcome) -> None:
@@ -63,7 +59,7 @@ class _Task:
 
 @dataclass
 class _Batch:
-    """What will run together."""
+    """Tasks that will run together."""
 
     tasks: list[_Task] = field(default_factory=list)
     size: int = 0
@@ -77,7 +73,7 @@ class _Batch:
 
 
 class _Queue:
-    """Batches of one signature of one servable; the last one is open for more tasks."""
+    """Batches of one signature of one servable; the last one accepts more tasks."""
 
     def __init__(self, run: Run, fetches: Sequence[str], options: BatchingOptions) -> None:
         self.run = run
@@ -86,15 +82,15 @@ class _Queue:
         self.batches: deque[_Batch] = deque([_Batch()])
 
     def put(self, feeds: Feeds, size: int, deadline: float) -> list[_Task]:
-        """Appends a request, cut where batches end.
+        """Append a request, split where batches end.
 
         Args:
             feeds: Its values by tensor name.
-            size: How many examples it has.
-            deadline: When nobody waits for it any more.
+            size: Number of its examples.
+            deadline: When the result is no longer needed.
 
         Raises:
-            StatusError: UNAVAILABLE; there is no room for it.
+            StatusError: UNAVAILABLE, because the queue is full.
         """
         open_batch, limit = self.batches[-1], self.options.batch_size
         if 0 < size <= limit - open_batch.size:
@@ -115,14 +111,14 @@ class _Queue:
         return tasks
 
     def due(self) -> float:
-        """When the first batch may run: at once (0) if it is full, otherwise when its time to wait is over."""
+        """Return when the first batch may run: at once (0) if it is full, otherwise when its timeout is over."""
         first = self.batches[0]
         if len(self.batches) > 1 or first.size >= self.options.batch_size:
             return 0.0
         return first.opened + self.options.batch_timeout_s
 
     def take(self) -> _Batch:
-        """The first batch, which is no longer in the queue."""
+        """Remove and return the first batch."""
         return self.batches.popleft()
 
     def _check_room(self, size: int) -> None:
@@ -163,19 +159,18 @@ class Submitted:
 class BatchScheduler:
     """Forms batches of concurrent requests and runs them in threads of its own.
 
-    Requests share a batch if they go to the same signature of the same servable and fit together: a request of another
-    type or shape starts a batch of its own instead of spoiling that of others. A batch that fails is run again request
-    by request, so that each gets the answer that it would have got alone.
+    Requests share a batch if they call the same signature of the same servable, with the same types and shapes. If a
+    batch fails, its requests run again one by one, so that each gets the answer that it would have got alone.
 
     Args:
-        threads: Batches that run at the same time.
-        metrics: Counts the batches and how long their requests wait.
+        threads: Number of batches that run at the same time.
+        metrics: Counts the batches and measures how long requests wait.
     """
 
     def __init__(self, threads: int, metrics: Metrics = NO_METRICS) -> None:
         self._metrics = metrics
         self._changed = threading.Condition()
-        # Only queues with something in them; the first is served first and then goes to the end.
+        # Only queues that are not empty. The first one is served first and then moves to the end.
         self._queues: OrderedDict[Hashable, _Queue] = OrderedDict()
         self._stopped = False
         self._threads = [
@@ -200,11 +195,11 @@ class BatchScheduler:
         Raises:
             StatusError: The request cannot be batched, or the queue is full.
         """
-        size = _size(feeds)
+        size = example_count(feeds)
         if options.input_limit is not None and size > options.input_limit:
             raise invalid_argument(f"Task size {size} is larger than maximum input batch size {options.input_limit}")
         self._metrics.batched(size)
-        key = (owner, _kind(feeds, options.pad_variable_length_inputs), tuple(fetches))
+        key = (owner, batching_key(feeds, options.pad_variable_length_inputs), tuple(fetches))
         with self._changed:
             if self._stopped:
                 raise StatusError(Code.UNAVAILABLE, "The batch scheduler has stopped")
@@ -213,13 +208,13 @@ class BatchScheduler:
             if queue is None:
                 queue = self._queues[key] = _Queue(run, fetches, options)
             tasks = queue.put(feeds, size, deadline)
-            # Whoever waits for this queue knows until when; only a batch that is full changes that.
+            # A thread that waits for this queue knows until when. Only a full batch changes that.
             if new or not queue.due():
                 self._changed.notify()
         return Submitted(tasks)
 
     def stop(self) -> None:
-        """Runs what is queued, then ends the threads."""
+        """Run what is queued, then end the threads."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -231,7 +226,7 @@ class BatchScheduler:
             pass
 
     def _run_next(self) -> bool:
-        """Runs a batch, of which nothing is kept while this thread waits for another; False if there will be none."""
+        """Run one batch and drop all references to it; return False if there will be no more."""
         taken = self._next()
         if taken is not None:
             queue, batch = taken
@@ -250,7 +245,7 @@ class BatchScheduler:
         return taken is not None
 
     def _next(self) -> tuple[_Queue, _Batch] | None:
-        """Waits for the next batch that is due; None if there will be no more."""
+        """Wait for the next batch that is due and return it; None if there will be no more."""
         with self._changed:
             while self._queues or not self._stopped:
                 now, soonest = time.monotonic(), math.inf
@@ -289,88 +284,14 @@ def _run_together(queue: _Queue, tasks: Sequence[_Task]) -> None:
 
 
 def _parts(queue: _Queue, tasks: Sequence[_Task]) -> list[list[np.ndarray]]:
-    """The outputs of each task, from one run."""
-    size = sum(task.size for task in tasks)
+    """Return the outputs of each task, from one run."""
+    requests, sizes = [task.feeds for task in tasks], [task.size for task in tasks]
+    size, pad_variable_length = sum(sizes), queue.options.pad_variable_length_inputs
     padded = queue.options.padded(size)
-    if _padding_bytes(tasks, padded, queue.options.pad_variable_length_inputs) > _MAX_PADDING:
+    if not padding_fits(requests, size, padded, pad_variable_length):
         if len(tasks) > 1:
-            raise StatusError(Code.RESOURCE_EXHAUSTED, "These requests are too different in length to share a batch")
+            raise StatusError(Code.RESOURCE_EXHAUSTED, "These requests differ too much in length to share a batch")
         padded = size
-    feeds = {
-        name: _merged([task.feeds[name] for task in tasks], padded - size, queue.options.pad_variable_length_inputs)
-        for name in tasks[0].feeds
-    }
+    feeds = merged(requests, padded - size, pad_variable_length)
     outputs = queue.run(feeds, queue.fetches, max(task.deadline for task in tasks))
-    for output in outputs:
-        if not output.ndim:
-            raise StatusError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
-        if len(output) != padded:
-            raise StatusError(
-                Code.FAILED_PRECONDITION,
-                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-                "tensors",
-            )
-    parts, begin = [], 0
-    for task in tasks:
-        parts.append([output[begin : begin + task.size] for output in outputs])
-        begin += task.size
-    return parts
-
-
-def _padding_bytes(tasks: Sequence[_Task], padded: int, pad_variable_length: bool) -> int:
-    """By how many bytes a batch is larger than its requests, at most."""
-    missing = padded - sum(task.size for task in tasks)
-    if not missing and not pad_variable_length:
-        return 0
-    total = 0
-    for name, first in tasks[0].feeds.items():
-        values = [task.feeds[name] for task in tasks]
-        shape = np.max([value.shape[1:] for value in values], axis=0) if pad_variable_length else first.shape[1:]
-        added = padded * math.prod(map(int, shape)) - sum(value.size for value in values)
-        total += added * max(_longest(value) for value in values)
-    return total
-
-
-def _longest(value: np.ndarray) -> int:
-    """The bytes of an array's largest element, since strings differ."""
-    if value.dtype == np.object_:
-        return max(map(len, value.flat), default=0)
-    return value.itemsize
-
-
-def _merged(values: list[np.ndarray], padding: int, pad_variable_length: bool) -> np.ndarray:
-    """One array of all, filled up with copies of a row: the first of the last one that has any."""
-    if pad_variable_length:
-        longest = np.max([value.shape[1:] for value in values], axis=0)
-        values = [_lengthened(value, longest) for value in values]
-    if padding:
-        row = next(value[:1] for value in reversed(values) if len(value))
-        values = [*values, np.repeat(row, padding, axis=0)]
-    return values[0] if len(values) == 1 else np.concatenate(values)
-
-
-def _lengthened(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The array with rows of a larger shape, filled up with its first element."""
-    if value.shape[1:] == tuple(shape):
-        return value
-    lengthened = np.full((len(value), *shape), value.flat[0] if value.size else np.zeros((), value.dtype), value.dtype)
-    lengthened[tuple(map(slice, value.shape))] = value
-    return lengthened
-
-
-def _size(feeds: Feeds) -> int:
-    if not feeds:
-        raise invalid_argument("Batching Run() must have at least one input tensor")
-    if any(not value.ndim for value in feeds.values()):
-        raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-    sizes = {len(value) for value in feeds.values()}
-    if len(sizes) > 1:
-        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
-    return sizes.pop()
-
-
-def _kind(feeds: Feeds, pad_variable_length: bool) -> Hashable:
-    """What requests must have in common to share a batch."""
-    return frozenset(
-        (name, value.dtype, value.ndim if pad_variable_length else value.shape[1:]) for name, value in feeds.items()
-    )
+    return parted(outputs, sizes, padded)
