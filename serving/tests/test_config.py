@@ -102,12 +102,12 @@ def test_what_is_not_a_file_is_refused_by_name(tmp_path, make):
     [
         (
             "s3://bucket/models/emotion",
-            "s3:// is not read here: model m has the base path s3://bucket/models/emotion. Copy its versions to a "
-            "folder with `mien repository sync s3://bucket/models DIR`, and write that as the base path",
+            "Expected model m to have a base path on this machine; got s3://bucket/models/emotion. Copy its versions "
+            "to a folder with `mien repository sync s3://bucket/models DIR`, and use that folder as the base path",
         ),
         (
             "gs://bucket/m",
-            "gs:// is not read here: model m has the base path gs://bucket/m. Copy its versions to a folder,",
+            "Expected model m to have a base path on this machine; got gs://bucket/m. Copy its versions to a folder,",
         ),
     ],
 )

@@ -202,7 +202,7 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_status_0(start_server, 
         )
         server.until(lambda: (tmp_path / "grpc.started").exists() and (tmp_path / "rest.started").exists())
         server.process.terminate()
-        server.until(lambda: "Told to end" in server.log.read_text(encoding="utf-8"))
+        server.until(lambda: "Stopping" in server.log.read_text(encoding="utf-8"))
         assert server.process.poll() is None
         (tmp_path / "grpc").touch()
         (tmp_path / "rest").touch()

@@ -137,23 +137,23 @@ class TestSocket:
             assert server.grpc_address == f"unix:{folder}/s"
             with grpc.insecure_channel(server.grpc_address) as channel:
                 grpc.channel_ready_future(channel).result(timeout=20)
-            with pytest.raises(LocalModelServerError, match="the server has no gRPC port; it listens on unix:"):
+            with pytest.raises(LocalModelServerError, match=r"Expected a gRPC port, but .* only on unix:"):
                 server.grpc_port  # noqa: B018
             if sys.platform == "linux":
                 assert listening_ports(server.pid) == {server.rest_port}
 
     def test_a_path_that_is_too_long_is_named(self, refusal, folder):
         path = f"{folder}/{'s' * 200}"
-        assert refusal(path) == (f"{len(path)} bytes are too long for the path of a UNIX socket; choose another path")
+        assert refusal(path) == (f"a path of {len(path)} bytes is too long for a UNIX socket; choose another path")
 
     def test_a_folder_that_does_not_exist_is_named(self, refusal, folder):
         assert refusal(folder / "no" / "s") == f"the folder {folder}/no does not exist; choose another path"
 
     def test_a_file_or_a_folder_in_its_place_is_named_and_kept(self, refusal, folder):
         (folder / "file").write_text("kept", encoding="utf-8")
-        assert refusal(folder / "file") == "there is a file in its place; choose another path"
+        assert refusal(folder / "file") == "the path is a file; choose another path"
         assert (folder / "file").read_text(encoding="utf-8") == "kept"
-        assert refusal(folder) == "there is a folder in its place; choose another path"
+        assert refusal(folder) == "the path is a folder; choose another path"
 
     def test_a_folder_in_a_file_is_named(self, refusal, folder):
         (folder / "file").touch()

@@ -24,7 +24,7 @@ def test_models_can_be_asked_when_the_block_starts_and_are_gone_after_it(conform
         url = server.rest_url
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=20)
-    with pytest.raises(LocalModelServerError, match="the server does not run"):
+    with pytest.raises(LocalModelServerError, match="The server is not running"):
         server.rest_url  # noqa: B018
 
 
@@ -34,7 +34,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 
 
 def test_a_server_that_does_not_become_ready_is_given_up(tmp_path):
-    with pytest.raises(LocalModelServerError, match="the server was not ready within 1 s"):
+    with pytest.raises(LocalModelServerError, match="The server was not ready within 1 s"):
         LocalModelServer({"m": tmp_path / "never"}, start_timeout_s=1).start()
 
 

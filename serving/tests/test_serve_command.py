@@ -77,7 +77,7 @@ def complaint(capsys, *arguments):
 @pytest.mark.parametrize("arguments", [[], ["--model_repository=models"], ["--model_name=emotion"]])
 def test_what_to_serve_has_to_be_said(capsys, arguments):
     assert complaint(capsys, *arguments) == (
-        "INVALID_ARGUMENT: Both model_base_path and model_config_file are empty! Say what to serve: "
+        "INVALID_ARGUMENT: Both model_base_path and model_config_file are empty! Use "
         "--model_config_file=FILE, or --model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
     )
 
@@ -127,9 +127,9 @@ def test_the_environment_says_what_to_serve_and_flags_that_change_nothing_are_na
     monkeypatch.setenv("MODEL_BASE_PATH", str(conformance_models))
     server = start_server("--flush_filesystem_caches=false", "--enable_profiler")
     assert server.states("tiny")[2] == ("AVAILABLE", "OK")
-    (line,) = [line for line in server.log.read_text(encoding="utf-8").splitlines() if "Without effect" in line]
+    (line,) = [line for line in server.log.read_text(encoding="utf-8").splitlines() if "have no effect" in line]
     assert line.endswith(
-        "Without effect here: --flush_filesystem_caches (the operating system decides what its caches hold); "
+        "These flags have no effect here: --flush_filesystem_caches (the operating system manages its caches); "
         "--enable_profiler (there is no profiler service)"
     )
 
@@ -164,7 +164,7 @@ def test_channel_arguments_are_integers_where_they_can_be():
 
 def test_a_channel_argument_without_a_value_is_named(capsys):
     assert complaint(capsys, "--model_base_path=/m", "--grpc_channel_arguments=a=1,grpc.x") == (
-        "INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.x' has no value; write grpc.x=VALUE"
+        "INVALID_ARGUMENT: --grpc_channel_arguments: expected NAME=VALUE, got 'grpc.x'; write grpc.x=VALUE"
     )
 
 

@@ -131,7 +131,7 @@ def text_of(certificates, name):
                 "server_cert": "-----BEGIN CERTIFICATE-----",
                 "client_verify": True,
             },
-            "client_verify needs custom_ca, to know whose certificates to trust",
+            "client_verify needs custom_ca, the certificates to trust",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_key_of_another_certificate_is_named(certificates, complaint, key):
 @pytest.mark.parametrize("key", ["encrypted.key", "encrypted-traditional.key"])
 def test_an_encrypted_key_is_named(certificates, complaint, key):
     assert complaint(server_key=text_of(certificates, key), server_cert=text_of(certificates, "server.crt")) == (
-        "server_key is encrypted, and nobody can be asked for its password; decrypt it, for example with openssl pkey"
+        "server_key is encrypted, and the server cannot ask for a password; decrypt it, for example with openssl pkey"
     )
 
 

@@ -1,4 +1,4 @@
-"""Serving: TensorFlow Serving's model server on the TensorFlow that is installed."""
+"""Serving: a local model server that behaves as TensorFlow Serving, the model repository, and rollouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __version__ = metadata.version("mien-serving")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first asked for: the command needs none of them."""
+    """Import a public name on first use: the command line needs none of them and starts faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mien_serving import local_model_server

@@ -1,4 +1,4 @@
-"""The local model server as a library: a `with` block in which models are served."""
+"""`LocalModelServer`: serves models during a `with` block."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _STOP_TIMEOUT_S: Final = 60.0
 
 
 class LocalModelServerError(Exception):
-    """The server could not start, or was asked for something while it does not run."""
+    """The server could not start, or is not running."""
 
 
 class LocalModelServer:
-    """Serves models while a `with` block runs, on free ports, for tests and notebooks.
+    """Serves models during a `with` block, on free ports, for tests and notebooks.
 
-    The server is a process of its own, `mien serve`. So the caller does not load TensorFlow, several servers live side
-    by side, and what is tested is what runs elsewhere: a client cannot come to depend on sharing a process with it.
+    The server is `mien serve` in a process of its own: the caller does not load TensorFlow, several servers can run
+    side by side, and clients meet it as in production.
 
     Args:
-        models_config: What to serve: a ``ModelServerConfig`` file, or the base path of each model by name.
+        models_config: The models to serve: a ``ModelServerConfig`` file, or the base path of each model by name.
         model_repository: The folder that stands for ``/models`` in the file's base paths.
         flags: More flags of `mien serve`, such as ``--enable_batching``.
-        start_timeout_s: How long it may take until every model can be asked.
+        start_timeout_s: How long the start may take, until every model is available, in seconds.
 
     Example:
         ```python
@@ -61,16 +61,16 @@ class LocalModelServer:
         self._grpc_address, self._rest_port = "", 0
 
     def start(self) -> Self:
-        """Starts the server; returns when every model can be asked.
+        """Start the server; return when every model is available.
 
         Raises:
-            LocalModelServerError: It cannot start; the message says why.
+            LocalModelServerError: The server is running already or cannot start; the message says why.
         """
         if self._process is not None:
-            raise LocalModelServerError("the server runs already")
+            raise LocalModelServerError("The server is running already")
         self._folder = tempfile.TemporaryDirectory(prefix="mien-serve-", ignore_cleanup_errors=True)
         with self._log.open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(  # noqa: S603 — this interpreter, and what the caller asked for
+            process = subprocess.Popen(  # noqa: S603 -- this interpreter, with the flags of the caller
                 [
                     *(sys.executable, "-c", _COMMAND, "serve", "--port=0", "--rest_api_port=0"),
                     *(f"--model_config_file={self._config_file()}", *self._flags),
@@ -80,7 +80,7 @@ class LocalModelServer:
                 encoding="utf-8",
             )
         self._process = process
-        # Also when nobody stops it: it does not outlive this object, nor this process.
+        # If nobody stops the server, it ends with this object or this process.
         self._finalizer = weakref.finalize(self, process.kill)
         patience = threading.Timer(self._start_timeout_s, process.kill)
         patience.start()
@@ -92,14 +92,14 @@ class LocalModelServer:
             reasons = self.log().splitlines()
             self.stop()
             if gave_up or not reasons:
-                why = f"; it last logged: {reasons[-1]}" if reasons else ""
-                raise LocalModelServerError(f"the server was not ready within {self._start_timeout_s:g} s{why}")
+                why = f"; its last log line: {reasons[-1]}" if reasons else ""
+                raise LocalModelServerError(f"The server was not ready within {self._start_timeout_s:g} s{why}")
             raise LocalModelServerError(reasons[-1])
         self._grpc_address, self._rest_port = ready[2] or f"127.0.0.1:{ready[1]}", int(ready[3])
         return self
 
     def stop(self) -> None:
-        """Answers the requests in flight, and ends the server; does nothing if it does not run."""
+        """Stop the server after it has answered the requests in flight; do nothing if it is not running."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -122,40 +122,40 @@ class LocalModelServer:
 
     @property
     def grpc_port(self) -> int:
-        """The port of gRPC.
+        """The gRPC port.
 
         Raises:
-            LocalModelServerError: The server listens on a UNIX socket only.
+            LocalModelServerError: The server is not running, or listens only on a UNIX socket.
         """
         _, colon, port = self.grpc_address.partition("127.0.0.1:")
         if not colon:
-            raise LocalModelServerError(f"the server has no gRPC port; it listens on {self.grpc_address}")
+            raise LocalModelServerError(f"Expected a gRPC port, but the server listens only on {self.grpc_address}")
         return int(port)
 
     @property
     def rest_port(self) -> int:
-        """The port of REST."""
+        """The REST port."""
         self._running()
         return self._rest_port
 
     @property
     def grpc_address(self) -> str:
-        """What a gRPC channel is opened with, such as ``127.0.0.1:8500``; ``unix:`` and a path with a socket."""
+        """The target of gRPC channels, such as ``127.0.0.1:8500``, or ``unix:`` and the path of a socket."""
         self._running()
         return self._grpc_address
 
     @property
     def rest_url(self) -> str:
-        """What REST paths are appended to, such as ``http://127.0.0.1:8501``."""
+        """The URL before REST paths, such as ``http://127.0.0.1:8501``."""
         return f"http://127.0.0.1:{self.rest_port}"
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The process id of the server."""
         return self._running().pid
 
     def log(self) -> str:
-        """What the server has logged since it started."""
+        """Return what the server has logged since it started."""
         self._running()
         return self._log.read_text(encoding="utf-8", errors="replace")
 
@@ -165,14 +165,14 @@ class LocalModelServer:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
-            raise LocalModelServerError("the server does not run; use it in a with block")
+            raise LocalModelServerError("The server is not running; use it in a with block")
         return self._process
 
     def _config_file(self) -> str:
         if not isinstance(self._models_config, Mapping):
             return fspath(self._models_config)
         models = "".join(
-            # JSON's way to quote a string is the text format's too.
+            # JSON and the text format quote strings in the same way.
             f"  config {{ name: {json.dumps(name)} base_path: {json.dumps(str(Path(base_path).absolute()))} "
             'model_platform: "tensorflow" }\n'
             for name, base_path in self._models_config.items()

@@ -1,4 +1,4 @@
-"""A pytest plugin, active wherever mien-serving is installed: models served for the tests that ask for them."""
+"""A pytest plugin, active wherever mien-serving is installed, with a fixture that serves models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mien_serving import LocalModelServer
 
 @pytest.fixture(scope="session")
 def local_model_server() -> Iterator[Callable[..., LocalModelServer]]:
-    """Starts a `LocalModelServer`; call it with the same arguments. All are stopped after the last test.
+    """Return a function that starts a `LocalModelServer` with its arguments. All servers stop after the last test.
 
     Example:
         ```python

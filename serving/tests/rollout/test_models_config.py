@@ -101,7 +101,10 @@ def test_an_invalid_configuration_is_refused(read, text, why):
     [
         ("\ufeff" + PLAIN, "is not a valid model configuration: it begins with a byte order mark"),
         (PLAIN.replace('"emotion"', "“emotion”"), "line 4 has typographic quotation marks"),
-        (PLAIN.replace('"/models/emotion"', '"s3://bucket/emotion"'), "s3:// is not read here.*`mien repository sync"),
+        (
+            PLAIN.replace('"/models/emotion"', '"s3://bucket/emotion"'),
+            "to have a base path on this machine.*`mien repository sync",
+        ),
         ("model_config_list {" * 200_000, "is not a valid model configuration: line 1"),
     ],
 )

@@ -15,15 +15,15 @@ from mien_serving.servables.session_options import SessionOptions
 
 
 class BatchingServable(Servable):
-    """A servable whose runs join others.
+    """A servable whose requests run in batches.
 
     Args:
         path: The folder that holds ``saved_model.pb``.
-        options: How to run it.
+        options: How to load and run it.
         scheduler: Forms the batches.
-        batching: How it forms those of this servable.
-        metrics: Counts its runs.
-        name: What metrics call the model.
+        batching: How batches of this servable are formed.
+        metrics: Measures its runs.
+        name: The name of the model in metrics.
     """
 
     def __init__(

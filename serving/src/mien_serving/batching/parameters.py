@@ -1,4 +1,4 @@
-"""How batches are formed: TensorFlow Serving's ``BatchingParameters``, checked."""
+"""How batches are formed: TensorFlow Serving's ``BatchingParameters``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class BatchingOptions:
     """How batches are formed.
 
     Attributes:
-        max_batch_size: Examples in a batch at most.
-        batch_timeout_s: How long a batch that is not full waits for more.
-        max_enqueued_batches: Batches of one signature that may wait; a request that would need more is refused.
-        num_batch_threads: Batches, of whatever model, that run at the same time.
-        thread_pool_name: What the metrics call these threads.
-        allowed_batch_sizes: If not empty, batches are filled up to one of these.
-        pad_variable_length_inputs: Whether requests of different shapes may share a batch, filled up to the longest.
-        enable_large_batch_splitting: Whether a request is cut where a batch ends, so that it may be larger than one.
-        max_execution_batch_size: Examples in a batch at most, if `max_batch_size` limits the requests instead.
+        max_batch_size: Highest number of examples in a batch.
+        batch_timeout_s: How long a batch that is not full waits for more requests, in seconds.
+        max_enqueued_batches: Number of batches of one signature that may wait; a request that needs more is refused.
+        num_batch_threads: Number of batches, of all models, that run at the same time.
+        thread_pool_name: The name of the batch threads in metrics.
+        allowed_batch_sizes: If not empty, batches are padded to one of these sizes.
+        pad_variable_length_inputs: Whether requests of different shapes may share a batch, padded to the longest.
+        enable_large_batch_splitting: Whether a request larger than a batch is split; otherwise it is refused.
+        max_execution_batch_size: Highest number of examples in a batch, if `max_batch_size` limits only the requests.
     """
 
     max_batch_size: int = 1000
@@ -40,24 +40,24 @@ class BatchingOptions:
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch at most."""
+        """Highest number of examples in a batch."""
         return self.max_execution_batch_size or self.max_batch_size
 
     @property
     def input_limit(self) -> int | None:
-        """Examples in a request at most; None for any number."""
+        """Highest number of examples in a request; None for any number."""
         return None if self.enable_large_batch_splitting and not self.max_execution_batch_size else self.max_batch_size
 
     def padded(self, size: int) -> int:
-        """Examples in a batch once it is filled up to an allowed size; an empty one is not."""
+        """Return the number of examples in a batch after padding to an allowed size; an empty batch is not padded."""
         return min((allowed for allowed in self.allowed_batch_sizes if allowed >= size > 0), default=size)
 
 
 def read_batching_parameters(path: Path) -> BatchingOptions:
-    """Reads a ``BatchingParameters`` message in text form; what it does not say stays at its default.
+    """Read a ``BatchingParameters`` message in text form; missing parameters have their defaults.
 
     Raises:
-        StatusError: The file cannot be read, or says what cannot be.
+        StatusError: The file cannot be read, or a parameter is invalid.
     """
     message = read_message(path, "BatchingParameters")
     given: dict[str, Any] = {

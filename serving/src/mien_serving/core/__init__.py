@@ -1,1 +1,1 @@
-"""Which versions of which models ought to be loaded, and what makes it so."""
+"""Which versions of which models to load, and the manager that loads and unloads them."""

@@ -13,14 +13,14 @@ from mien_serving.core.config_files import parse_file
 from mien_serving.core.status import invalid_argument
 
 REPOSITORY: Final = PurePosixPath("/models")
-"""Where base paths find the model repository, as in the TensorFlow Serving container."""
+"""The folder of the model repository in base paths, as in the TensorFlow Serving container."""
 
 _PLATFORM: Final = "tensorflow"
 _SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def read_config(path: Path) -> ModelServerConfig:
-    """Reads a ``ModelServerConfig`` in text form.
+    """Read a ``ModelServerConfig`` in text form.
 
     Raises:
         StatusError: The file cannot be read, or is not such a configuration.
@@ -30,21 +30,22 @@ def read_config(path: Path) -> ModelServerConfig:
 
 
 def single_model_config(name: str, base_path: str) -> ModelServerConfig:
-    """The configuration that ``--model_name`` and ``--model_base_path`` stand for."""
+    """Return the configuration for ``--model_name`` and ``--model_base_path``."""
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform=_PLATFORM)
     return config
 
 
 def check_config(config: ModelServerConfig, served: Collection[str] = ()) -> None:
-    """Refuses a list of models that TensorFlow Serving refuses.
+    """Check a list of models as TensorFlow Serving does.
 
     Args:
         config: The list.
-        served: Names of the models that are served so far, as all are on the one platform there is.
+        served: Names of the models that are served so far; all are on the only supported platform.
 
     Raises:
-        StatusError: INVALID_ARGUMENT; a model is listed twice, its base path is relative, or its platform unknown.
+        StatusError: INVALID_ARGUMENT; a model is listed twice, its base path is relative or on another file system, or
+            its platform is unknown.
     """
     if config.WhichOneof("config") == "custom_model_config":
         raise invalid_argument("ModelServer does not yet support custom model config.")
@@ -58,8 +59,8 @@ def check_config(config: ModelServerConfig, served: Collection[str] = ()) -> Non
             above = model.base_path.rstrip("/").rpartition("/")[0]
             copy = f" with `mien repository sync {above} DIR`" if scheme[0] == "s3://" else ""
             raise invalid_argument(
-                f"{scheme[0]} is not read here: model {model.name} has the base path {model.base_path}. Copy its "
-                f"versions to a folder{copy}, and write that as the base path"
+                f"Expected model {model.name} to have a base path on this machine; got {model.base_path}. Copy its "
+                f"versions to a folder{copy}, and use that folder as the base path"
             )
         if not PurePosixPath(model.base_path).is_absolute() and not Path(model.base_path).is_absolute():
             raise invalid_argument(
@@ -77,11 +78,11 @@ def check_config(config: ModelServerConfig, served: Collection[str] = ()) -> Non
 
 
 def models_on_disk(config: ModelServerConfig, repository: Path | None) -> Mapping[str, ModelConfig]:
-    """The models of a configuration by name, their base paths as folders of this machine.
+    """Return the models of a configuration by name, with base paths that are folders of this machine.
 
     Args:
-        config: As its author wrote it.
-        repository: The folder that stands for ``/models`` in base paths; None where ``/models`` means itself.
+        config: The configuration as it was written.
+        repository: The folder that stands for ``/models`` in base paths; None leaves ``/models`` as it is.
     """
     models = {}
     for model in config.model_config_list.config:
@@ -95,7 +96,7 @@ def models_on_disk(config: ModelServerConfig, repository: Path | None) -> Mappin
 
 
 def _platform(model: ModelConfig) -> str:
-    """The platform of a model, which old configurations write as a type."""
+    """Return the platform of a model; old configurations write it as a type."""
     if model.model_type == ModelType.Value("MODEL_TYPE_UNSPECIFIED"):
         if not model.model_platform:
             raise invalid_argument(

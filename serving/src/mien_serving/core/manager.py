@@ -1,4 +1,4 @@
-"""The manager: makes the aspired versions so, without ever letting an available model go away in between."""
+"""The manager, which loads aspired versions and unloads the others while every model stays available."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 _NICENESS: Final = 10
 
 _INITIAL_LOAD_THREADS: Final = 4 * (os.cpu_count() or 1)
-"""Versions that load at the same time while the server starts, as in TensorFlow Serving."""
+"""Number of versions that load at the same time while the server starts, as in TensorFlow Serving."""
 
 
 class Loadable(Protocol):
-    """What the manager needs to know of a servable."""
+    """What the manager needs of a servable."""
 
     def close(self) -> None:
-        """Frees everything; called once, when no request holds the servable any more."""
+        """Free everything; called once, when no request uses the servable."""
 
 
 S = TypeVar("S", bound=Loadable)
@@ -40,10 +40,10 @@ class ManagerOptions:
     """How versions are loaded.
 
     Attributes:
-        max_num_load_retries: How often a failed load is tried again before the version ends.
+        max_num_load_retries: Number of retries of a failed load before the version ends.
         load_retry_interval_s: Pause before each retry, in seconds; the load thread is occupied meanwhile.
-        num_load_threads: How many versions load at the same time; 0 has the manager's own thread load, so that nothing
-            else is loaded or unloaded meanwhile. At start-up many versions load at the same time anyway.
+        num_load_threads: Number of versions that load at the same time. With 0 the manager's own thread loads, and
+            nothing else is loaded or unloaded meanwhile. While the server starts, many load at the same time anyway.
     """
 
     max_num_load_retries: int = 5
@@ -56,7 +56,7 @@ class _Harness(Generic[S]):
     """One version under management.
 
     Attributes:
-        load_requested: Whether the version is loading, or waits for a load thread.
+        load_requested: Whether the version is loading or waits for a load thread.
     """
 
     id: ServableId
@@ -69,16 +69,15 @@ class _Harness(Generic[S]):
 
 
 class Manager(Generic[S]):
-    """Loads and unloads versions until what is available is what is aspired.
+    """Loads and unloads versions until exactly the aspired versions are available.
 
-    One thread, the manager's, takes over new aspirations, asks the policy what to do next, and starts it. As in
-    TensorFlow Serving, a load that failed is tried again in the thread that it has, also while that one waits for the
-    next attempt. With load threads (`num_load_threads`) a broken version occupies one of them. Without, the manager's
-    own thread loads: until a broken version has used up its attempts no version of any model is loaded or unloaded, and
-    new aspirations are not even looked at.
+    One thread, the manager's, reads the aspired versions, asks the version policy what to do next, and starts it. As
+    in TensorFlow Serving, a failed load occupies its thread until all retries are done. With load threads
+    (`num_load_threads`), a broken version occupies one of them. Without, the manager's own thread loads: until a broken
+    version has used up its retries, no version of any model is loaded or unloaded.
 
-    A version is unloaded in two steps, in a thread of its own: from the moment it stops being available no new request
-    gets it, and it is closed when the last request that holds it has let go. Loads and unloads give way to the threads
+    A version is unloaded in two steps, in a thread of its own: first no new request gets it, and when the last request
+    that uses it has finished, it is closed. Loads and unloads give way to the threads
     that answer requests.
 
     Args:
@@ -99,9 +98,9 @@ class Manager(Generic[S]):
         threading.Thread(target=self._manage, name="manager", daemon=True).start()
 
     def set_aspired_versions(self, name: str, versions: Mapping[int, Path]) -> None:
-        """States every version of a model that ought to be loaded; all others are thereby to be unloaded.
+        """Set the versions of a model that should be loaded; all others are unloaded.
 
-        The manager's thread takes this over when it gets to it; until then, a later statement replaces it.
+        Returns at once: the manager's thread does the work. A later call replaces one that it has not read yet.
         """
         with self._changed:
             self._requests[name] = versions
@@ -109,10 +108,10 @@ class Manager(Generic[S]):
 
     @contextmanager
     def initial_load(self) -> Iterator[None]:
-        """Loads many versions at the same time during the block, whatever the options say.
+        """Load many versions at the same time during the block, whatever the options say.
 
-        As in TensorFlow Serving, the block ends only when every load that it began has ended, also those of broken
-        versions, with all their attempts.
+        As in TensorFlow Serving, the block ends only when every load that it started has ended, including all retries
+        of broken versions.
         """
         with self._changed:
             self._load_slots = _slots(_INITIAL_LOAD_THREADS)
@@ -130,14 +129,14 @@ class Manager(Generic[S]):
 
     @contextmanager
     def handle(self, name: str, version: int | None = None) -> Iterator[tuple[ServableId, S]]:
-        """Holds one available version, which is not unloaded before the block ends.
+        """Hold one available version, which is not unloaded before the block ends.
 
         Args:
             name: The model.
-            version: Which version; the highest available one if None.
+            version: The version; None for the highest available one.
 
         Raises:
-            StatusError: NOT_FOUND, there is no such version, or it is not available.
+            StatusError: NOT_FOUND; there is no such version, or it is not available.
         """
         with self._changed:
             available = {
@@ -159,25 +158,25 @@ class Manager(Generic[S]):
                     self._changed.notify_all()
 
     def states(self, name: str) -> Mapping[int, ServableState]:
-        """The last state of every version of a model that was ever managed, the highest version first."""
+        """Return the last state of every version of a model, the highest version first; ended versions included."""
         with self._changed:
             return dict(sorted(self._states.get(name, {}).items(), reverse=True))
 
     def sequence(self) -> int:
-        """A number that every later change of state exceeds."""
+        """Return a number that is lower than that of every later change of state."""
         with self._changed:
             return next(self._sequence)
 
     def wait_until_available(self, names: Collection[str], noun: str, since: int = 0) -> None:
-        """Waits until each model has a version available.
+        """Wait until each model has an available version.
 
         Args:
             names: The models.
-            noun: What the error calls them.
-            since: Only states that came after this `sequence` count.
+            noun: The word for them in the error.
+            since: Only state changes after this `sequence` count.
 
         Raises:
-            StatusError: UNKNOWN, with the reasons, if a model's version ended instead.
+            StatusError: UNKNOWN, with the reasons; a model's version could not be loaded.
         """
         with self._changed:
             while None in (settled := {name: self._settled(name, since) for name in sorted(names)}).values():
@@ -190,7 +189,7 @@ class Manager(Generic[S]):
             raise StatusError(Code.UNKNOWN, f"{len(failed)} {noun} did not become available: {{{reasons}}}")
 
     def stop(self) -> None:
-        """Unloads everything and waits until it is unloaded."""
+        """Unload everything and wait until it is unloaded."""
         with self._changed:
             self._stopping.set()
             self._requests = {name: {} for name in self._harnesses}
@@ -198,7 +197,7 @@ class Manager(Generic[S]):
             self._changed.wait_for(lambda: not self._all())
 
     def _settled(self, name: str, since: int) -> tuple[ServableId, ServableState] | None:
-        """The highest version of a model that is available or has ended, if any."""
+        """Return the highest version of a model that is available or has ended, if any."""
         if name in self._requests:
             return None
         harnesses = self._harnesses.get(name, {})
@@ -212,7 +211,7 @@ class Manager(Generic[S]):
         return [harness for harnesses in self._harnesses.values() for harness in harnesses.values()]
 
     def _manage(self) -> None:
-        """Does one thing after the other: takes over what is aspired, or starts a load or an unload."""
+        """Read the aspired versions, start one load or unload, and repeat for ever."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._requests or self._next())
@@ -237,7 +236,7 @@ class Manager(Generic[S]):
         threading.Thread(target=work, args=(harness, *arguments), name=f"{harness.id}", daemon=True).start()
 
     def _take_over(self, name: str, aspired: Mapping[int, Path]) -> None:
-        """Brings the versions of one model that are managed in line with the aspired ones."""
+        """Update the versions of one model to the aspired ones."""
         harnesses = self._harnesses.setdefault(name, {})
         for version, harness in list(harnesses.items()):
             harness.aspired = version in aspired
@@ -252,7 +251,7 @@ class Manager(Generic[S]):
         self._changed.notify_all()
 
     def _next(self) -> tuple[Action, _Harness[S]] | None:
-        """What the policy asks for next; memory is freed before it is filled."""
+        """Return what the policy requests next; unloads come first, to free memory."""
         found: tuple[Action, _Harness[S]] | None = None
         for harnesses in self._harnesses.values():
             snapshots = [
@@ -291,10 +290,10 @@ class Manager(Generic[S]):
                     del self._harnesses[harness.id.name][harness.id.version]
 
     def _try_to_load(self, harness: _Harness[S]) -> tuple[S | None, StatusError | None]:
-        """Tries until it succeeds, the attempts are used up, or the version is no longer aspired."""
+        """Try until the load succeeds, the retries are used up, or the version is no longer aspired."""
         error = StatusError(Code.CANCELLED, "Load cancelled before we could try to load.")
         for attempt in range(self._options.max_num_load_retries + 1):
-            # The pause is not cut short when the version is no longer aspired: TensorFlow Serving's is not either.
+            # As in TensorFlow Serving, the pause is not cut short when the version is no longer aspired.
             if attempt and self._stopping.wait(max(self._options.load_retry_interval_s, 0)):
                 break
             try:
@@ -323,7 +322,7 @@ class Manager(Generic[S]):
 
 
 def _slots(threads: int) -> threading.Semaphore | None:
-    """As many places as there are load threads; None if the manager's own thread loads."""
+    """Return a semaphore for the load threads; None if the manager's own thread loads."""
     return threading.Semaphore(threads) if threads > 0 else None
 
 

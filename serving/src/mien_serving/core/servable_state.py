@@ -1,4 +1,4 @@
-"""Versions of models, and where each is in its life."""
+"""Versions of models, and their states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mien_serving.core.status import StatusError
 
 
 class State(enum.IntEnum):
-    """Where a version is in its life, by the numbers of ``ModelVersionStatus.State``."""
+    """The state of a version, with the numbers of ``ModelVersionStatus.State``."""
 
     START = 10
     LOADING = 20
@@ -31,12 +31,12 @@ class ServableId:
 
 @dataclass(frozen=True)
 class ServableState:
-    """What is known of a version; kept after it has ended.
+    """The last known state of a version, kept after it has ended.
 
     Attributes:
-        state: Where it is in its life.
-        error: Why it ended, if not because it was asked to.
-        sequence: Grows with every change of any version's state.
+        state: The state.
+        error: Why the version ended, if loading it failed.
+        sequence: A number that grows with every change of any version's state.
     """
 
     state: State

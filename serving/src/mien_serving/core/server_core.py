@@ -1,4 +1,4 @@
-"""The server core: configuration, labels, source and manager, as one thing that can be asked for a model."""
+"""The server core: configuration, labels, source and manager behind one object."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from mien_serving.core.unlabelled import UnlabelledRequests
 
 @dataclass(frozen=True)
 class CoreOptions:
-    """How models are found and kept.
+    """How models are found and loaded.
 
     Attributes:
-        model_repository: The folder that stands for ``/models`` in base paths, if any does.
-        file_system_poll_wait_seconds: Pause between two looks for new versions; 0 looks only at configuration changes.
+        model_repository: The folder that stands for ``/models`` in base paths; None leaves ``/models`` as it is.
+        file_system_poll_wait_seconds: Pause between two polls for new versions; 0 polls only when the configuration
+            changes.
         allow_version_labels_for_unavailable_models: Whether a new label may name a version that is not available.
         manager: How versions are loaded.
     """
@@ -43,11 +44,11 @@ class ServerCore(Generic[S]):
 
     Args:
         load: Loads one version from a folder.
-        options: How models are found and kept.
+        options: How models are found and loaded.
         metrics: Counts requests that name neither a version nor a label.
 
     Attributes:
-        unlabelled: The same count for `mien rollout`, whether or not there are metrics.
+        unlabelled: The same count for `mien rollout`, whether or not metrics are on.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class ServerCore(Generic[S]):
         self._reload_lock = threading.Lock()
 
     def start(self, config: ModelServerConfig) -> None:
-        """Loads the first configuration and returns when every model in it has a version available.
+        """Load the first configuration; return when every model in it has an available version.
 
-        As in TensorFlow Serving, it returns, or raises, only when no load is in progress any more: a broken version
-        beside a good one delays the start by all of its attempts. A base path that does not exist yet is waited for.
+        As in TensorFlow Serving, it returns or raises only when no load is in progress: a broken version beside a good
+        one delays the start by all of its retries. It waits for a base path that does not exist yet.
 
         Raises:
-            StatusError: The configuration is wrong, or a model's version could not be loaded.
+            StatusError: The configuration is invalid, or a model's version could not be loaded.
         """
         with self._reload_lock:
             check_config(config)
@@ -81,17 +82,17 @@ class ServerCore(Generic[S]):
                 self._manager.wait_until_available(self._models, "servable(s)")
 
     def reload_config(self, config: ModelServerConfig) -> None:
-        """Replaces the configuration and returns when every model that is new in it has a version available.
+        """Replace the configuration; return when every model that is new in it has an available version.
 
-        Where TensorFlow Serving would wait for ever, and block every later reload, for a model that has nothing to
-        load, this refuses the configuration and keeps the one before.
+        If a new model has no version to load, the configuration is refused and the previous one stays. TensorFlow
+        Serving would wait for ever and block every later reload.
 
         Raises:
             StatusError: The configuration is refused, or a new model's version could not be loaded.
         """
         with self._reload_lock:
             if self._models and not config.HasField("model_config_list"):
-                # Such as a file that is empty for a moment, because it is being written.
+                # For example, a file that is empty for a moment because it is being written.
                 raise StatusError(
                     Code.FAILED_PRECONDITION,
                     "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
@@ -109,10 +110,10 @@ class ServerCore(Generic[S]):
             self._manager.wait_until_available(new, "model(s)", since)
 
     def handle(self, spec: ModelSpec) -> AbstractContextManager[tuple[ServableId, S]]:
-        """Holds the version that a request asks for, by number, by label, or the latest.
+        """Hold the version that a request asks for: by number, by label, or the highest available one.
 
         Raises:
-            StatusError: There is no such model, version or label; some of it only when the context is entered.
+            StatusError: There is no such label; on entering the context, there is no such model or version.
         """
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
@@ -131,11 +132,11 @@ class ServerCore(Generic[S]):
                 return self._manager.handle(spec.name)
 
     def states(self, name: str) -> Mapping[int, ServableState]:
-        """The last state of every version of a model, the highest version first; empty for an unknown model."""
+        """Return the last state of every version of a model, the highest version first; empty for an unknown model."""
         return self._manager.states(name)
 
     def stop(self) -> None:
-        """Unloads everything; requests that hold a version finish first."""
+        """Unload everything after the requests in flight have finished."""
         self._source.stop()
         self._manager.stop()
 
@@ -144,9 +145,9 @@ class ServerCore(Generic[S]):
         self.unlabelled.set_models([model for model, versions in labels.items() if STABLE_LABEL in versions])
 
     def _checked_labels(self, config: ModelServerConfig) -> Mapping[str, Mapping[str, int]]:
-        """The labels of a configuration, each of which must name an available version.
+        """Return the labels of a configuration, each of which must name an available version.
 
-        The exception, if allowed, is for labels that are new: one that exists is never moved to where its requests
+        If the options allow it, a new label may name an unavailable version. An existing label never may: its requests
         would fail.
         """
         for model in config.model_config_list.config:

@@ -1,4 +1,4 @@
-"""The source: reads from the file system which versions of each model ought to be loaded."""
+"""The source, which reads from the file system which versions of each model to load."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mien_serving.core.status import Code, StatusError, invalid_argument
 logger = logging.getLogger(__name__)
 
 AspiredVersions = Mapping[int, Path]
-"""The versions that ought to be loaded, with the folder that holds each."""
+"""The versions to load, with the folder of each."""
 
 MAX_VERSION: Final = 2**63 - 1
-"""Greatest number of a version."""
+"""The highest version number."""
 
 
 def aspired_versions(model: ModelConfig) -> AspiredVersions:
-    """Reads which versions of one model ought to be loaded, by its version policy.
+    """Return the versions of one model to load, by its version policy.
 
     Args:
-        model: Its base path is a folder of this machine.
+        model: A model whose base path is a folder of this machine.
 
     Raises:
-        StatusError: The base path does not exist. That is not the same as "no versions": a file system that is
-            away for a moment must not unload anything.
+        StatusError: The base path cannot be read. This differs from "no versions": a file system that is unavailable
+            for a moment must not unload anything.
     """
     base_path = Path(model.base_path)
     try:
@@ -52,7 +52,7 @@ def aspired_versions(model: ModelConfig) -> AspiredVersions:
 
 
 def version_number(name: str) -> int | None:
-    """Return the version that a folder with this name holds; None if servers do not take it for one."""
+    """Return the version number that a folder name stands for; None if servers ignore a folder of that name."""
     if not (name.isascii() and name.isdigit()):
         return None
     version = int(name)
@@ -60,13 +60,13 @@ def version_number(name: str) -> int | None:
 
 
 class Source:
-    """Polls the file system and states aspired versions, each time anew.
+    """Polls the file system and reports the aspired versions, those that should be loaded.
 
-    It keeps no memory of what it said before: every poll states every model's aspired versions in full, and a version
-    that is left out is thereby told to unload. A model that leaves the configuration is stated once more, with none.
+    Every poll reports all aspired versions of every model; a version that is missing from the report is unloaded. A
+    model that leaves the configuration is reported once more, with no versions.
 
     Args:
-        aspire: Told a model's name and its aspired versions; must return quickly.
+        aspire: Called with a model's name and its aspired versions; must return quickly.
         poll_wait_seconds: Pause between two polls. 0 polls only when the configuration changes.
     """
 
@@ -79,18 +79,18 @@ class Source:
         self._complaint = ""
 
     def start(self) -> None:
-        """Begins to poll."""
+        """Start polling."""
         if self._poll_wait_seconds > 0:
             threading.Thread(target=self._run, name="source", daemon=True).start()
 
     def stop(self) -> None:
-        """Stops polling; nothing is stated after it returns."""
+        """Stop polling; nothing is reported after it returns."""
         self._stopped.set()
         with self._lock:
             self._models = {}
 
     def set_models(self, models: Mapping[str, ModelConfig]) -> None:
-        """Watches these models from now on, unloads those that are no longer among them, and polls once."""
+        """Watch these models from now on, unload those that are no longer among them, and poll once."""
         with self._lock:
             removed = self._models.keys() - models.keys()
             self._models = dict(models)
@@ -99,7 +99,7 @@ class Source:
         self.poll()
 
     def poll(self) -> None:
-        """Looks once and states what was found; on an unreadable base path it states nothing at all."""
+        """Poll once and report what was found; nothing at all if any base path cannot be read."""
         with self._lock:
             try:
                 found = {name: aspired_versions(model) for name, model in self._models.items()}
@@ -122,17 +122,17 @@ class Source:
             self.poll()
 
     def _complain(self, complaint: str) -> None:
-        """Logs what is wrong when it begins, not at every poll."""
+        """Log a complaint when it is new, not at every poll."""
         if complaint and complaint != self._complaint:
             logger.warning("%s", complaint)
         self._complaint = complaint
 
 
 def check_loadable(model: ModelConfig) -> None:
-    """Refuses a model that a poll right now would find nothing for.
+    """Check that a poll right now would find a version of a model.
 
     Raises:
-        StatusError: Its base path does not exist or holds no version that its policy wants.
+        StatusError: The base path cannot be read, or holds no version that the model's policy selects.
     """
     if not aspired_versions(model):
         raise StatusError(

@@ -1,4 +1,4 @@
-"""The outcome of a call, as TensorFlow, gRPC and HTTP each name it."""
+"""The outcome of a call in the terms of TensorFlow, gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ HTTP_STATUS: Final = {
 
 
 class StatusError(Exception):
-    """A call that did not end in OK.
+    """A call that failed.
 
-    Its text is TensorFlow's own, ``CODE: message``; clients get ``code`` and ``message`` separately.
+    Its text has TensorFlow's form, ``CODE: message``; clients get ``code`` and ``message`` separately.
 
     Attributes:
-        code: What kind of error.
+        code: The kind of error.
         message: What went wrong, for the caller to read.
     """
 
@@ -68,24 +68,24 @@ class StatusError(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[type[StatusError], tuple[Code, str]]:
-        """How it goes to another process."""
+        """Return how the error is pickled."""
         return StatusError, (self.code, self.message)
 
     def without_traceback(self) -> StatusError:
-        """The same error, which does not keep the frames that it came through, nor what it came from."""
+        """Return the same error without its traceback and cause, which keep the tensors of their frames in memory."""
         return StatusError(self.code, self.message)
 
 
 def invalid_argument(message: str) -> StatusError:
-    """The error for a request that can never succeed as it is."""
+    """Return the error for a request that cannot succeed, however often it is sent."""
     return StatusError(Code.INVALID_ARGUMENT, message)
 
 
 def value_of(outcome: T | StatusError) -> T:
-    """Returns a value, or raises the error that is there in its place.
+    """Return an outcome if it is a value; raise it if it is an error.
 
     Raises:
-        StatusError: The error; not the object itself, which whoever holds it would keep with the frames of all callers.
+        StatusError: A copy of the error: the object itself would collect the tracebacks of all callers.
     """
     if isinstance(outcome, StatusError):
         raise outcome.without_traceback()

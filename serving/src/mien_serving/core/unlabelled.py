@@ -1,4 +1,4 @@
-"""Requests that name neither a version nor a label: TensorFlow Serving gives them the highest loaded version."""
+"""Requests that name neither a version nor a label: TensorFlow Serving answers them with the highest loaded version."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 NOTICED_S: Final = 3.0
-"""Clients that ask for ``stable`` notice within this time that a model has that label now; until then they ask without
-one, and are not counted."""
+"""Seconds until clients that prefer ``stable`` have noticed that a model now has that label. Before that they send
+requests without a label, which are not counted."""
 
 COUNT_HEADER: Final = "mien-unlabelled-requests"
 SECONDS_HEADER: Final = "mien-unlabelled-seconds"
-"""What answers about a model's status say of this over gRPC, in their trailing metadata, for `mien rollout`."""
+"""Trailing metadata of ``GetModelStatus`` answers, read by `mien rollout`: the count and its seconds."""
 
 
 @dataclass
@@ -24,9 +24,9 @@ class _Count:
 
 
 class UnlabelledRequests:
-    """Counts them for each model that has the label ``stable``, since it has. Any thread may use it.
+    """Counts these requests for each model from the moment it has the label ``stable``.
 
-    Their callers would move to a canary as soon as that is loaded.
+    Their callers would get a canary as soon as it is loaded. Safe across threads.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class UnlabelledRequests:
                 count.requests += 1
 
     def seen(self, model: str) -> tuple[int, float] | None:
-        """Return how many there were and for how many seconds they were counted; None if they are not counted."""
+        """Return the count and for how many seconds it ran; None for a model without the label."""
         with self._lock:
             count = self._counts.get(model)
             return (count.requests, max(0.0, time.monotonic() - count.since)) if count else None

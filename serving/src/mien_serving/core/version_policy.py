@@ -11,7 +11,7 @@ from mien_serving.core.servable_state import State
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the version policy is told of one version."""
+    """One version as the version policy sees it."""
 
     version: int
     aspired: bool
@@ -19,17 +19,17 @@ class Snapshot:
 
 
 class Action(enum.Enum):
-    """What the version policy can ask for."""
+    """What the version policy can request."""
 
     LOAD = enum.auto()
     UNLOAD = enum.auto()
 
 
 def next_action(versions: Sequence[Snapshot]) -> tuple[Action, int] | None:
-    """TensorFlow Serving's availability-preserving policy: what to do next for one model, if anything.
+    """Return what to do next for one model, if anything: TensorFlow Serving's availability-preserving policy.
 
-    The last available version is unloaded only once an aspired one is available (or none is aspired), so that
-    requests never find the model gone; the price is the memory of both for a moment.
+    The last available version is unloaded only when an aspired one is available, or if none is aspired. So the model
+    always answers; the price is that both versions are in memory for a moment.
     """
     aspired = [version for version in versions if version.aspired]
     leftover = [version.version for version in versions if not version.aspired and version.state is State.AVAILABLE]

@@ -1,4 +1,4 @@
-"""``mien serve``: the local model server."""
+"""``mien serve``: its flags as options, and its exit status."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""
 
 _BATCH_THREADS: Final = "model_server_batch_threads"
-"""What metrics call the threads of batches if no file of parameters names them."""
+"""The name of the batch threads in metrics unless the batching parameters name them."""
 
 _CONTAINER_MODEL_NAME: Final = "model"
-"""What TensorFlow Serving's container serves if only its environment variable for the path is set."""
+"""The model that TensorFlow Serving's container serves if only MODEL_BASE_PATH is set."""
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def _allow_many_connections() -> None:
-    """Raises the limit on open files, each connection being one, as far as this process may."""
+    """Raise the limit on open files as far as this process may: each connection is one."""
     try:
         import resource
     except ImportError:  # Windows has no such limit.
@@ -89,10 +89,10 @@ def _announce(grpc: str, rest_port: int) -> None:
 
 
 def options_from(flags: argparse.Namespace) -> ServerOptions:
-    """What the flags ask for.
+    """Return the options that the flags describe.
 
     Raises:
-        StatusError: They contradict each other, or name a file that cannot be read.
+        StatusError: The flags contradict each other, or name a file that cannot be read.
     """
     parallelism = flags.tensorflow_session_parallelism
     if parallelism > 0 and flags.tensorflow_intra_op_parallelism > 0 and flags.tensorflow_inter_op_parallelism > 0:
@@ -151,7 +151,7 @@ def options_from(flags: argparse.Namespace) -> ServerOptions:
 
 
 def _config(flags: argparse.Namespace) -> ModelServerConfig:
-    """The models to serve, by the flags or by the environment variables of TensorFlow Serving's container."""
+    """Return the models to serve, by the flags or by the environment variables of TensorFlow Serving's container."""
     if flags.model_config_file:
         return read_config(flags.model_config_file)
     environment_name, environment_path = os.environ.get("MODEL_NAME", ""), os.environ.get("MODEL_BASE_PATH", "")
@@ -164,7 +164,7 @@ def _config(flags: argparse.Namespace) -> ModelServerConfig:
     if flags.model_repository and flags.model_name:
         return single_model_config(name, str(REPOSITORY / name))
     raise invalid_argument(
-        "Both model_base_path and model_config_file are empty! Say what to serve: --model_config_file=FILE, or "
+        "Both model_base_path and model_config_file are empty! Use --model_config_file=FILE, or "
         "--model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
     )
 
@@ -193,18 +193,20 @@ def _metrics_path(monitoring_config_file: Path | None) -> str | None:
 
 
 def _channel_arguments(text: str) -> dict[str, int | str]:
-    """Reads ``name=value,…``; what looks like an integer becomes one."""
+    """Return the arguments in ``name=value,…``; values that look like integers become integers."""
     arguments: dict[str, int | str] = {}
     for argument in filter(None, text.split(",")):
         name, equals, value = argument.partition("=")
         if not equals:
-            raise invalid_argument(f"--grpc_channel_arguments: {argument!r} has no value; write {argument}=VALUE")
+            raise invalid_argument(
+                f"--grpc_channel_arguments: expected NAME=VALUE, got {argument!r}; write {argument}=VALUE"
+            )
         arguments[name] = int(value) if re.fullmatch(r"-?\d+", value) else value
     return arguments
 
 
 def _versions() -> str:
-    [tensorflow] = metadata.packages_distributions()["tensorflow"]  # The one without CUDA has a name of its own.
+    [tensorflow] = metadata.packages_distributions()["tensorflow"]  # The package without CUDA has another name.
     return f"mien serve: {metadata.version('mien-serving')}\nTensorFlow Library: {metadata.version(tensorflow)}"
 
 

@@ -9,25 +9,25 @@ from typing import Any, Final
 from mien_serving.model_servers.options import DEFAULT_GRPC_THREADS, DEFAULT_HOST, DEFAULT_REST_THREADS
 
 _WITHOUT_MEANING: Final = {
-    "num_unload_threads": "versions unload in threads of their own",
-    "flush_filesystem_caches": "the operating system decides what its caches hold",
-    "use_alts_credentials": "ALTS exists in Google's data centres only",
-    "platform_config_file": "there is one platform, tensorflow",
-    "remove_unused_fields_from_bundle_metagraph": "nothing unused is kept",
+    "num_unload_threads": "every version unloads in its own thread",
+    "flush_filesystem_caches": "the operating system manages its caches",
+    "use_alts_credentials": "ALTS works only in Google's data centres",
+    "platform_config_file": "the only platform is tensorflow",
+    "remove_unused_fields_from_bundle_metagraph": "unused fields are always removed",
     "prefer_tflite_model": "TensorFlow Lite models are not served",
     "num_tflite_pools": "TensorFlow Lite models are not served",
     "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served",
     "xla_cpu_compilation_enabled": "the SavedModel decides what is compiled",
     "xla_gpu_compilation_enabled": "the SavedModel decides what is compiled",
     "enable_profiler": "there is no profiler service",
-    "thread_pool_factory_config_file": "TensorFlow makes its own thread pools",
+    "thread_pool_factory_config_file": "TensorFlow creates its own thread pools",
     "skip_initialize_tpu": "there is no TPU",
 }
-"""Flags of ``tensorflow_model_server`` that change nothing here, and why."""
+"""Flags of ``tensorflow_model_server`` that have no effect here, and why."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds every flag to a parser; each can be written ``--flag=value`` or ``--flag value``."""
+    """Add every flag to a parser; ``--flag=value`` and ``--flag value`` both work."""
     parser.allow_abbrev = False
     group = parser.add_argument_group("flags of tensorflow_model_server")
     _add_model_flags(group)
@@ -37,21 +37,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for name in _WITHOUT_MEANING:
         group.add_argument(f"--{name}", nargs="?", const="", help=argparse.SUPPRESS)
     group.add_argument("--version", action="store_true", help="print the versions and exit")
-    own = parser.add_argument_group("flags of its own").add_argument
+    own = parser.add_argument_group("flags of mien serve").add_argument
     own("--model_repository", type=Path, metavar="DIR", help="the folder that stands for /models in base paths")
     own(
         "--host",
         default=DEFAULT_HOST,
         metavar="ADDRESS",
-        help="the address to listen on; 0.0.0.0 or :: for all, so that other machines can call it (%(default)s)",
+        help="the address to listen on; 0.0.0.0 or :: lets other machines call the server (%(default)s)",
     )
 
 
 def without_meaning(flags: argparse.Namespace) -> str:
-    """One line about the flags that were given and change nothing; empty if there are none."""
+    """Return one line about the given flags that have no effect; empty if there are none."""
     given = [name for name in _WITHOUT_MEANING if getattr(flags, name) is not None]
     return (
-        "Without effect here: " + "; ".join(f"--{name} ({_WITHOUT_MEANING[name]})" for name in given) if given else ""
+        "These flags have no effect here: " + "; ".join(f"--{name} ({_WITHOUT_MEANING[name]})" for name in given)
+        if given
+        else ""
     )
 
 
@@ -75,14 +77,14 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=0.0,
         metavar="S",
-        help="how often to look for changes in the config file; 0 never looks again (%(default)s)",
+        help="seconds between two checks of the config file; 0 reads it once (%(default)s)",
     )
     flag(
         "--file_system_poll_wait_seconds",
         type=float,
         default=1.0,
         metavar="S",
-        help="how often to look for new versions; 0 looks once (%(default)s)",
+        help="seconds between two polls for new versions; 0 polls once (%(default)s)",
     )
     flag(
         "--allow_version_labels_for_unavailable_models",
@@ -94,14 +96,14 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="how often to try again to load a version that failed, in the same load thread (%(default)s)",
+        help="retries of a failed load, in the same load thread (%(default)s)",
     )
     flag(
         "--load_retry_interval_micros",
         type=int,
         default=60_000_000,
         metavar="US",
-        help="pause before each retry, in microseconds; the load thread is occupied meanwhile (%(default)s)",
+        help="microseconds before each retry; the load thread is occupied meanwhile (%(default)s)",
     )
     flag(
         "--num_load_threads",
@@ -120,7 +122,7 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="how often each warm-up request runs (%(default)s)",
+        help="runs of each warm-up request (%(default)s)",
     )
 
 
@@ -131,12 +133,12 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
         type=_port,
         default=8500,
         metavar="N",
-        help="port for gRPC, 0 for any free one, or for none with --grpc_socket_path (%(default)s)",
+        help="port for gRPC; 0 takes a free one, or none with --grpc_socket_path (%(default)s)",
     )
     flag(
-        "--rest_api_port", type=_port, default=8501, metavar="N", help="port for REST, 0 for any free one (%(default)s)"
+        "--rest_api_port", type=_port, default=8501, metavar="N", help="port for REST; 0 takes a free one (%(default)s)"
     )
-    flag("--grpc_socket_path", default="", metavar="FILE", help="a UNIX socket to serve gRPC on as well")
+    flag("--grpc_socket_path", default="", metavar="FILE", help="a UNIX socket for gRPC, beside the port")
     flag(
         "--grpc_channel_arguments",
         default="",
@@ -147,14 +149,14 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
         "--ssl_config_file",
         type=Path,
         metavar="FILE",
-        help="an SSLConfig in text form: gRPC over TLS; REST stays as it is",
+        help="an SSLConfig in text form: gRPC uses TLS; REST does not",
     )
     flag(
         "--grpc_max_threads",
         type=_count,
         default=DEFAULT_GRPC_THREADS,
         metavar="N",
-        help="threads for gRPC; one waits for requests, the others compute one each, more are refused (%(default)s)",
+        help="threads for gRPC: one accepts requests, the others compute one each, more are refused (%(default)s)",
     )
     flag(
         "--enable_grpc_healthcheck_service",
@@ -164,32 +166,32 @@ def _add_front_end_flags(group: argparse._ArgumentGroup) -> None:
     flag(
         "--enable_serialization_as_tensor_content",
         **_boolean(False),
-        help="write gRPC predictions as bytes, not as typed fields (%(default)s)",
+        help="write gRPC predictions as bytes instead of typed fields (%(default)s)",
     )
     flag(
         "--rest_api_timeout_in_ms",
         type=int,
         default=30_000,
         metavar="MS",
-        help="how long a model may take for a REST request (%(default)s)",
+        help="deadline of a REST request, in milliseconds (%(default)s)",
     )
     flag(
         "--rest_api_num_threads",
         type=_count,
         default=DEFAULT_REST_THREADS,
         metavar="N",
-        help="REST requests computed at the same time; more wait (%(default)s)",
+        help="REST requests computed at the same time; further requests wait (%(default)s)",
     )
     flag(
         "--rest_api_enable_cors_support",
         **_boolean(False),
-        help="let web pages from elsewhere ask over REST (%(default)s)",
+        help="let web pages of other origins use REST (%(default)s)",
     )
     flag(
         "--monitoring_config_file",
         type=Path,
         metavar="FILE",
-        help="a MonitoringConfig in text form: whether and where Prometheus finds metrics",
+        help="a MonitoringConfig in text form: whether and at which path Prometheus finds metrics",
     )
 
 
@@ -197,7 +199,7 @@ def _add_session_flags(group: argparse._ArgumentGroup) -> None:
     for name, what in (
         ("intra_op", "threads that share the work of one operation"),
         ("inter_op", "operations that run at the same time"),
-        ("session", "both of these"),
+        ("session", "both of the above"),
     ):
         group.add_argument(
             f"--tensorflow_{name}_parallelism", type=int, default=0, metavar="N", help=f"{what} (TensorFlow chooses)"
@@ -209,19 +211,19 @@ def _add_session_flags(group: argparse._ArgumentGroup) -> None:
         "--mixed_precision",
         default="",
         choices=("", "bfloat16"),
-        help="bfloat16 where the processor has it, which is faster and a little less exact (float32)",
+        help="bfloat16 if the processor supports it: faster, slightly less exact (float32)",
     )
     group.add_argument(
         "--enable_signature_method_name_check",
         **_boolean(False),
-        help="let signatures answer only the calls that their method name is for (%(default)s)",
+        help="let each signature answer only the calls that its method name stands for (%(default)s)",
     )
     group.add_argument(
         "--per_process_gpu_memory_fraction",
         type=_fraction,
         default=0.0,
         metavar="0..1",
-        help="how much of each GPU's memory to take at once; 0 takes it as it is needed (%(default)s)",
+        help="share of each GPU's memory to allocate at once; 0 allocates as needed (%(default)s)",
     )
     group.add_argument(
         "--saved_model_tags", default="serve", metavar="TAG,…", help="the graph of a SavedModel to load (%(default)s)"
@@ -240,7 +242,7 @@ def _add_batching_flags(group: argparse._ArgumentGroup) -> None:
     flag(
         "--enable_per_model_batching_parameters",
         **_boolean(False),
-        help="with --enable_batching: only for models with a batching_params.pbtxt, and as it says (%(default)s)",
+        help="with --enable_batching: only models with a batching_params.pbtxt, with its parameters (%(default)s)",
     )
 
 
@@ -255,18 +257,18 @@ def _truth(text: str) -> bool:
         case "false" | "0":
             return False
         case _:
-            raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+            raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
     return int(text)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
 
 
@@ -276,5 +278,5 @@ def _fraction(text: str) -> float:
     except ValueError:
         fraction = -1.0
     if not 0 <= fraction <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return fraction

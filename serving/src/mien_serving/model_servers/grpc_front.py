@@ -27,7 +27,7 @@ from mien_serving.servables.servable import NO_DEADLINE
 
 _MAX_RESPONSE: Final = 2**31 - 1
 _HANDSHAKE_MS: Final = 20_000
-"""How long a connection may take to begin to speak gRPC."""
+"""How long a connection may take for its HTTP/2 handshake."""
 
 _REFUSAL: Final = (
     "Server Threadpool Exhausted: {} requests are being answered, and more are refused; raise --grpc_max_threads"
@@ -56,17 +56,17 @@ class GrpcFront:
         self._models = models
         self._metrics = metrics
         self._options = options
-        # As in TensorFlow Serving, one of the threads always waits for the next request.
+        # As in TensorFlow Serving, one of the threads always accepts requests.
         computing = options.max_threads - 1
         self._workers = Workers("grpc", computing, refusal=_REFUSAL.format(computing))
         self._server = grpc.aio.server(
             options=list(
                 {
-                    # gRPC keeps to it while it unpacks a compressed message, too.
+                    # gRPC applies it to the decompressed message, too.
                     "grpc.max_receive_message_length": MAX_REQUEST,
                     "grpc.max_send_message_length": _MAX_RESPONSE,
                     "grpc.server_handshake_timeout_ms": _HANDSHAKE_MS,
-                    # A second server on a port is a mistake, not a way to share it.
+                    # A second server on the same port is an error.
                     "grpc.so_reuseport": 0,
                     **options.channel_arguments,
                 }.items()
@@ -99,13 +99,13 @@ class GrpcFront:
         )
 
     def bind(self) -> str:
-        """Takes the socket if there is one, and the port; with a socket, port 0 means no port at all.
+        """Bind the socket if there is one, and the port; with a socket, port 0 means no port.
 
         Returns:
-            Where the server listens, for people: ``port 8500``, or ``unix:`` and the socket if there is no port.
+            Where the server listens: ``port 8500``, or ``unix:`` and the path of the socket if there is no port.
 
         Raises:
-            StatusError: One of them cannot be used.
+            StatusError: The socket or the port cannot be used.
         """
         options = self._options
         socket = f"unix:{options.socket_path}" if options.socket_path else ""
@@ -128,14 +128,14 @@ class GrpcFront:
         return self._server.add_secure_port(address, server_credentials(ssl))
 
     async def start(self) -> None:
-        """Begins to answer."""
+        """Start answering."""
         if self._health:
             for service in (_PREDICTION_SERVICE, _MODEL_SERVICE):
                 await self._health.set(service, HealthCheckResponse.SERVING)
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or the time is over."""
+        """Refuse new requests; return when those in flight are answered or the grace period is over."""
         if self._health:
             await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
@@ -193,7 +193,7 @@ def _refuse(context: grpc.aio.ServicerContext[Any, Any], error: StatusError) -> 
 
 
 def _health_handler(servicer: health.HealthServicer) -> grpc.GenericRpcHandler:
-    """The standard health service; gRPC itself would log a traceback for each message that is not a request."""
+    """Return the standard health service; gRPC's own handler logs a traceback for every malformed message."""
 
     async def check(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         request = _health_request(body)

@@ -1,4 +1,4 @@
-"""Addresses, ports and sockets that the server listens on, checked before any model is loaded."""
+"""The addresses, ports and sockets of the server, checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mien_serving.core.status import Code, StatusError, invalid_argument
 
 
 def resolved_host(host: str) -> str:
-    """Return the IP address that ``--host`` stands for: IPv4 where the name has both.
+    """Return the IP address of ``--host``; IPv4 if the name has both.
 
     Raises:
-        StatusError: The name is unknown, or the address is not one of this machine.
+        StatusError: The name is unknown, or the address does not belong to this machine.
     """
     expected = "expected an address or a name of this machine, or 0.0.0.0 for all of its addresses"
     if not host:
@@ -32,12 +32,12 @@ def resolved_host(host: str) -> str:
 
 
 def grpc_target(host: str, port: int) -> str:
-    """Return how gRPC writes an address and a port; every address, of IPv4 and IPv6, for 0.0.0.0 and ::."""
+    """Return an address and a port in gRPC's form."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on a port of an address, or of every address for 0.0.0.0 and ::.
+    """Return a socket that listens on a port of an address; 0.0.0.0 and :: both mean every address, IPv4 and IPv6.
 
     Raises:
         OSError: The port cannot be used.
@@ -48,10 +48,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def check_port(host: str, port: int, flag: str) -> None:
-    """Find out now whether a port can be used later.
+    """Check that a port can be used.
 
     Raises:
-        StatusError: It cannot; the message names the flag.
+        StatusError: The port cannot be used; the message names the flag.
     """
     try:
         listen(host, port).close()
@@ -68,19 +68,19 @@ def port_error(port: int, flag: str, error: Exception) -> StatusError:
 
 
 def check_socket(path: str) -> None:
-    """Find out now whether a UNIX socket can be made later.
+    """Check that a UNIX socket can be created.
 
     Raises:
-        StatusError: It cannot; the message names the path.
+        StatusError: The socket cannot be created; the message names the path.
     """
     try:
         kind = Path(path).stat().st_mode
     except (OSError, ValueError):
         kind = None
     if kind is not None and not stat.S_ISSOCK(kind):
-        raise socket_error(path, f"there is a {'folder' if stat.S_ISDIR(kind) else 'file'} in its place")
+        raise socket_error(path, f"the path is a {'folder' if stat.S_ISDIR(kind) else 'file'}")
     if kind is not None:
-        return  # gRPC replaces a socket, which a server may have left behind.
+        return  # gRPC replaces a socket that another server has left behind.
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.bind(path)
@@ -89,13 +89,13 @@ def check_socket(path: str) -> None:
             if error.errno == errno.ENOENT:
                 reason = f"the folder {Path(path).parent} does not exist"
             elif not error.errno:
-                reason = f"{len(os.fsencode(path))} bytes are too long for the path of a UNIX socket"
+                reason = f"a path of {len(os.fsencode(path))} bytes is too long for a UNIX socket"
             raise socket_error(path, reason) from error
     Path(path).unlink()
 
 
 def socket_error(path: str, reason: str) -> StatusError:
-    """Return the error for a UNIX socket that cannot be made."""
+    """Return the error for a UNIX socket that cannot be created."""
     return invalid_argument(f"--grpc_socket_path={path}: {reason}; choose another path")
 
 
@@ -109,5 +109,5 @@ def _family(host: str) -> socket.AddressFamily:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
-        return os.strerror(error.errno).lower()  # What create_server() says repeats the address.
+        return os.strerror(error.errno).lower()  # The message of create_server() repeats the address.
     return str(error.strerror if isinstance(error, OSError) else error).lower()

@@ -1,4 +1,4 @@
-"""What the server is told to do; read from flags and checked before TensorFlow is loaded."""
+"""The options of the server, read from flags and checked before TensorFlow is loaded."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mien_serving.model_servers.listening import check_port, check_socket
 from mien_serving.servables.session_options import SessionOptions
 
 DEFAULT_HOST: Final = "127.0.0.1"
-"""Where the server listens unless told otherwise: only programs of this machine can call it."""
+"""The default address: only programs on this machine can call the server."""
 
 DEFAULT_GRPC_THREADS: Final = 160
-"""Threads of gRPC, which refuses what finds all of them busy: 64 callers may ask two models each, and for states."""
+"""Default number of threads for gRPC, enough for 64 callers of two models; while all are busy, requests are refused."""
 
 DEFAULT_REST_THREADS: Final = 64
-"""Threads of REST, where requests wait for a free one. TensorFlow Serving has four threads a processor for each."""
+"""Default number of threads for REST, where requests wait for a free one. TensorFlow Serving has four per processor."""
 
 MAX_REQUEST: Final = 100 << 20
-"""Bytes of a request at most, over gRPC and REST, unpacked if it came compressed."""
+"""Limit on the bytes of a request over gRPC and REST, after decompression."""
 
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
-"""Where Prometheus finds the metrics unless the monitoring configuration names another path."""
+"""The path of the metrics unless the monitoring configuration names another."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class SslOptions:
     Attributes:
         server_key: The server's private key.
         server_cert: Its certificate, or chain of certificates.
-        custom_ca: Who signs the certificates of clients.
-        client_verify: Whether clients need one.
+        custom_ca: Certificates of those who sign the certificates of clients.
+        client_verify: Whether clients need a certificate.
     """
 
     server_key: str
@@ -56,12 +56,12 @@ class GrpcOptions:
     Attributes:
         host: The address to listen on.
         port: The port; 0 takes a free one, or none if there is a socket.
-        socket_path: A UNIX socket to serve on as well, if not empty.
-        max_threads: Threads, of which one waits for the next request; a request that would take that one is refused.
+        socket_path: The path of a UNIX socket to serve on as well; empty for none.
+        max_threads: Number of threads: one accepts requests, the others compute one each; further requests are refused.
         serialization_as_tensor_content: Whether predictions are written as bytes instead of typed fields.
         channel_arguments: Arguments of the gRPC library, by name.
-        enable_health_service: Whether the standard health service answers too.
-        ssl: How connections are secured; None if they are not.
+        enable_health_service: Whether to serve the standard health service.
+        ssl: How connections are secured; None for plain text.
     """
 
     host: str = DEFAULT_HOST
@@ -81,10 +81,10 @@ class RestOptions:
     Attributes:
         host: The address to listen on.
         port: The port; 0 takes a free one.
-        threads: Requests computed at the same time; more wait.
-        timeout_s: How long a request may take; 0 for as long as it takes.
-        enable_cors_support: Whether web pages from elsewhere may ask.
-        metrics_path: Where Prometheus finds the metrics; None if nothing is measured.
+        threads: Number of requests computed at the same time; further requests wait.
+        timeout_s: The deadline of a request, in seconds; 0 for none.
+        enable_cors_support: Whether web pages of other origins may call.
+        metrics_path: The path of the metrics; None switches metrics off.
     """
 
     host: str = DEFAULT_HOST
@@ -97,20 +97,20 @@ class RestOptions:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """All of it.
+    """All options of the server.
 
     Attributes:
         config: The models to serve.
-        config_file: Where that was read from, if it is to be looked at again.
-        config_file_poll_wait_seconds: Pause between two looks at it; 0 never looks again.
+        config_file: The file that the configuration was read from, if any.
+        config_file_poll_wait_seconds: Pause between two checks of that file; 0 reads it once.
         grpc: How gRPC is served.
         rest: How REST is served.
         enable_model_warmup: Whether versions run their warm-up requests before they are available.
-        warmup_iterations: How often each of those runs.
-        batching: How concurrent requests are joined; None if each runs alone.
-        per_model_batching: Whether each model's own ``batching_params.pbtxt`` says so instead, if it has one.
-        core: How models are found and kept.
-        session: How TensorFlow runs them.
+        warmup_iterations: How often each warm-up request runs.
+        batching: How batches are formed; None runs each request alone.
+        per_model_batching: Whether only models with a ``batching_params.pbtxt`` are batched, with its parameters.
+        core: How models are found and loaded.
+        session: How TensorFlow loads and runs them.
     """
 
     config: ModelServerConfig
@@ -126,10 +126,10 @@ class ServerOptions:
     session: SessionOptions = field(default_factory=SessionOptions)
 
     def check(self) -> None:
-        """Finds out now what would only fail after the models are loaded.
+        """Check now what would otherwise fail only after the models are loaded.
 
         Raises:
-            StatusError: The configuration is wrong, or a port cannot be used.
+            StatusError: The configuration is invalid, or a port or a socket cannot be used.
         """
         check_config(self.config)
         if self.grpc.port == self.rest.port != 0:

@@ -1,4 +1,4 @@
-"""The model server: the parts put together, from start-up to the last answered request."""
+"""The model server: its parts put together, from start-up to the last answered request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ except ImportError:  # Windows has none.
 logger = logging.getLogger(__name__)
 
 _GRACE_S: Final = 30.0
-"""How long requests in flight may take when the server is told to end."""
+"""Seconds that requests in flight may take after the server was told to stop."""
 
 _GIVE_MEMORY_BACK_S: Final = 30.0
 """Pause between two times that memory which requests have left free is given back to the system."""
@@ -58,10 +58,10 @@ class ModelServer:
         self._stopped = threading.Event()
 
     def run(self, announce: Callable[[str, int], None]) -> None:
-        """Serves until the process is told to end (SIGTERM, Ctrl-C), then answers what is in flight.
+        """Serve until SIGTERM or Ctrl-C, then answer the requests in flight.
 
         Args:
-            announce: Called with where gRPC listens, and the REST port, when every model can be asked.
+            announce: Called with where gRPC listens, and the REST port, when every model is available.
 
         Raises:
             StatusError: The server cannot start.
@@ -96,7 +96,7 @@ class ModelServer:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(ended.set))
         announce(grpc_address, rest_port)
         await ended.wait()
-        logger.info("Told to end: requests in flight are answered first")
+        logger.info("Stopping: requests in flight are answered first")
         await asyncio.gather(grpc_front.stop(_GRACE_S), rest_front.stop(_GRACE_S))
 
     def _load(self, servable_id: ServableId, path: Path) -> Servable:
@@ -112,7 +112,7 @@ class ModelServer:
         return servable
 
     def load_saved_model(self, path: Path, name: str = "") -> Servable:
-        """Loads a SavedModel, with batching if the options, or its own parameters, ask for it."""
+        """Load a SavedModel, with batching if the options or its own parameters say so."""
         batching = self._options.batching
         if batching and self._options.per_model_batching:
             file = path / "batching_params.pbtxt"
@@ -132,7 +132,7 @@ class ModelServer:
             try:
                 self._core.reload_config(read_config(file))
             except StatusError as error:
-                logger.error("The model configuration stays as it was: %s", error)
+                logger.error("The previous model configuration stays in use: %s", error)
 
     def _give_memory_back_periodically(self) -> None:
         while not self._stopped.wait(_GIVE_MEMORY_BACK_S):

@@ -21,25 +21,25 @@ _KEY: Final = re.compile("-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _ENCRYPTED_KEY: Final = re.compile("-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
 _CERTIFICATE: Final = re.compile("-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----")
 _MISMATCH: Final = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
-"""OpenSSL's reasons to refuse a key beside a certificate; the last two, if it is for another algorithm."""
+"""OpenSSL's reasons for a key that does not match its certificate."""
 
 
 def read_ssl_options(file: Path) -> SslOptions:
     """Read an ``SSLConfig`` in text form.
 
     Raises:
-        StatusError: It cannot be read, or no server can use what it holds; the message names the file and the field.
+        StatusError: The file cannot be read, or its key or certificates cannot be used; the message names the field.
     """
     config = read_message(file, "SSLConfig")
     if not _KEY.search(config.server_key):
         raise invalid_argument(f"{file}: server_key is not in PEM form")
     if _ENCRYPTED_KEY.search(config.server_key):
         raise invalid_argument(
-            f"{file}: server_key is encrypted, and nobody can be asked for its password; decrypt it, for example with "
+            f"{file}: server_key is encrypted, and the server cannot ask for a password; decrypt it, for example with "
             "openssl pkey"
         )
     if config.client_verify and not config.custom_ca:
-        raise invalid_argument(f"{file}: client_verify needs custom_ca, to know whose certificates to trust")
+        raise invalid_argument(f"{file}: client_verify needs custom_ca, the certificates to trust")
     _check_certificates(file, "server_cert", config.server_cert)
     if config.custom_ca:
         _check_certificates(file, "custom_ca", config.custom_ca)
@@ -69,11 +69,11 @@ def _check_certificates(file: Path, field: str, text: str) -> None:
 
 
 def _check_pair(file: Path, options: SslOptions) -> None:
-    """Refuse a key that cannot be read, or that is not the certificate's."""
+    """Refuse a key that cannot be read or does not match the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with contextlib.suppress(ssl.SSLError):
-        context.set_ciphers("ALL:@SECLEVEL=0")  # Whether a key is long enough is for clients to decide.
-    # OpenSSL reads keys from files only; without a folder for them, gRPC's own check has to do.
+        context.set_ciphers("ALL:@SECLEVEL=0")  # Clients decide whether a key is long enough.
+    # OpenSSL reads keys from files only. Without a folder for them, gRPC's own check must suffice.
     with contextlib.suppress(FileNotFoundError), tempfile.TemporaryDirectory(prefix="mien-serve-") as folder:
         key, certificate = Path(folder, "key"), Path(folder, "certificate")
         key.touch(mode=0o600)
@@ -89,7 +89,7 @@ def _check_pair(file: Path, options: SslOptions) -> None:
 
 
 def _check_with_grpc(file: Path, options: SslOptions) -> None:
-    """Refuse what OpenSSL knows and gRPC's own library does not, such as rare kinds of keys."""
+    """Refuse keys that OpenSSL supports but gRPC does not, such as rare algorithms."""
     import grpc
 
     with ThreadPoolExecutor() as threads:

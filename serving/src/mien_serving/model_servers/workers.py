@@ -1,4 +1,4 @@
-"""Worker threads: where requests are computed, so that the event loop only moves bytes."""
+"""Worker threads, which compute requests, so that the event loop only moves bytes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Workers:
     """A fixed number of threads, with or without a queue in front of them.
 
     Args:
-        name: What the threads are called.
-        count: How many there are; with none, and a refusal, every request is refused.
-        refusal: If not None, a request that finds every thread busy is refused with this message; otherwise it waits.
+        name: The name of the threads.
+        count: Number of threads; with 0 and a refusal, every request is refused.
+        refusal: The message with which requests are refused while all threads are busy; None lets them wait.
     """
 
     def __init__(self, name: str, count: int, refusal: str | None = None) -> None:
@@ -32,11 +32,11 @@ class Workers:
         self._refusal = refusal
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Computes in a thread.
+        """Call a function in a thread and return what it returns.
 
         Raises:
-            StatusError: What the function raised; RESOURCE_EXHAUSTED if the request was refused; INTERNAL, with the
-                traceback in the log, if the function failed in any other way.
+            StatusError: What the function raised; RESOURCE_EXHAUSTED if all threads are busy; INTERNAL, with the
+                traceback in the log, if the function raised anything else.
         """
         if self._refusal is not None and not self._free.acquire(blocking=False):
             raise StatusError(Code.RESOURCE_EXHAUSTED, self._refusal)
@@ -51,19 +51,19 @@ class Workers:
         outcome = _outcome(function)
         if self._refusal is not None:
             self._free.release()
-        with suppress(RuntimeError):  # The loop has ended, and nobody waits.
+        with suppress(RuntimeError):  # The loop has ended, so nobody waits.
             loop.call_soon_threadsafe(_settle, waiting, outcome)
 
     def stop(self) -> None:
-        """Ends the threads; requests that run finish, those that wait do not begin."""
+        """End the threads; running requests finish, waiting ones never start."""
         self._executor.shutdown(cancel_futures=True)
 
 
 def _outcome(function: Callable[[], T]) -> T | StatusError:
-    """What a function returns, or the error that it raises.
+    """Return what a function returns, or the error that it raises, without its traceback.
 
-    A future keeps the error that it raises, and thereby the frames that wait for it with the tensors in them: a cycle
-    that only the garbage collector ends. So an error is a value until nobody waits, and leaves its traceback behind.
+    A future that raises an error keeps it, with the frames that wait for it and their tensors: a cycle that only the
+    garbage collector breaks. So errors are values until they reach the caller.
     """
     try:
         return function()
@@ -75,5 +75,5 @@ def _outcome(function: Callable[[], T]) -> T | StatusError:
 
 
 def _settle(waiting: asyncio.Future[T], outcome: T) -> None:
-    if not waiting.done():  # Its caller may have given up.
+    if not waiting.done():  # The caller may have given up.
         waiting.set_result(outcome)

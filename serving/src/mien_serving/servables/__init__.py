@@ -1,1 +1,1 @@
-"""One loaded version: a SavedModel, its signatures, and how a request is computed with it."""
+"""One loaded version: a SavedModel, its signatures, and how it answers requests."""

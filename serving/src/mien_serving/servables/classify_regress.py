@@ -24,21 +24,21 @@ from mien_serving.servables.servable import NO_DEADLINE, Servable
 from mien_serving.servables.tensor import DATA_TYPES
 
 _MAX_CONTEXTS: Final = 16 << 20
-"""Bytes that the copies of a context, one for each example, may have together."""
+"""Limit on the bytes that all copies of a context, one for each example, take together."""
 
 _KINDS: Final = {CLASSIFY: "classification", REGRESS: "regression"}
 
 Outputs = Mapping[str, np.ndarray]
-"""Fetched values by tensor name."""
+"""Values by tensor name."""
 
 
 def classify(
     servable: Servable, signature_name: str, examples: Input, deadline: float = NO_DEADLINE
 ) -> ClassificationResult:
-    """Runs a classification signature: one list of labels with scores per example.
+    """Run a classification signature: one list of labels with scores per example.
 
     Raises:
-        StatusError: The signature does not classify, there are no examples, or the graph failed.
+        StatusError: The signature is not for classification, there are no examples, or the graph failed.
     """
     signature = _signature(servable, signature_name, CLASSIFY, "No signature was found with the name")
     input_name, output_names = _classification_tensors(signature)
@@ -50,10 +50,10 @@ def classify(
 def regress(
     servable: Servable, signature_name: str, examples: Input, deadline: float = NO_DEADLINE
 ) -> RegressionResult:
-    """Runs a regression signature: one number per example.
+    """Run a regression signature: one number per example.
 
     Raises:
-        StatusError: The signature does not regress, there are no examples, or the graph failed.
+        StatusError: The signature is not for regression, there are no examples, or the graph failed.
     """
     signature = _signature(servable, signature_name, REGRESS, "No signature was found with the name")
     input_name, output_names = _regression_tensors(signature)
@@ -65,18 +65,18 @@ def regress(
 def multi_inference(
     servable: Servable, version: int, request: MultiInferenceRequest, deadline: float = NO_DEADLINE
 ) -> MultiInferenceResponse:
-    """Runs several classification and regression signatures on the same examples, in one go.
+    """Run several classification and regression signatures on the same examples, in one run of the graph.
 
-    Where signatures have different input tensors, as those of TensorFlow 2 have, each is fed all of the examples.
+    If signatures have different input tensors, as those of TensorFlow 2 have, each is fed all examples.
 
     Args:
         servable: The model.
         version: Its version, for the answer.
-        request: Its tasks are all for this model.
-        deadline: When nobody waits for the result any more, in seconds on the monotonic clock.
+        request: A request whose tasks are all for this model.
+        deadline: When the result is no longer needed, in seconds on the monotonic clock.
 
     Raises:
-        StatusError: The tasks do not go together, one of them does not fit its signature, or the graph failed.
+        StatusError: The tasks cannot be combined, one does not fit its signature, or the graph failed.
     """
     fetches: dict[str, None] = {}
     feeds: dict[str, None] = {}
@@ -105,7 +105,7 @@ def multi_inference(
 
 
 def _task_signature(servable: Servable, request: MultiInferenceRequest, number: int) -> SignatureDef:
-    """The signature of one task, if the task goes together with those before it."""
+    """Return the signature of one task, after checking the task against those before it."""
     task: InferenceTask = request.tasks[number]
     name = task.model_spec.signature_name or DEFAULT_SIGNATURE
     if not task.model_spec.name:
@@ -132,16 +132,16 @@ def _signature(servable: Servable, name: str, method: str, complaint: str) -> Si
 
 
 def _serialized_examples(examples: Input) -> np.ndarray:
-    """The examples as strings [N], each with the features of the context if there is one."""
+    """Return the examples as strings [N], each with the features of the context if there is one."""
     match examples.WhichOneof("kind"):
         case "example_list_with_context":
-            # Serialized messages, one after the other, are the message that has the fields of both.
+            # Two serialized messages, concatenated, are a message with the fields of both.
             context = examples.example_list_with_context.context.SerializeToString()
             count = len(examples.example_list_with_context.examples)
             if (copies := len(context) * count) > _MAX_CONTEXTS:
                 raise invalid_argument(
-                    f"The context has {len(context)} bytes, and {copies} when each of the {count} examples "
-                    f"has a copy; {_MAX_CONTEXTS} are allowed"
+                    f"Expected at most {_MAX_CONTEXTS} bytes for the copies of the context, one for each example; got "
+                    f"{count} examples and {len(context)} bytes of context, which makes {copies}"
                 )
             batch = [context + one.SerializeToString() for one in examples.example_list_with_context.examples]
         case _:
@@ -152,7 +152,7 @@ def _serialized_examples(examples: Input) -> np.ndarray:
 
 
 def _classification_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
-    """The names of the tensor to feed and of those to fetch."""
+    """Return the names of the tensor to feed and of those to fetch."""
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -196,7 +196,7 @@ def _classification_result(signature: SignatureDef, size: int, fetched: Outputs)
 
 
 def _regression_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
-    """The names of the tensor to feed and of that to fetch."""
+    """Return the names of the tensor to feed and of the one to fetch."""
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) != 1:

@@ -1,8 +1,7 @@
-"""Loads a SavedModel into a TensorFlow session, as TensorFlow's C++ loader does it for TensorFlow Serving.
+"""Load a SavedModel into a TensorFlow session, as TensorFlow's C++ loader does for TensorFlow Serving.
 
-TensorFlow's own loader for Python makes Python objects of all nodes and functions of the graph, for a second or more in
-which no other thread of the process gets far; requests must not wait so long. Here the graph goes straight to
-TensorFlow's C API.
+TensorFlow's loader for Python creates Python objects for all nodes and functions of the graph. That blocks all other
+threads, and so all requests, for a second or more. Here the graph goes directly to TensorFlow's C API.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class LoadedModel:
     Attributes:
         session: The `tf.compat.v1.Session`.
         signatures: TensorFlow's ``SignatureDef`` by name.
-        tensors: The inputs and outputs of all signatures by name, as the session wants them.
+        tensors: The inputs and outputs of all signatures by name, as the session takes them.
     """
 
     session: Any
@@ -51,14 +50,14 @@ class LoadedModel:
 
 
 def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
-    """Loads one graph of a SavedModel.
+    """Load one graph of a SavedModel.
 
     Args:
         path: The folder that holds ``saved_model.pb`` or ``saved_model.pbtxt``.
-        options: Which graph, and how it is run.
+        options: Which graph to load, and how to run it.
 
     Raises:
-        StatusError: It cannot be loaded.
+        StatusError: The SavedModel cannot be loaded.
     """
     _check_files(path)
     meta_graph = _find_meta_graph(_read(path, options.saved_model_tags), options.saved_model_tags)
@@ -82,7 +81,7 @@ def load_saved_model(path: Path, options: SessionOptions) -> LoadedModel:
 
 
 def _check_files(path: Path) -> None:
-    """Refuses a folder with a named pipe or a device in it, which TensorFlow would wait for or read for ever."""
+    """Refuse a folder that contains a named pipe or a device, from which TensorFlow would read for ever."""
     for file in path.rglob("*"):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise StatusError(Code.FAILED_PRECONDITION, f"{file} is not a regular file")
@@ -105,10 +104,10 @@ def _read(path: Path, tags: Sequence[str]) -> SavedModel:
 
 
 def _complaint_of_tensorflow(path: Path, tags: Sequence[str]) -> StatusError | None:
-    """What TensorFlow's C++ loader, which is TensorFlow Serving's, says of a SavedModel that cannot be read.
+    """Return the error of TensorFlow's C++ loader, which TensorFlow Serving uses, for an unreadable SavedModel.
 
-    The code and the text depend on how far its parser gets (OUT_OF_RANGE where it reaches the end of the file,
-    DATA_LOSS where it does not), so that it has to be asked. None where its library does not let itself be asked.
+    The code and the text depend on how far its parser gets (OUT_OF_RANGE at the end of the file, DATA_LOSS before), so
+    they cannot be predicted. None if its library cannot be called.
     """
     try:
         [library] = Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*")
@@ -147,10 +146,10 @@ def _find_meta_graph(saved_model: SavedModel, tags: Sequence[str]) -> Any:
 
 
 def _import(graph: Any, meta_graph: Any, path: Path) -> tuple[Mapping[str, Any], list[tuple[dict[Any, Any], Any]]]:
-    """Puts a graph definition into an empty graph.
+    """Import a graph definition into an empty graph.
 
     Returns:
-        The tensors of the signatures by name, and what to run before the first request: feeds and operation each.
+        The tensors of the signatures by name, and the runs before the first request, each with feeds and operation.
     """
     saver, init_op = meta_graph.saver_def, _init_op(meta_graph, path)
     variables = path / "variables" / "variables"
@@ -171,7 +170,7 @@ def _import(graph: Any, meta_graph: Any, path: Path) -> tuple[Mapping[str, Any],
 def _import_graph_def(
     graph: Any, graph_def: Any, tensors: Collection[str], operations: Collection[str]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Imports through the C API, which can hand out what was named before, but finds nothing afterwards."""
+    """Import through the C API, which returns only the tensors and operations that were named before the import."""
     options = c_api.TF_NewImportGraphDefOptions()
     _let_requests_go_on()
     written = graph_def.SerializeToString()
@@ -204,7 +203,7 @@ def _let_requests_go_on() -> None:
 
 
 def _signature_tensors(meta_graph: Any) -> set[str]:
-    """The inputs and outputs of all signatures, so far as they exist: one that does not fails the requests for it."""
+    """Return the existing inputs and outputs of all signatures; requests for one that does not exist fail later."""
     nodes = {node.name for node in meta_graph.graph_def.node}
     return {
         info.name
@@ -216,7 +215,7 @@ def _signature_tensors(meta_graph: Any) -> set[str]:
 
 
 def _init_op(meta_graph: Any, path: Path) -> str:
-    """The operation that fills tables and the like; empty if there is none."""
+    """Return the operation that initialises tables; empty if there is none."""
     if _INIT_OP in meta_graph.signature_def:
         return str(meta_graph.signature_def[_INIT_OP].outputs[_INIT_OP].name)
     for collection in _INIT_OP_COLLECTIONS:

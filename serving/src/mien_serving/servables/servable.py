@@ -1,4 +1,4 @@
-"""The servable: one loaded SavedModel."""
+"""A servable: one loaded SavedModel."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from mien_serving.servables.loader import load_saved_model
 from mien_serving.servables.session_options import SessionOptions
 
 NO_DEADLINE = math.inf
-"""The deadline of a request that may take forever; deadlines are seconds on the monotonic clock."""
+"""The deadline of a request without one; deadlines are seconds on the monotonic clock."""
 
 PREDICT_API = "Predict"
-"""What metrics call requests that carry tensors."""
+"""The name in metrics for requests that carry tensors."""
 
 tf.get_logger().setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class SignatureTensors:
-    """The tensors of a signature, read from its message once: to read it for every request takes longer than the rest.
+    """The tensors of a signature, read from its message once, since reading them for every request is slow.
 
     Attributes:
         inputs: Tensor names by input name.
         shapes: Their shapes by input name, -1 for a size that is not fixed; None for any shape.
         outputs: Tensor names by output name, in the order of these.
-        defaults: Values by name of the inputs that need not be sent.
+        defaults: Values of optional inputs, by input name.
     """
 
     inputs: Mapping[str, str]
@@ -51,23 +51,23 @@ class SignatureTensors:
 class Servable:
     """A SavedModel in a TensorFlow session of its own.
 
-    TensorFlow Serving runs SavedModels the same way, so inputs are checked as strictly and as laxly as there, errors
-    read the same, and closing the session frees everything that belongs to the version.
+    TensorFlow Serving runs SavedModels in the same way, so inputs are checked and errors are worded exactly as there,
+    and closing the session frees everything that belongs to the version.
 
     Args:
         path: The folder that holds ``saved_model.pb``.
-        options: How to run it.
-        metrics: Counts its runs.
-        name: What metrics call the model.
+        options: How to load and run it.
+        metrics: Measures its runs.
+        name: The name of the model in metrics.
 
     Raises:
-        StatusError: It cannot be loaded.
+        StatusError: The SavedModel cannot be loaded.
 
     Attributes:
-        signatures: What the model can be asked, by signature name.
-        signature_tensors: The tensors of each of them.
-        input_types: The data type of each input of each of them.
-        max_examples: How many examples a request may have; None for any number.
+        signatures: The signatures by name.
+        signature_tensors: The tensors of each signature.
+        input_types: The ``DataType`` of each input of each signature.
+        max_examples: The highest number of examples in a request; None for any number.
     """
 
     max_examples: int | None = None
@@ -97,7 +97,7 @@ class Servable:
         self._name = name
 
     def accepts_method(self, signature_name: str, *methods: str) -> bool:
-        """Whether the method name of a signature is one of these, or may be any."""
+        """Return whether the method name of a signature is one of these, or is not checked."""
         return not self._check_method_names or self.signatures[signature_name].method_name in methods
 
     def run(
@@ -107,19 +107,19 @@ class Servable:
         deadline: float = NO_DEADLINE,
         api: str = PREDICT_API,
     ) -> list[np.ndarray]:
-        """Runs the graph; other threads run meanwhile.
+        """Run the graph; other threads run meanwhile.
 
         Args:
             feeds: Values by tensor name.
             fetches: Tensor names.
-            deadline: When nobody waits for the result any more.
-            api: What metrics call the kind of request.
+            deadline: When the result is no longer needed, in seconds on the monotonic clock.
+            api: The name of the kind of request in metrics.
 
         Returns:
             The value of each fetched tensor.
 
         Raises:
-            StatusError: TensorFlow refused the inputs or failed, or the deadline has passed.
+            StatusError: TensorFlow refused the inputs or failed, or the deadline passed.
         """
         with self._metrics.run(self._name, api):
             return self._run(feeds, fetches, deadline)
@@ -134,7 +134,7 @@ class Servable:
                 tf.compat.v1.RunOptions(timeout_in_ms=remaining_ms).SerializeToString()
             )
         try:
-            # Session.run() would refuse what the graph itself accepts, and rewrite its error messages.
+            # Session.run() would refuse inputs that the graph accepts, and reword its error messages.
             with self._metrics.graph_run():
                 outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
                     options,
@@ -151,7 +151,7 @@ class Servable:
         return outputs
 
     def close(self) -> None:
-        """Frees the session; nothing may run any more."""
+        """Free the session; no request may be running."""
         self._session.close()
         del self._session, self._tensors
         give_memory_back()

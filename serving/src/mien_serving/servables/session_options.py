@@ -1,4 +1,4 @@
-"""How TensorFlow runs graphs; without TensorFlow, so that flags are read quickly."""
+"""How TensorFlow runs graphs. This module does not import TensorFlow, so that flags are read quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors on the wire and in memory: `TensorProto` and numpy arrays."""
+"""Tensors on the wire (`TensorProto`) and in memory (numpy arrays)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NUMPY_TYPES: Final[dict[int, Any]] = {
 """The numpy type of each `DataType` that can be served; strings are arrays of `bytes` objects."""
 
 MAX_DIMENSIONS: Final = 64
-"""As many dimensions as numpy's arrays can have."""
+"""The highest number of dimensions of a numpy array."""
 
 DATA_TYPES: Final = {numpy_type: data_type for data_type, numpy_type in NUMPY_TYPES.items()}
 """The `DataType` of each numpy type that can be served."""
@@ -63,11 +63,11 @@ _FIELDS: Final[dict[int, tuple[str, Any]]] = {
     ]
     for name in names.split()
 }
-# Of these types the parts are on the wire: the bits of a small float, the real and the imaginary number.
+# The wire holds parts of these types: the bits of a small float, the real and the imaginary number.
 _IN_PARTS: Final = {"half_val", "float8_val", "scomplex_val", "dcomplex_val"}
 
 _MAX_BYTES: Final = 2**31 - 1
-"""The largest tensor, as much as a message can hold."""
+"""The largest tensor in bytes: a message cannot hold more."""
 
 MAX_FILL: Final = 2 << 20
 """By how many bytes a tensor may be larger than the values sent for it, since the last value stands for the rest."""
@@ -86,12 +86,12 @@ class TooLargeToFillError(ValueError):
 
 
 def type_name(data_type: int) -> str:
-    """The name that TensorFlow prints for a `DataType`, such as ``float`` or ``uint8``."""
+    """Return the name that TensorFlow prints for a `DataType`, such as ``float`` or ``uint8``."""
     return str(DataType.Name(data_type)).removeprefix("DT_").lower()
 
 
 def array_from_proto(proto: TensorProto, expected: Sequence[int] | None = None) -> np.ndarray:
-    """Reads a tensor from the wire, as TensorFlow's ``Tensor::FromProto`` does.
+    """Return a tensor from the wire as an array, as TensorFlow's ``Tensor::FromProto`` does.
 
     Typed fields may hold fewer values than the shape asks for: the last one then fills the rest, and zero if there is
     none; it may fill up `MAX_FILL` bytes. The array of a tensor with ``tensor_content`` shares its memory with the
@@ -162,7 +162,7 @@ def _check_shape(shape: Sequence[int], expected: Sequence[int] | None) -> None:
 
 
 def _check_fill(shape: Sequence[int], sent: int, value_bytes: int) -> None:
-    """Refuses a shape that asks for far more than was sent, before anything is filled."""
+    """Refuse a shape that asks for far more values than were sent, before anything is filled."""
     size = math.prod(shape)
     if (size - sent) * value_bytes > MAX_FILL:
         raise TooLargeToFillError(
@@ -180,7 +180,7 @@ def _values_from_content(content: bytes, size: int, numpy_type: Any) -> np.ndarr
 
 
 def _values_from_field(proto: TensorProto, size: int) -> np.ndarray:
-    """The values that were sent, no more than the tensor has."""
+    """Return the values that were sent, at most as many as the tensor has."""
     field, part_type = _FIELDS[proto.dtype]
     written, numpy_type = getattr(proto, field), NUMPY_TYPES[proto.dtype]
     if field == "float8_val":
@@ -202,7 +202,7 @@ def _sliced(written: Sequence[Any], count: int, field: str, part_type: Any) -> n
 
 
 def _strings_from_content(content: bytes, count: int) -> list[bytes]:
-    """Reads strings as TensorFlow packs them: the length of each, seven bits a byte, then all of them."""
+    """Return strings that are packed as TensorFlow does: all lengths, seven bits a byte, then all strings."""
     lengths, position = [], 0
     for _ in range(count):
         length, shift = 0, 0
@@ -231,12 +231,12 @@ def _content_from_strings(strings: Sequence[bytes]) -> bytes:
 
 
 def write_proto(array: np.ndarray, proto: TensorProto, *, as_tensor_content: bool = False) -> None:
-    """Writes a tensor, with the typed field of its type unless asked otherwise.
+    """Write an array to an empty message.
 
     Args:
-        array: Of one of the `NUMPY_TYPES`.
-        proto: An empty message.
-        as_tensor_content: Whether to write bytes instead, which is quicker.
+        array: An array of one of the `NUMPY_TYPES`.
+        proto: The message.
+        as_tensor_content: Whether to write bytes, which is faster, instead of the typed field.
     """
     proto.dtype = DATA_TYPES[array.dtype]  # type: ignore[assignment]  # A number of the enum.
     proto.tensor_shape.SetInParent()

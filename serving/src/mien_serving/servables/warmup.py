@@ -1,4 +1,4 @@
-"""Warm-up: the requests that a version answers before it takes traffic."""
+"""Warm-up: requests that a version answers before it takes traffic."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _MAX_RECORDS: Final = 1000
 
 
 def has_warm_up(path: Path) -> bool:
-    """Whether a SavedModel brings warm-up requests."""
+    """Return whether a SavedModel contains warm-up requests."""
     return (path / WARMUP_REQUESTS).exists()
 
 
 def warm_up(predictor: Predictor, path: Path, iterations: int = 1, metrics: Metrics = NO_METRICS) -> None:
-    """Runs the warm-up requests that a SavedModel brings.
+    """Run the warm-up requests of a SavedModel.
 
     Args:
-        predictor: Answers with the version that the SavedModel is.
+        predictor: Answers with the loaded SavedModel.
         path: Its folder.
         iterations: How often each request runs.
         metrics: Counts the requests.
 
     Raises:
-        StatusError: The file cannot be read, or a request in it failed: the version is not fit to serve.
+        StatusError: The file cannot be read, or a request in it failed, so the version must not serve.
     """
     file = path / WARMUP_REQUESTS
     count = 0

@@ -38,8 +38,8 @@ class RestFront:
 
     Args:
         api: Answers the requests.
-        options: How it serves it; the time limit of a request includes waiting.
-        metrics: What Prometheus finds at the path of the options.
+        options: Where and how to serve; the deadline of a request includes waiting for a thread.
+        metrics: Metrics to serve at the path in the options.
     """
 
     def __init__(self, api: RestApi, options: RestOptions, metrics: Metrics = NO_METRICS) -> None:
@@ -65,26 +65,23 @@ class RestFront:
         self._serving: asyncio.Task[None] | None = None
 
     def bind(self) -> int:
-        """Takes the port.
-
-        Returns:
-            The port.
+        """Bind the port and return it.
 
         Raises:
-            OSError: The port is not to be had.
+            OSError: The port cannot be used.
         """
         self._socket = listen(self._options.host, self._options.port)
         bound: int = self._socket.getsockname()[1]
         return bound
 
     async def start(self) -> None:
-        """Begins to answer."""
+        """Start answering."""
         if self._socket is None:
-            raise RuntimeError("bind() comes before start()")
+            raise RuntimeError("call bind() before start()")
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new connections, and returns when requests in flight are answered or the time is over."""
+        """Refuse new connections; return when requests in flight are answered or the grace period is over."""
         self._server.config.timeout_graceful_shutdown = int(grace_s)
         self._server.should_exit = True
         if self._serving:
@@ -131,7 +128,7 @@ class RestFront:
 
 
 async def _received(receive: Receive) -> bytes | None:
-    """The body of a request, no more of it than just too much; None if the client hung up."""
+    """Return the body of a request, cut off once it is too large; None if the client disconnected."""
     chunks, size, more = [], 0, True
     while more and size <= MAX_REQUEST:
         message = await receive()

@@ -1,7 +1,6 @@
-"""The bodies of REST requests: JSON to tensors or examples; large ones in another process.
+"""The bodies of REST requests, from JSON to tensors or examples. Large bodies are read in another process.
 
-RapidJSON, and numpy where it makes arrays of lists, keep Python's lock for as long as they work: all other requests
-would wait for megabytes.
+RapidJSON, and numpy while it converts lists, hold Python's global lock: all other requests would wait meanwhile.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ from mien_serving.model_servers.rest.json_request import predict_inputs
 from mien_serving.model_servers.rest.json_value import parse_object, signature_name
 
 LARGE: Final = 1 << 20
-"""Bytes of a body that is read in another process."""
+"""Bytes from which on a body is read in another process."""
 
 _NICENESS: Final = 10
-"""By how much that process gives way to others."""
+"""The niceness of that process: it gives way to others."""
 
 T = TypeVar("T")
 
 Signatures = Mapping[str, Mapping[str, int]]
-"""The data type of each input of each signature."""
+"""The ``DataType`` of each input of each signature."""
 
 
 def read_predict(body: bytes, signatures: Signatures) -> tuple[str, dict[str, np.ndarray] | None, bool]:
-    """Reads a predict request.
+    """Read a predict request.
 
     Returns:
         The name of its signature, empty for the default one; the tensors by input name, None if there is no such
         signature or it has no inputs; and whether the request is in row format.
 
     Raises:
-        StatusError: It is not a predict request, or its values do not fit the inputs.
+        StatusError: The body is not a predict request, or its values do not fit the inputs.
     """
     document = parse_object(body)
     name = signature_name(document)
@@ -60,27 +59,27 @@ def read_predict(body: bytes, signatures: Signatures) -> tuple[str, dict[str, np
 
 
 def read_inference(body: bytes, _: Signatures) -> tuple[str, bytes]:
-    """Reads a classify or regress request.
+    """Read a classify or regress request.
 
     Returns:
         The name of its signature, empty for the default one, and its serialized `Input`.
 
     Raises:
-        StatusError: It is not such a request.
+        StatusError: The body is not such a request.
     """
     document = parse_object(body)
     return signature_name(document), read_examples(document).SerializeToString()
 
 
 class BodyReader:
-    """Reads bodies: small ones at once, large ones one after the other in a process that starts with the first."""
+    """Reads small bodies directly, and large ones one after the other in a process that starts with the first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, read: Callable[[bytes, Signatures], T], body: bytes, signatures: Signatures, deadline: float) -> T:
-        """Returns what `read` makes of a body.
+        """Return what `read` returns for a body.
 
         Raises:
             StatusError: What `read` raises; DEADLINE_EXCEEDED if other large bodies took until the deadline;
@@ -97,7 +96,7 @@ class BodyReader:
         return value_of(outcome)
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process, if there is one."""
         if self._process:
             self._process.communicate()
 
@@ -114,7 +113,10 @@ class BodyReader:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._process.kill()
             self._process = None
-            raise StatusError(Code.RESOURCE_EXHAUSTED, "The request could not be read; send less at once") from error
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED,
+                "The request could not be read, most likely because it needs too much memory; send a smaller one",
+            ) from error
 
 
 def _send(value: Any, pipe: Any) -> None:
@@ -123,11 +125,11 @@ def _send(value: Any, pipe: Any) -> None:
 
 
 def _received(pipe: Any) -> Any:
-    return pickle.load(pipe)  # noqa: S301 - Only the two processes of this module write to the pipes.
+    return pickle.load(pipe)  # noqa: S301 -- only the two processes of this module write to the pipes
 
 
 def _serve() -> None:
-    """Reads bodies until the other process closes the pipe, or ends."""
+    """Read bodies until the other process closes the pipe or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
@@ -145,7 +147,7 @@ def _outcome(read: Callable[[bytes, Signatures], Any], body: bytes, signatures: 
     except RecursionError:
         return invalid_argument("JSON Parse error: The document is nested too deeply.")
     except MemoryError:
-        return StatusError(Code.RESOURCE_EXHAUSTED, "The request needs too much memory; send less at once")
+        return StatusError(Code.RESOURCE_EXHAUSTED, "The request needs too much memory; send a smaller one")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""JSON classify and regress: `Example` messages from JSON, results to JSON, as ``json_tensor.cc`` has them."""
+"""JSON classify and regress: `Example` messages from JSON, and results to JSON, as in ``json_tensor.cc``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _INT64 = np.iinfo(np.int64)
 
 
 def read_examples(document: Mapping[str, Any]) -> Input:
-    """Reads the examples of a classify or regress request, and the context that they share.
+    """Return the examples of a classify or regress request, and their common context.
 
     Raises:
-        StatusError: There are none, or one is not what an example can be.
+        StatusError: There are no examples, or one is not a valid example.
     """
     result = Input()
     target = result.example_list.examples
@@ -41,7 +41,7 @@ def read_examples(document: Mapping[str, Any]) -> Input:
 
 
 def classification_body(result: ClassificationResult) -> bytes:
-    """The body that answers a classify request: per example, a list of [label, score]."""
+    """Return the body that answers a classify request: for each example, a list of [label, score]."""
     rows = (
         "[{}]".format(
             ", ".join(f"[{encode_basestring(one.label)}, {_decimal(one.score)}]" for one in classification.classes)
@@ -52,7 +52,7 @@ def classification_body(result: ClassificationResult) -> bytes:
 
 
 def regression_body(result: RegressionResult) -> bytes:
-    """The body that answers a regress request: one number per example."""
+    """Return the body that answers a regress request: one number for each example."""
     return f'{{\n    "results": [{", ".join(_decimal(one.value) for one in result.regressions)}]\n}}'.encode()
 
 
@@ -73,7 +73,7 @@ def _example(value: Any) -> Example:
 
 
 def _add(value: Any, name: str, feature: Feature) -> None:
-    """Adds one value to a feature, all of whose values are of one kind."""
+    """Add one value to a feature; all values of a feature are of the same kind."""
     kind, element = _kind_and_element(value, name)
     present = feature.WhichOneof("kind")
     if present not in (None, kind):

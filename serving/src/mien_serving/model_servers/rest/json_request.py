@@ -1,6 +1,6 @@
 """JSON predict requests: from JSON values to tensors.
 
-Which values are accepted, and what is said about those that are not, follows TensorFlow Serving's ``json_tensor.cc``.
+Which values are accepted, and the errors about others, follow TensorFlow Serving's ``json_tensor.cc``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mien_serving.model_servers.rest.json_value import decode_base64, is_base64,
 from mien_serving.servables.tensor import MAX_DIMENSIONS, NUMPY_TYPES, type_name
 
 _FLOATS: Final = {DataType.Value("DT_FLOAT"), DataType.Value("DT_DOUBLE")}
-# Integers of these types must fit this range; what does not fit the type itself wraps around, as in C++.
+# Integers of these types must be in this range; those that do not fit the type itself wrap around, as in C++.
 _INTEGERS: Final[dict[int, Any]] = {
     DataType.Value(f"DT_{name}"): np.iinfo(range_type)
     for names, range_type in (
@@ -35,15 +35,15 @@ _STRING: Final = DataType.Value("DT_STRING")
 def predict_inputs(
     document: Mapping[str, Any], infos: Mapping[str, TensorInfo], may_hold_booleans: bool = True
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """Reads the inputs of a predict request.
+    """Return the inputs of a predict request.
 
     Args:
         document: The request.
         infos: The inputs of the signature.
-        may_hold_booleans: Whether ``true`` or ``false`` may be somewhere in the document.
+        may_hold_booleans: Whether the document may contain ``true`` or ``false``.
 
     Returns:
-        The tensors by input name, and whether the request is in row format, which its answer then is too.
+        The tensors by input name, and whether the request, and so its answer, is in row format.
 
     Raises:
         StatusError: The request is in neither row nor column format, or its values do not fit the inputs.
@@ -123,7 +123,7 @@ def _from_rows(
                 f"Failed to process element: {number} of 'instances' list. JSON object: {text(instance)} keys must be "
                 f"equal to: {','.join(sorted(infos))}"
             )
-    # Bytes without a name go to the first input, and leave the others to be missed by the signature.
+    # Unnamed bytes are the first input; the signature then reports the missing ones.
     return {
         name: tensor.array((len(instances), *tensor.row_shape))
         for name, tensor in tensors.items()
@@ -146,11 +146,11 @@ def _quick_rows(instances: Sequence[Any], infos: Mapping[str, TensorInfo], named
 
 
 def _quick_array(value: Any, dtype: int) -> np.ndarray | None:
-    """Lets numpy read a list of numbers, many times faster than value by value.
+    """Convert a list of numbers with numpy, many times faster than value by value.
 
     Returns:
-        None where only a closer look can tell whether the value is acceptable, or what is wrong with it. Booleans
-        must have been ruled out: numpy takes them for numbers.
+        The array; None if the values must be checked one by one. There must be no booleans, which numpy converts to
+        numbers.
     """
     if dtype not in _FLOATS and dtype not in _INTEGERS:
         return None
@@ -170,7 +170,7 @@ def _quick_array(value: Any, dtype: int) -> np.ndarray | None:
 
 @dataclass
 class _Tensor:
-    """A tensor that is filled value by value."""
+    """A tensor that is built value by value."""
 
     name: str
     dtype: int
@@ -179,7 +179,7 @@ class _Tensor:
     row_shape: tuple[int, ...] = ()
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """All values so far as one array."""
+        """Return all values so far as one array."""
         if len(shape) > MAX_DIMENSIONS:
             raise invalid_argument(f"tensor parsing error: {self.name}")
         numpy_type = NUMPY_TYPES[self.dtype]
@@ -189,7 +189,7 @@ class _Tensor:
             return np.array(self.values, numpy_type).reshape(shape)
 
     def add_row(self, value: Any) -> None:
-        """Adds one element of ``instances``, which must have the size and shape of those before."""
+        """Add one element of ``instances``, which must have the size and shape of those before."""
         before = len(self.values)
         shape = self.add(value)
         size = len(self.values) - before
@@ -201,10 +201,10 @@ class _Tensor:
             raise invalid_argument(f"Expecting shape {_shape_text(self.row_shape)} but got: {_shape_text(shape)}")
 
     def add(self, value: Any) -> tuple[int, ...]:
-        """Adds a value or nested lists of values.
+        """Add a value or nested lists of values.
 
         Returns:
-            The shape, as the first element of every list suggests it; all others were checked against it.
+            The shape by the first element of every list; all other elements were checked against it.
         """
         shape: tuple[int, ...] = ()
         first = value
@@ -236,7 +236,7 @@ class _Tensor:
 
 
 def _checked(value: Any, dtype: int) -> Any:
-    """Returns a leaf value as numpy can take it, if it may stand in a tensor of this type."""
+    """Return a single value for numpy, after checking that a tensor of this type may contain it."""
     if isinstance(value, dict):
         if dtype != _STRING:
             _refuse_type(value, dtype)

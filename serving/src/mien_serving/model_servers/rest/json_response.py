@@ -1,4 +1,4 @@
-"""JSON responses: from tensors to the body of a REST answer, formatted as TensorFlow Serving's ``json_tensor.cc``."""
+"""JSON responses: from tensors to the body of a REST answer, in the format of ``json_tensor.cc``."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from mien_serving.core.status import invalid_argument
 from mien_serving.servables.tensor import DATA_TYPES, type_name
 
 _BYTES_SUFFIX: Final = "_bytes"
-"""Strings in outputs with such a name are bytes, which JSON cannot hold, and are answered as base64."""
+"""Outputs whose names end so contain bytes, which are answered as base64."""
 
 
 def error_body(message: str) -> bytes:
-    """The body that tells an error."""
+    """Return the body that answers a request with an error."""
     return _encoded(f'{{\n    "error": {encode_basestring(message)}\n}}')
 
 
 def predict_body(outputs: Mapping[str, np.ndarray], row_format: bool) -> bytes:
-    """The body that answers a predict request.
+    """Return the body that answers a predict request.
 
     Args:
         outputs: Tensors by output name.
-        row_format: Whether to answer one element per row (``predictions``), or one tensor per output (``outputs``).
+        row_format: Whether to answer one element for each row (``predictions``) or one tensor for each output
+            (``outputs``).
 
     Raises:
-        StatusError: In row format, the outputs do not all have one element per row; or a type JSON cannot express.
+        StatusError: JSON cannot express the type of an output; or, in row format, the outputs differ in length.
     """
     if not outputs:
         raise invalid_argument("Cannot convert empty tensor map to JSON")
@@ -42,7 +43,7 @@ def predict_body(outputs: Mapping[str, np.ndarray], row_format: bool) -> bytes:
 
 
 def decimals(values: np.ndarray) -> list[str]:
-    """Formats numbers with six digits where those say it all, otherwise with as many as it takes.
+    """Return numbers as text, with six digits if these are exact, otherwise with as many as needed.
 
     Args:
         values: float32 or float64 [N].
@@ -85,7 +86,7 @@ def _object(members: Mapping[str, str], indent: int) -> str:
 
 
 def _tokens(name: str, value: np.ndarray) -> list[str]:
-    """The elements of a tensor as JSON texts, in row-major order."""
+    """Return the elements of a tensor as JSON texts, in row-major order."""
     flat = value.reshape(-1)
     match value.dtype.kind:
         case "f" if value.dtype != np.float16:
@@ -103,12 +104,12 @@ def _tokens(name: str, value: np.ndarray) -> list[str]:
 
 
 def _nested(tokens: Sequence[str], shape: tuple[int, ...]) -> str:
-    """All elements of a tensor as nested JSON lists."""
+    """Return a tensor as nested JSON lists."""
     return f"[{', '.join(_elements(tokens, shape))}]" if shape else tokens[0]
 
 
 def _elements(tokens: Sequence[str], shape: tuple[int, ...]) -> Sequence[str]:
-    """The elements of a tensor's first dimension, each as nested JSON lists."""
+    """Return the elements of a tensor's first dimension, each as nested JSON lists."""
     if not shape[0]:
         return []
     if 0 in shape:

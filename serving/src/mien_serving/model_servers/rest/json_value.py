@@ -1,4 +1,4 @@
-"""JSON values: parsed, printed and named as TensorFlow Serving does, by the same RapidJSON."""
+"""JSON values, parsed, printed and named as in TensorFlow Serving, with the same RapidJSON."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mien_serving.model_servers.rest.json_response import decimals
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 _MAX_PRINTED: Final = 10_000
-"""Characters of a JSON value in an error message."""
+"""Limit on the characters of a JSON value in an error message."""
 
 _MAX_PRINTED_VALUES: Final = 5_000
-"""Values of which those characters are taken."""
+"""Limit on the values that are printed for these characters."""
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Parses a body that must be a JSON object; ``NaN``, ``Infinity`` and integers of 64 bits are kept.
+    """Parse a body that must be a JSON object; ``NaN``, ``Infinity`` and 64-bit integers are allowed.
 
-    RapidJSON reads the numbers, not Python: larger integers become floating-point numbers, and what is too large for
-    those is an error.
+    RapidJSON reads the numbers: larger integers become floating-point numbers, and numbers too large for those are an
+    error.
 
     Raises:
-        StatusError: It is not one.
+        StatusError: The body is not a JSON object.
     """
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
@@ -49,7 +49,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
-    """The signature that a request names; empty if it names none.
+    """Return the name of the signature in a request; empty if there is none.
 
     Raises:
         StatusError: The name is not a string.
@@ -63,7 +63,7 @@ def signature_name(document: Mapping[str, Any]) -> str:
 
 
 def text(value: object) -> str:
-    """Prints a JSON value as TensorFlow Serving does in its error messages; of a large one, only how it begins."""
+    """Return a JSON value as TensorFlow Serving prints it in errors; only the beginning of a large one."""
     if isinstance(value, float):
         return decimals(np.array([value], np.float32 if abs(value) <= _MAX_FLOAT32 else np.float64))[0]
     printed: str = rapidjson.dumps(
@@ -77,9 +77,9 @@ def text(value: object) -> str:
 
 
 def _beginning(value: Any, numbers: Iterator[int]) -> Any:
-    """As many values of a document as there are numbers, since indentation makes a large one many times larger.
+    """Return the first values of a document, as many as there are numbers: indentation would make it many times larger.
 
-    Every finite float is as RapidJSON prints it, which Python's binding leaves to Python.
+    Finite floats are in RapidJSON's format, since its Python binding uses Python's.
     """
     match value:
         case float() if np.isfinite(value):
@@ -98,7 +98,7 @@ def _beginning(value: Any, numbers: Iterator[int]) -> Any:
 
 
 def _number(value: float) -> str:
-    """The shortest decimals of a number; with an exponent only beyond 21 digits or below a millionth."""
+    """Return the shortest decimals of a number; with an exponent only beyond 21 digits or below a millionth."""
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     numerals, point = "".join(map(str, digits)), len(digits) + int(exponent)
     if 0 < point <= 21:
@@ -111,7 +111,7 @@ def _number(value: float) -> str:
 
 
 def json_type(value: Any) -> str:
-    """What TensorFlow Serving calls the type of a JSON value."""
+    """Return TensorFlow Serving's name for the type of a JSON value."""
     match value:
         case None:
             return "Null"
@@ -128,15 +128,15 @@ def json_type(value: Any) -> str:
 
 
 def is_base64(value: Mapping[str, Any]) -> bool:
-    """Whether a JSON object stands for bytes."""
+    """Return whether a JSON object stands for bytes."""
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def decode_base64(value: Mapping[str, Any]) -> bytes:
-    """The bytes that a JSON object stands for.
+    """Return the bytes that a JSON object stands for.
 
     Raises:
-        StatusError: It does not, or its base64 is none.
+        StatusError: The object does not stand for bytes, or its base64 is invalid.
     """
     if not is_base64(value):
         raise invalid_argument(f"JSON Value: {text(value)} not formatted correctly for base64 data")
@@ -144,7 +144,7 @@ def decode_base64(value: Mapping[str, Any]) -> bytes:
     try:
         return base64.b64decode(digits, validate=True)
     except (binascii.Error, ValueError):
-        # White space and missing or dotted padding are fine too.
+        # White space and missing or dotted padding are allowed, too.
         digits = "".join(digits.split()).rstrip("=.")
     try:
         return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)

@@ -1,4 +1,4 @@
-"""The REST API: requests and answers in JSON, over the same services as gRPC."""
+"""The REST API: requests and answers in JSON, with the same predictor as gRPC."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import NO_DEADLINE
 
 _METHODS: Final = {"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"}
-"""What TensorFlow Serving's HTTP server lets through."""
+"""The methods that TensorFlow Serving's HTTP server accepts."""
 
 _API: Final = re.compile(r"/v1/.*", re.IGNORECASE)
 _PREDICTION: Final = re.compile(
@@ -47,13 +47,13 @@ _MAX_VERSION_DIGITS: Final = len(str(_MAX_VERSION))  # Python refuses to read th
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A request as it came.
+    """An HTTP request.
 
     Attributes:
         method: ``GET``, ``POST``, ….
         target: The path, still percent-encoded, with the query string.
-        body: What was sent, decompressed.
-        deadline: When nobody waits for the answer any more, in seconds on the monotonic clock.
+        body: The body, decompressed.
+        deadline: When the answer is no longer needed, in seconds on the monotonic clock.
     """
 
     method: str
@@ -64,7 +64,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """What to answer."""
+    """An HTTP answer."""
 
     status: int
     body: bytes
@@ -87,11 +87,11 @@ class RestApi:
         self._bodies = BodyReader()
 
     def close(self) -> None:
-        """Ends the process that reads large requests, if there is one."""
+        """End the process that reads large requests, if there is one."""
         self._bodies.close()
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
-        """Answers one request; every error becomes an answer."""
+        """Answer one request; every error becomes an answer."""
         if request.method not in _METHODS:
             return _html(501, "Not Implemented")
         if not _API.fullmatch(request.target):
@@ -111,9 +111,9 @@ class RestApi:
             return answer(spec, request)
 
     def _route(self, request: HttpRequest) -> tuple[ModelSpec, Callable[[ModelSpec, HttpRequest], bytes], str]:
-        """What a request asks for, what answers it, and the verb of its path."""
+        """Return the model spec of a request, the method that answers it, and the verb of its path."""
         if request.method == "POST" and (route := _PREDICTION.fullmatch(request.target)):
-            # The route is matched without regard to case, the verb is not.
+            # The case of the verb matters, that of the rest does not.
             answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
             return _model_spec(route), answers.get(route[4], _malformed), route[4]
         if request.method == "GET" and (route := _MODEL.fullmatch(request.target)):
@@ -163,12 +163,12 @@ class RestApi:
 
 
 def error_answer(error: StatusError) -> HttpAnswer:
-    """The answer to a request that ended in an error."""
+    """Return the answer to a request that failed."""
     return HttpAnswer(HTTP_STATUS[error.code], error_body(error.message))
 
 
 def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Undoes ``Content-Encoding: gzip``; what is not gzip after all, or too much, is taken for empty."""
+    """Decompress a body with ``Content-Encoding: gzip``; an invalid or too large one counts as empty."""
     if "gzip" not in headers.get("content-encoding", ""):
         return body
     decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
@@ -180,7 +180,7 @@ def decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 class _BadVersion(Exception):
-    """A version number that no version can have; TensorFlow Serving answers nothing to it but the status."""
+    """A version number that is too large; TensorFlow Serving answers 400 with an empty body."""
 
 
 def _model_spec(match: re.Match[str]) -> ModelSpec:
