@@ -4,6 +4,7 @@
 # make docs    the documentation site, in site/            make coverage    all tests, and the share of lines that they run
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
+# make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
 # make bench   how fast networks, server and client are, with their targets; close everything else first
 # make scaling what a face costs, measured, and the tables and pictures of docs/explanation/scaling.md; close everything else first
 # make secrets audit sbom   nothing secret in the repository; known vulnerabilities; a bill of materials in dist/
@@ -22,10 +23,11 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 MIEN_DATA ?= data
 EMOTION_DATA ?= $(MIEN_DATA)/fer2013/fer2013.csv.gz
 VOTES ?= $(wildcard $(MIEN_DATA)/fer2013/fer2013new.csv)
+EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test coverage test-docker lint docs train bench scaling secrets audit sbom lock clean
+.PHONY: demo demo-rollout test coverage test-docker lint docs train distil bench scaling secrets audit sbom lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -58,8 +60,15 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 train: $(INSTALLED)
-	$(BIN)/mien train emotion --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES)) --out runs/emotion
+	$(BIN)/mien train emotion $(EMOTION_FILES) --out runs/emotion
 	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
+
+# Each line continues where it was interrupted.
+distil: $(INSTALLED)
+	$(BIN)/mien train emotion --config emotion-teacher-1 $(EMOTION_FILES) --out runs/teacher-1
+	$(BIN)/mien train emotion --config emotion-teacher-2 $(EMOTION_FILES) --out runs/teacher-2
+	$(BIN)/mien train emotion --config emotion-pupil --teacher runs/teacher-1 --teacher runs/teacher-2 \
+		$(EMOTION_FILES) --out runs/pupil
 
 bench: $(PUBLISHED)
 	@status=0; for part in networks client_size client_alone client_speed serving; do \

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from mien_client.contract import EMOTIONS, KEYPOINTS
-from mien_training._commands import _print_table
+from mien_training.command_data import print_table
 from mien_training.compare import compare
 from mien_training.evaluate import add_robustness, progress
 from mien_training.evaluate_emotion import EmotionAnswers, evaluate_emotion
@@ -237,7 +237,7 @@ class TestTables:
         add_robustness(first, *changed(first))
         add_robustness(second, *changed(second))
         for table in (*first.tables, *compare(first, second).tables):
-            _print_table(table)
+            print_table(table)
             out = capsys.readouterr().out
             assert max(map(len, out.splitlines())) <= columns
             assert "…" not in out

@@ -242,6 +242,23 @@ def read_groups(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([number[people[int(row)]] for row in rows], np.int64)
 
 
+def recognise(path: Path) -> str:
+    """Say what a faces file holds by its header: ``emotion`` or ``key points``.
+
+    Raises:
+        DataError: The file cannot be read, or holds neither.
+    """
+    found: list[str] = []
+
+    def judge(header: list[str]) -> str:
+        reasons = {kind: _judge(header, kind) for kind in ("emotion", "key points")}
+        found.extend(kind for kind, reason in reasons.items() if not reason)
+        return "" if found else reasons["emotion"]
+
+    with open_table(path, judge, f"{_EXPECTED['emotion']}, or {_EXPECTED['key points']}", None):
+        return found[0]
+
+
 def open_kind(path: Path, kind: str, progress: Progress | None = None) -> AbstractContextManager[Table]:
     """Open a file that must be of one kind: ``emotion``, ``key points``, ``votes`` or ``people``.
 

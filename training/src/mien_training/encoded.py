@@ -210,7 +210,7 @@ def _turn(images: Any, image_bytes: Any, is_png: Any) -> Any:
 
 
 def _exif_orientation(one: Any, is_png: Any) -> Any:
-    """The orientation in a file's EXIF data, 0 if there is none, or -1 if it cannot be read."""
+    """Return the orientation in a file's EXIF data, 0 if there is none, or -1 if it cannot be read."""
     length = tf.strings.length(one)
     content = tf.concat([tf.io.decode_raw(one, tf.uint8), tf.zeros([16], tf.uint8)], axis=0)
 
@@ -244,7 +244,7 @@ def _exif_orientation(one: Any, is_png: Any) -> Any:
 
 
 def _tiff_orientation(content: Any) -> Any:
-    """The orientation in the first directory of TIFF data, uint8 [K], K at least 16."""
+    """Return the orientation in the first directory of TIFF data, uint8 [K], K at least 16."""
     little_endian = content[0] == ord("I")
     room = tf.size(content) - 2
     directory = _number(tf.ensure_shape(content[4:8], [4]), little_endian=little_endian)

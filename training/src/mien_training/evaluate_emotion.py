@@ -168,7 +168,7 @@ def _other_tables(found: dict[str, Any]) -> list[Table]:
 
 
 def _by_condition(images: NDArray[np.uint8], score: NDArray[Any]) -> dict[str, list[tuple[float, float]]]:
-    """Mean score of the fifths of the faces, from the darkest to the brightest and from the most blurred on."""
+    """Return the mean score of the fifths of the faces, by brightness and by sharpness."""
     grey = images.astype(np.float32)
     inner = grey[:, 1:-1, 1:-1]
     edges = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * inner
@@ -185,7 +185,7 @@ def _by_condition(images: NDArray[np.uint8], score: NDArray[Any]) -> dict[str, l
 def _mistakes(
     images: NDArray[np.uint8], labels: NDArray[np.int32], probabilities: NDArray[np.float32]
 ) -> list[tuple[Any, str, dict[str, Any]]]:
-    """The faces whose true emotion the network gave the least probability."""
+    """Return the faces whose true emotion the network gave the least probability."""
     chance = probabilities[np.arange(len(labels)), labels]
     return [
         (

@@ -63,7 +63,7 @@ def evaluate_keypoints(faces: Faces, predicted: NDArray[np.float32], name: str) 
 def _worst(
     faces: Faces, predicted: NDArray[np.float32], errors: NDArray[np.float64]
 ) -> list[tuple[Any, str, dict[str, Any]]]:
-    """The faces with the largest errors, with the true and the predicted points."""
+    """Return the faces with the largest errors, with the true and the predicted points."""
     return [
         (faces.images[i], f"NME {errors[i]:.1%}", {"true": faces.targets[i], "predicted": predicted[i]})
         for i in np.argsort(np.nan_to_num(errors, nan=-1.0))[::-1][:SHOWN]

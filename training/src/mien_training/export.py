@@ -154,7 +154,7 @@ def _random_images(count: int) -> NDArray[np.uint8]:
 
 
 def _signature_inputs(images: NDArray[np.uint8]) -> dict[str, dict[str, Any]]:
-    """The same images as each of the three signatures takes them."""
+    """Return the same images as each of the three signatures takes them."""
     encoded = [tf.io.encode_png(image[..., None]).numpy() for image in images]
     return {
         contract.SIGNATURE_DEFAULT: {contract.IMAGES_INPUT: tf.constant(images)},
@@ -180,7 +180,7 @@ def _write_warmup(model: str, folder: Path) -> None:
 
 
 def _answers(network: keras.Model, model: str, images: NDArray[np.uint8]) -> Any:
-    """What the network itself says: probabilities float32 [N, 5], or key points float32 [N, 15, 2]."""
+    """Return the network's own answers: probabilities float32 [N, 5], or key points float32 [N, 15, 2]."""
     outputs = inference(network)(images)
     return tf.nn.softmax(outputs[:, :_FIVE]) if model == contract.EMOTION_MODEL else outputs
 
@@ -219,7 +219,7 @@ def _manifest(run: Run, folder: Path, difference: float) -> dict[str, Any]:
 
 
 def _origin(run: Run) -> dict[str, Any]:
-    """What a version is made from, and by what: two with the same origin answer alike."""
+    """Return what a version is made from, and by what. Two with the same origin answer alike."""
     return {
         "trained_on": run.facts["source"],
         "split": run.facts["split"],

@@ -40,7 +40,7 @@ def emotion_metrics(
 
 
 def accuracy_and_f1(labels: NDArray[np.int32], predicted: NDArray[np.int64]) -> dict[str, float]:
-    """Accuracy and macro-F1, the unweighted mean of the classes' F1: both int [N]."""
+    """Return accuracy and macro-F1, the unweighted mean of the classes' F1: both int [N]."""
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, average="macro")),
@@ -48,13 +48,13 @@ def accuracy_and_f1(labels: NDArray[np.int32], predicted: NDArray[np.int64]) -> 
 
 
 def keypoint_errors(points: NDArray[np.float32], predicted: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Distance of each point from the true one in 48×48 pixels: float [N, 15], NaN where the truth is missing."""
+    """Return each point's distance from the true one in 48×48 pixels: float [N, 15], NaN where the truth is missing."""
     distances: NDArray[np.float64] = np.linalg.norm(predicted.astype(np.float64) - points, axis=-1)
     return distances
 
 
 def normalized_errors(points: NDArray[np.float32], predicted: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Each face's mean point error over the distance between its two eye centres (NME), float [N].
+    """Return each face's mean point error over the distance between its two eye centres (NME), float [N].
 
     The normalisation is that of the 300-W challenge (Sagonas et al. 2013) with eye centres. A face whose eye centres
     are not both known has none and gets NaN.
@@ -67,7 +67,7 @@ def normalized_errors(points: NDArray[np.float32], predicted: NDArray[np.float32
 
 
 def keypoint_metrics(points: NDArray[np.float32], predicted: NDArray[np.float32]) -> dict[str, float]:
-    """RMSE of the coordinates, as Kaggle scores them, in pixels of the 48×48 and the 96×96 image, and the mean NME.
+    """Return the mean NME, and the RMSE of the coordinates, as Kaggle scores them, in 48×48 and in 96×96 pixels.
 
     Args:
         points: float32 [N, 15, 2], NaN where missing.

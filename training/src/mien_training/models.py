@@ -24,7 +24,7 @@ MIRRORED = tuple(KEYPOINTS.index("_".join(_SWAP.get(word, word) for word in name
 
 
 def basic_block(x: Any, filters: int, stride: int, name: str) -> Any:
-    """Two 3×3 convolutions beside a shortcut (He et al. 2016, "Deep Residual Learning for Image Recognition").
+    """Apply two 3×3 convolutions beside a shortcut (He et al. 2016, "Deep Residual Learning for Image Recognition").
 
     Args:
         x: float [N, h, w, c].
@@ -42,7 +42,7 @@ def basic_block(x: Any, filters: int, stride: int, name: str) -> Any:
 
 
 def bottleneck_block(x: Any, filters: int, stride: int, name: str) -> Any:
-    """A 3×3 convolution between two 1×1 ones that halve the channels and bring them back; else as `basic_block`."""
+    """Halve the channels, convolve 3×3, and restore the channels, by 1×1 convolutions; else as `basic_block`."""
     y = layers.ReLU(name=f"{name}_a_relu")(_convolution(x, filters // 2, 1, 1, f"{name}_a"))
     y = layers.ReLU(name=f"{name}_b_relu")(_convolution(y, filters // 2, 3, stride, f"{name}_b"))
     y = _convolution(y, filters, 1, 1, f"{name}_c")
@@ -50,7 +50,7 @@ def bottleneck_block(x: Any, filters: int, stride: int, name: str) -> Any:
 
 
 def separable_block(x: Any, filters: int, stride: int, name: str) -> Any:
-    """Two 3×3 convolutions of each channel by itself, each followed by a 1×1 one across channels; as `basic_block`."""
+    """Convolve each channel 3×3 by itself and then 1×1 across channels, twice; else as `basic_block`."""
     y = _depthwise(x, stride, f"{name}_a_depth")
     y = layers.ReLU(name=f"{name}_a_relu")(_convolution(y, filters, 1, 1, f"{name}_a"))
     y = _depthwise(y, 1, f"{name}_b_depth")
@@ -66,7 +66,7 @@ BLOCKS: dict[Block, Callable[[Any, int, int, str], Any]] = {
 
 
 def emotion_network(shape: Network, others: int = 0) -> keras.Model:
-    """Faces to emotions: uint8 [N, 48, 48] to logits float32 [N, 5 + others], `contract.EMOTIONS` first.
+    """Build the emotion network: uint8 [N, 48, 48] to logits float32 [N, 5 + others], `contract.EMOTIONS` first.
 
     Args:
         shape: See `Network`.
@@ -83,7 +83,7 @@ def emotion_network(shape: Network, others: int = 0) -> keras.Model:
 
 
 def keypoint_network(shape: Network) -> keras.Model:
-    """Faces to key points: uint8 [N, 48, 48] to (x, y) pixels, float32 [N, 15, 2], ordered as `contract.KEYPOINTS`."""
+    """Build the key-point network: uint8 [N, 48, 48] to (x, y) pixels, float32 [N, 15, 2], as `contract.KEYPOINTS`."""
     images, maps = _backbone(shape)
     maps = [x for x in maps if x.shape[1] <= HEAT_CELLS]
     # What the deepest maps know of the whole face is brought back to the finer ones, where one cell is four pixels

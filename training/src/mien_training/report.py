@@ -156,7 +156,7 @@ def draw_faces(title: str, faces: "dict[str, list[tuple[NDArray[np.uint8], str, 
             for (what, places), colour in zip(points.items(), POINT_COLOURS, strict=False):
                 axes.scatter(*places.T, s=7, color=colour, label=what)
         if labels := every[0, 0].get_legend_handles_labels()[1]:
-            dots = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in POINT_COLOURS]
+            dots = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in POINT_COLOURS[: len(labels)]]
             part.legend(dots, labels, ncols=len(labels), loc="outside lower center")
     return figure
 

@@ -72,7 +72,7 @@ def emotion_targets(faces: Faces, config: Config) -> NDArray[np.float32]:
 
 
 def emotion_loss(targets: Any, logits: Any, taught: Any, weights: Any, config: Config) -> Any:
-    """Cross-entropy, smoothed and weighed by class, and that with a teacher's answers.
+    """Return the cross-entropy, smoothed and weighed by class, blended with that to a teacher's answers.
 
     Args:
         targets: float32 [N, classes], each row summing to 1.
@@ -92,7 +92,7 @@ def emotion_loss(targets: Any, logits: Any, taught: Any, weights: Any, config: C
 
 
 def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
-    """Huber loss of the coordinates that are there, and that of a teacher's answers.
+    """Return the Huber loss of the coordinates that are there, blended with that to a teacher's answers.
 
     Args:
         points: float32 [N, 15, 2], NaN where missing.

@@ -9,11 +9,8 @@ A run folder holds::
     metrics.json      how the run ended        curves.png     its picture
 """
 
-import csv
-import io
 import json
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -30,20 +27,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mien_training.augmentation import augment, degrade
 from mien_training.configs import Config, from_run
 from mien_training.errors import RunError
-from mien_training.files import sha256, write_atomically, write_json
+from mien_training.files import sha256, write_json
 from mien_training.interruption import Interrupted, stop_signal
 from mien_training.models import transfer
+from mien_training.optimizer import build_optimizer
 from mien_training.prediction import freeze, inference, predict
 from mien_training.report import draw_curves, png, write_picture
+from mien_training.run_folder import History, differences, read_checkpoint, write_checkpoint, write_log
 from mien_training.runs import WEIGHTS, Run, finished, open_pretrained
 from mien_training.splits import Split, batches
 from mien_training.tasks import TASKS, class_weights
 
 CHECKPOINT_SECONDS = 30.0
 TRIAL_STEPS = 5
-SHOWN_CHARACTERS = 40
-
-History = list[dict[str, float]]
 
 
 class Trainer:
@@ -98,7 +94,7 @@ class Trainer:
             self.averaged = self.task.network(config)
             keras.mixed_precision.set_global_policy(precision)
             self.model = self.task.network(config)
-            self.optimizer = self._build_optimizer()
+            self.optimizer = build_optimizer(config, self.steps_per_epoch, self.model.trainable_variables)
         if trunk:
             transfer(trunk, self.model)
         self.averaged.set_weights(self.model.get_weights())
@@ -160,7 +156,7 @@ class Trainer:
             if self.is_chief
             else tf.summary.create_noop_writer()
         )
-        with stop_signal() as stopped, self._progress() as progress, writer.as_default():
+        with stop_signal() as stopped, _progress(self.console) as progress, writer.as_default():
             bar = progress.add_task("", total=self.total_steps, completed=self.step, speed="")
             while self.step < self.total_steps:
                 row = self._train_epoch(progress, bar, stopped)
@@ -244,30 +240,14 @@ class Trainer:
             average.assign(average * momentum + weight * (1 - momentum))
         return loss
 
-    def _build_optimizer(self) -> Any:
-        config = self.config
-        warmup = int(config.warmup_epochs * self.steps_per_epoch)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else config.learning_rate,
-            max(self.total_steps - warmup, 1),
-            warmup_target=config.learning_rate if warmup else None,
-            warmup_steps=warmup,
-        )
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "offset"])
-        optimizer.build(self.model.trainable_variables)
-        return optimizer
-
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.averaged.weights, *self.optimizer.variables]
 
     def _save(self, seconds: float) -> None:
         if not self.is_chief:
             return
-        state = json.dumps({"step": self.step, "seconds": seconds, "losses": self.losses, "history": self.history})
-        values = map(keras.ops.convert_to_numpy, self._variables())
-        arrays: dict[str, Any] = {str(index): value for index, value in enumerate(values)}
-        write_atomically(self.out / "checkpoint.npz", lambda stream: np.savez(stream, state=state, **arrays))
+        state = {"step": self.step, "seconds": seconds, "losses": self.losses, "history": self.history}
+        write_checkpoint(self.out / "checkpoint.npz", self._variables(), state)
 
     def _open_run(self, run: dict[str, Any]) -> None:
         path, checkpoint = self.out / "run.json", self.out / "checkpoint.npz"
@@ -283,7 +263,7 @@ class Trainer:
                 self.earlier_epochs = config.epochs
                 config = replace(config, epochs=self.config.epochs)
             before = {**{key: before.get(key) for key in run}, "config": asdict(config)}
-            changed = _differences(before, run)
+            changed = differences(before, run)
             if changed:
                 raise RunError(
                     f"{self.out} holds a run with other settings: {'; '.join(changed)}. "
@@ -292,16 +272,7 @@ class Trainer:
         elif self.is_chief and self.out.exists() and any(self.out.iterdir()):  # others may see it being filled
             raise RunError(f"{self.out} is not empty and holds no run; name another folder with --out.")
         if checkpoint.exists():
-            try:
-                with np.load(checkpoint) as arrays:
-                    state = json.loads(str(arrays["state"]))
-                    for index, variable in enumerate(self._variables()):
-                        variable.assign(arrays[str(index)])
-            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise RunError(
-                    f"{checkpoint} is damaged, or from another version of Mien ({error}); "
-                    "name another folder with --out to start anew."
-                ) from None
+            state = read_checkpoint(checkpoint, self._variables())
             self.step, self.seconds = state["step"], state["seconds"]
             self.losses, self.history = state["losses"], state["history"]
         elif (self.out / "metrics.json").exists():
@@ -368,41 +339,11 @@ class Trainer:
         self.averaged.save_weights(aside)
         aside.replace(self.out / WEIGHTS)
 
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-            speed_estimate_period=120,
-        )
 
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Say which of two runs' settings differ, each with both values; of different models, no more than that."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = ["model"] if before.get("model") != now.get("model") else [*dict.fromkeys([*before, *now])]
-        return [
-            sentence
-            for key in keys
-            for sentence in _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    old, new = (json.dumps(value) for value in (before, now))
-    return [] if old == new else [f"{name.removeprefix('config.')} {_short(old)}, not {_short(new)}"]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
-
-
-def write_log(path: Path, history: History) -> None:
-    """Write one CSV line an epoch, atomically."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, history[0])
-    table.writeheader()
-    table.writerows(history)
-    write_atomically(path, lambda stream: stream.write(text.getvalue().encode()))
+def _progress(console: Console) -> Progress:
+    return Progress(
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")),
+        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)),
+        console=console,
+        speed_estimate_period=120,
+    )
