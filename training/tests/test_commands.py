@@ -265,7 +265,7 @@ def test_help_needs_no_tensorflow():
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
         "from mien_client.cli import main; main(sys.argv[1:])"
     )
-    for verb in ("train", "evaluate", "export"):
+    for verb in ("train", "evaluate", "export", "describe"):
         done = subprocess.run(
             [sys.executable, "-c", code, verb, "--help"], capture_output=True, encoding="utf-8", check=False
         )

@@ -17,6 +17,12 @@ from mien_training.models import (
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def single_precision():
+    """Networks compute in float32 here, whatever the tests before have trained in."""
+    keras.mixed_precision.set_global_policy("float32")
+
+
 def shape(blocks="basic", early=True, widths=(8, 16), depths=(1, 2), mirror=False):
     return Network(blocks, stem=8, early=early, widths=widths, depths=depths, dropout=0.1, mirror=mirror)
 
