@@ -11,6 +11,7 @@ import pytest
 import requests
 from mien_client import protos
 from mien_serving.core.servable_state import ServableId
+from mien_serving.model_servers import grpc_front
 from mien_serving.model_servers.grpc_front import GrpcFront
 from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.options import GrpcOptions, RestOptions
@@ -135,6 +136,23 @@ class TestConcurrency:
             request = protos.PredictRequest(model_spec={"name": "m"}).SerializeToString()
             for answer in [call.future(request, timeout=90) for _ in range(2 * 64)]:
                 assert protos.PredictResponse.FromString(answer.result()).model_spec.version.value == 1
+
+    def test_a_request_that_never_arrives_is_refused(self, monkeypatch):
+        monkeypatch.setattr(grpc_front, "RECEIVE_S", 0.5)
+        front = self.serving(
+            lambda: GrpcFront(Predictor(None), ModelService(None), GrpcOptions(port=0)),
+            lambda address: address.removeprefix("port "),
+        )
+        with front as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            # A call whose client sends its requests one by one, and so decides when the first comes.
+            call = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+            never = threading.Event()
+            assert outcome(call, (b"" for _ in iter(never.wait, True))) == (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "The request did not arrive within 120 s; send less at once",
+            )
+            never.set()
+            assert outcome(call, iter([])) == (grpc.StatusCode.INTERNAL, "The call ended without a request")
 
     def test_64_callers_are_answered_over_rest_with_the_default_flags(self):
         everybody = threading.Barrier(64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -37,6 +38,13 @@ _PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 _PREDICTIONS: Final = {"Predict", "Classify", "Regress", "MultiInference"}
 _MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
 
+RECEIVE_S: Final = 120.0
+"""How long a request may take to arrive, so that senders that stop cannot occupy memory for ever."""
+
+_NOT_RECEIVED: Final = StatusError(
+    Code.DEADLINE_EXCEEDED, f"The request did not arrive within {RECEIVE_S:.0f} s; send less at once"
+)
+_NOT_SENT: Final = StatusError(Code.INTERNAL, "The call ended without a request")
 _NOT_A_HEALTH_CHECK: Final = StatusError(Code.INTERNAL, "The request is not a HealthCheckRequest")
 
 
@@ -145,7 +153,14 @@ class GrpcFront:
         descriptor = protos.POOL.FindServiceByName(service).FindMethodByName(name)
         parse = getattr(protos, descriptor.input_type.name).FromString
 
-        async def answer(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        async def answer(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            try:
+                async with asyncio.timeout(RECEIVE_S):
+                    body = await context.read()
+            except TimeoutError:
+                return _refuse(context, _NOT_RECEIVED)
+            if body is grpc.aio.EOF:
+                return _refuse(context, _NOT_SENT)
             remaining_s = context.time_remaining()
             deadline = NO_DEADLINE if remaining_s is None else time.monotonic() + remaining_s
 
@@ -166,9 +181,10 @@ class GrpcFront:
                 context.set_trailing_metadata(trailers)
             return response
 
-        # Messages are parsed and written by the workers; gRPC itself only handles bytes.
-        handler: Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]] = answer
-        return grpc.unary_unary_rpc_method_handler(handler)
+        # Messages are parsed and written by the workers; gRPC itself only handles bytes. To gRPC the request is a
+        # stream of one message, because it calls a handler of single messages only when the message is there.
+        handler: Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]] = answer
+        return grpc.stream_unary_rpc_method_handler(handler)
 
     def _measured(self, name: str, request: Any) -> AbstractContextManager[None]:
         """Count a prediction; the other calls are not counted."""
