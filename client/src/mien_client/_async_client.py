@@ -18,14 +18,14 @@ from mien_client._base import READY_TIMEOUT, BaseClient
 from mien_client._calls.flow import Flow, R, Wake
 from mien_client._calls.halves import CHUNK_FACES
 from mien_client._face import Face
-from mien_client._faces import Found
 from mien_client._options import checked_count, checked_timeout
 from mien_client._picture_analysis import PictureAnalysis
+from mien_client._picture_batch import PictureBatch
 from mien_client._streaming import BATCHES_IN_FLIGHT, in_batches_async
 from mien_client.transports.base import VersionStatus
 
 if TYPE_CHECKING:
-    from mien_client._faces import PictureSource
+    from mien_client._picture_batch import PictureSource
 
 
 class AsyncClient(BaseClient):
@@ -122,16 +122,16 @@ class AsyncClient(BaseClient):
             'Happy'
         """
         self._check_open()
-        found = await asyncio.to_thread(Found, pictures)
+        batch = await asyncio.to_thread(PictureBatch, pictures)
         analysis = await self.analyze(
-            found.images,
+            batch.images,
             emotion_version=emotion_version,
             keypoint_version=keypoint_version,
             timeout=timeout,
             key=key,
             partial=partial,
         )
-        return found.results(analysis)
+        return batch.results(analysis)
 
     async def analyze_iter(
         self,

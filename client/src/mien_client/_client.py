@@ -17,15 +17,15 @@ from mien_client._base import READY_TIMEOUT, BaseClient
 from mien_client._calls.flow import Flow, R, Wake
 from mien_client._calls.halves import CHUNK_FACES
 from mien_client._face import Face
-from mien_client._faces import Found
 from mien_client._options import checked_count, checked_timeout
 from mien_client._picture_analysis import PictureAnalysis
+from mien_client._picture_batch import PictureBatch
 from mien_client._streaming import BATCHES_IN_FLIGHT, in_batches, stream
 from mien_client._threads import in_thread
 from mien_client.transports.base import VersionStatus
 
 if TYPE_CHECKING:
-    from mien_client._faces import PictureSource
+    from mien_client._picture_batch import PictureSource
 
 
 class Client(BaseClient):
@@ -179,16 +179,16 @@ class Client(BaseClient):
             [1, 1]
         """
         self._check_open()
-        found = Found(pictures)
+        batch = PictureBatch(pictures)
         analysis = self.analyze(
-            found.images,
+            batch.images,
             emotion_version=emotion_version,
             keypoint_version=keypoint_version,
             timeout=timeout,
             key=key,
             partial=partial,
         )
-        return found.results(analysis)
+        return batch.results(analysis)
 
     def analyze_iter(
         self,

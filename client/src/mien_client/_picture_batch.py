@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     """A path, the bytes of a picture file, or a PIL image."""
 
 
-class Found:
+class PictureBatch:
     """The faces that were found in one picture or in several.
 
     Args:
