@@ -1,4 +1,4 @@
-"""An S3-compatible server, moto's, as a process of its own, and a wire to it that can be cut."""
+"""The S3-compatible server of moto in a process of its own, and a connection to it that can be cut."""
 
 import re
 import socket
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def storage_url():
-    """Where the server is."""
+    """The URL of the server."""
     pytest.importorskip("moto", reason="moto, the S3-compatible server, cannot be installed on this machine")
     command = [sys.executable, "-u", "-m", "moto.server", "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
@@ -26,7 +26,7 @@ def storage_url():
 
 @pytest.fixture
 def credentials(monkeypatch):
-    """Credentials, and none that this machine may have besides."""
+    """Credentials for the tests; those of this machine are hidden."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "somebody",
         "AWS_SECRET_ACCESS_KEY": "nothing secret",
@@ -41,7 +41,7 @@ def credentials(monkeypatch):
 
 
 class Storage:
-    """A bucket of the server, looked at past the program that is tested."""
+    """A bucket of the server, accessed without the program that is tested."""
 
     def __init__(self, url):
         self.url = url
@@ -70,7 +70,7 @@ def storage(storage_url, credentials):
 
 
 class Wire:
-    """A way to the server that stands still after so many bytes in one direction, and says so."""
+    """A proxy to the server that stalls after a number of bytes in one direction, and sets an event."""
 
     def __init__(self, url, *, sent=None, received=None):
         self.limits = {"sent": sent, "received": received}

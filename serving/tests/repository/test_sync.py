@@ -33,7 +33,7 @@ def describe(version):
 
 @pytest.fixture
 def make_version(tmp_path):
-    """Writes a version with files of random bytes into the repository that is sent."""
+    """Return a function that writes a version with random files into the repository that is sent."""
 
     def make(name, large=1000, seed=0):
         version = tmp_path / "here" / name
@@ -61,7 +61,7 @@ def there(tmp_path):
 
 @pytest.fixture
 def sync(storage, capsys):
-    """Runs the command; returns exit status, standard output and standard error."""
+    """Return a function that runs the command, and returns exit status, standard output and standard error."""
 
     def run(*arguments):
         status = main(["repository", "sync", f"--endpoint-url={storage.url}", *map(str, arguments)])
@@ -284,7 +284,7 @@ class TestOneBadVersionDoesNotStopTheOthers:
         sync(here, storage.place)
 
     def put(self, storage, files, version="emotion/1", **changed):
-        """Puts a version of empty files into the bucket, whose manifest may say something else."""
+        """Put a version of empty files into the bucket; its manifest may differ."""
         for name in files:
             storage.put(f"{version}/{name}", b"")
         empty = hashlib.sha256(b"").hexdigest()

@@ -1,4 +1,4 @@
-"""Tiny models that keep the contract, published into a repository, and a fleet of real servers that serve it."""
+"""Tiny models that keep the contract, in a repository, and a fleet of real servers that serves them."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ SIDE = contract.IMAGE_SIZE
 
 
 def answers(model, images, mark, *, contrary=False):
-    """What the tiny models say, computed without them: close to each other for all marks, and never the same."""
+    """Return the answers of the tiny models, computed without them: similar for all marks, but never equal."""
     rows = images.astype(np.float32)
     if model == "emotion":
         weights = (255 - rows[:, 0, :5] if contrary else rows[:, 0, :5]) + 20 + mark
@@ -38,7 +38,7 @@ def answers(model, images, mark, *, contrary=False):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """Makes the folder that `mien export` would: a SavedModel with golden answers, warm-up and manifest."""
+    """Return a function that writes what `mien export` does: a SavedModel, golden answers, warm-up and manifest."""
     root = tmp_path_factory.mktemp("tiny")
 
     def make(model, mark, *, contrary=False, golden_mark=None):
@@ -94,7 +94,7 @@ def warm_up_with():
 
 
 def write_warm_up(folder, images, signature="serving_default"):
-    """Writes one warm-up request."""
+    """Write one warm-up request."""
     import tensorflow as tf
 
     log = protos.PredictionLog()
@@ -114,7 +114,7 @@ def describe():
 
 
 def write_manifest(folder, model):
-    """Writes a manifest that describes what is there now."""
+    """Write a manifest of the files that exist now."""
     file = folder / "assets.extra" / "manifest.json"
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
@@ -161,7 +161,7 @@ class Site:
             shutil.copytree(tiny_model(model, 1), self.repository / model / "1")
 
     def start(self, count, *flags):
-        """Starts servers at the same time, on ports that stay theirs; a version is tried once unless flags say more."""
+        """Start servers in parallel, on fixed ports; loading a version is tried once unless flags change that."""
         self.servers = [ServerProcess(self, number) for number in range(count)]
         for server in self.servers:
             server.flags = flags or server.flags
@@ -175,7 +175,7 @@ class Site:
         return [server.address for server in self.servers]
 
     def mien(self, *arguments, repository=None, timeout=120):
-        """Runs `mien rollout`."""
+        """Run `mien rollout`."""
         where = [f"--repository={repository or self.repository}"]
         if arguments[0] != "history":
             where += [f"--config={self.config}", f"--servers={','.join(self.addresses) or '127.0.0.1:1'}"]
@@ -183,7 +183,7 @@ class Site:
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=timeout)
 
     def begin(self, *arguments):
-        """Starts a verb; returns the process."""
+        """Start a verb, and return its process."""
         command = [
             str(MIEN),
             "rollout",
@@ -195,13 +195,13 @@ class Site:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
     def done(self, *arguments):
-        """Runs a verb that must go well; returns what it printed."""
+        """Run a verb that must succeed, and return its output."""
         result = self.mien(*arguments)
         assert result.returncode == 0, f"{arguments}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
     def refused(self, *arguments, **where):
-        """Runs a verb that must be refused in a sentence; returns that."""
+        """Run a verb that must fail with one sentence, and return that."""
         result = self.mien(*arguments, **where)
         assert result.returncode == 1, f"{arguments}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr
@@ -271,7 +271,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture(scope="session")
 def fill():
-    """Fills a disk up to its last `left` bytes; returns the file that does."""
+    """Return a function that fills a disk up to its last `left` bytes with a file, and returns the file."""
 
     def up(disk, left):
         filler = disk / "filler"
@@ -283,13 +283,13 @@ def fill():
 
 @pytest.fixture(scope="session")
 def make_site(tiny_model):
-    """Makes a site without servers in a folder."""
+    """Return a function that creates a site without servers in a folder."""
     return lambda folder: Site(folder, tiny_model)
 
 
 @pytest.fixture(scope="session")
 def start_site(tmp_path_factory, tiny_model):
-    """Starts a site with as many servers as wanted, in a folder of its own or in one that is given."""
+    """Return a function that creates a site with servers, in a new folder or in a given one."""
     sites = []
 
     def start(count, folder=None, flags=()):
@@ -302,11 +302,10 @@ def start_site(tmp_path_factory, tiny_model):
 
 
 class Load:
-    """Callers that ask all the time, two for `stable` and one for `canary`; every answer is checked.
+    """Callers that send requests continuously, two for `stable` and one for `canary`; every answer is checked.
 
-    That a result comes from the version its label named is checked twice: the numbers must be that version's, and the
-    version must be one that the label has named at some moment of the call. Who asks for a canary where there is none
-    is given what is stable.
+    Each result is checked twice: its numbers must be those of the version that it names, and that version must be one
+    that the label named at some moment of the call. Without a canary, a request for `canary` gets the stable version.
     """
 
     def __init__(self, addresses):
@@ -325,11 +324,11 @@ class Load:
 
     @contextlib.contextmanager
     def moving_to(self, *, stable, canary=None):
-        """In the block labels move: after it these are the versions that answer; in it those from before, too."""
+        """Expect these versions after the block; within it, the previous ones may answer, too."""
         after = {"stable": {stable}, "canary": {stable if canary is None else canary}}
         with self._lock:
             either = set.union(*self.named.values(), *after.values())
-            # A canary that is loaded or taken back is no reason for `stable` to answer otherwise.
+            # Loading or removing a canary must not change the answers of `stable`.
             self.named = {"stable": self.named["stable"] | after["stable"], "canary": either}
         yield
         with self._lock:
@@ -360,7 +359,7 @@ class Load:
             time.sleep(0.08)
 
     def until_seen(self, label, version, timeout_s=60):
-        """Waits until a call that ends from now on was answered by a version."""
+        """Wait until a call that ends from now on was answered by a version."""
         start, give_up = len(self.seen), time.monotonic() + timeout_s
         while (label, version) not in self.seen[start:]:
             assert time.monotonic() < give_up, f"version {version} never answered"
@@ -387,10 +386,7 @@ def load():
 
 
 class ApiServer(ThreadingHTTPServer):
-    """An API server of Kubernetes that knows one ConfigMap, and does to it what Kubernetes does.
-
-    It has resource versions, owners of fields and server-side apply.
-    """
+    """A stand-in of the Kubernetes API with one ConfigMap, resource versions, field owners and server-side apply."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), ApiHandler)
@@ -403,7 +399,7 @@ class ApiServer(ThreadingHTTPServer):
         self.before_apply = lambda: None
 
     def change(self, text):
-        """Somebody else changes the ConfigMap."""
+        """Change the ConfigMap as another client would."""
         self.data["models.config"] = text
         self.version += 1
 
@@ -444,7 +440,7 @@ class ApiHandler(BaseHTTPRequestHandler):
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": self.server.data}
 
     def is_ours(self):
-        """Whether the request may be answered; if not, it has been."""
+        """Return whether the request is valid; answer it with an error if not."""
         if self.server.says:
             self.answer(*self.server.says)
         elif self.headers["Authorization"] != "Bearer nothing secret":

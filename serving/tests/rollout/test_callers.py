@@ -55,7 +55,7 @@ def test_a_canary_does_not_reach_clients_that_do_not_ask_for_it(site):
 
 
 def test_the_first_canary_of_a_model_does_not_reach_clients_that_do_not_ask_for_it(start_site, tiny_model):
-    """The servers choose what they load; callers learn what is stable before there is anything else."""
+    """Clients learn which version is stable before a second one is loaded."""
     site = start_site(1)
     shutil.copytree(tiny_model("keypoints", 2), site.repository / "keypoints" / "aside")
     with Client(site.addresses) as usual:

@@ -45,7 +45,7 @@ ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { ke
 
 
 class Killed(BaseException):
-    """What a process that is killed does not survive."""
+    """Ends a verb as SIGKILL would: nothing handles it."""
 
 
 class Loaded:
@@ -60,7 +60,7 @@ def load(_, path):
 
 
 class Server:
-    """A server's core behind the two calls that a rollout makes."""
+    """The core of a server, behind the two calls that a rollout makes."""
 
     def __init__(self, address, repository, config, trip):
         self.address = address
@@ -140,7 +140,7 @@ class World:
             raise Killed
 
     def mien(self, *arguments, dies_at=0):
-        """Runs a verb, in which the process dies at some moment; returns the exit status, None if it died."""
+        """Run a verb, killing it at its n-th step if that is given; return the exit status, None if it was killed."""
         self.countdown = dies_at
         where = [f"--repository={self.repository}", self.desired_state, "--wait=2"]
         try:
@@ -375,7 +375,7 @@ class TestAServerThatDoesNotAnswer:
         assert world.servers[0].asked == 1
 
     def test_and_has_none_of_the_desired_versions_when_it_returns_is_repaired_by_apply(self, world):
-        """TensorFlow Serving refuses to move a label to a version that is not loaded; so this takes two reloads."""
+        """This takes two reloads: a label cannot move to a version that is not loaded."""
         world = world()
         world.mien("canary", "emotion", 2)
         world.mien(*FORCED)

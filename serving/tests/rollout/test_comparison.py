@@ -1,4 +1,4 @@
-"""Comparing two versions: which faces, which figures, which gates, and the report."""
+"""A comparison of two versions: its faces, answers, figures, gates and report."""
 
 import base64
 import gzip

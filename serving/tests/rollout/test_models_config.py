@@ -196,7 +196,7 @@ ends = st.sampled_from(["", ";", ","])
 
 @st.composite
 def configs(draw):
-    """A models.config in any of the layouts that the text format allows, and how many models it has."""
+    """Generate a models.config in any layout that the text format allows, and its number of models."""
 
     def message(name, *fields):
         opening, closing = draw(braces)

@@ -34,7 +34,7 @@ def site(running):
 
 
 def broken(folder, version):
-    """A version whose weights are empty."""
+    """Create a version whose weights are empty."""
     shutil.copytree(folder / "1", folder / str(version))
     (folder / str(version) / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
 
@@ -156,7 +156,7 @@ def patient(start_site):
 
 
 def test_a_version_whose_loading_is_retried_for_minutes_is_reverted_early_with_the_reason(patient):
-    """The server says no more than LOADING meanwhile."""
+    """Meanwhile the server only reports LOADING."""
     complaint = patient.refused("canary", "emotion", 2, "--wait=600", timeout=600)
     assert "version 2 is LOADING, and cannot be loaded here either: " in complaint
     assert "Read less bytes than requested" in complaint
@@ -165,7 +165,7 @@ def test_a_version_whose_loading_is_retried_for_minutes_is_reverted_early_with_t
 
 
 def test_a_version_that_waits_for_another_one_to_load_says_so(patient):
-    """Without `--num_load_threads` a server does nothing else meanwhile."""
+    """Without `--num_load_threads` a server loads one version at a time."""
     broken(patient.repository / "keypoints", 9)
     shutil.copytree(patient.repository / "emotion" / "1", patient.repository / "emotion" / "3")
     complaint = patient.refused("canary", "emotion", 3, "--wait=8")

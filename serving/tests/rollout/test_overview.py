@@ -123,7 +123,7 @@ def test_status_of_many_servers_counts_states_and_names_the_servers_that_disagre
 
 @pytest.fixture
 def run(make_site, tmp_path, capsys):
-    """Runs a verb in this process, on a site whose only server is down."""
+    """Return a function that runs a verb in this process, on a site whose only server is down."""
     site = make_site(tmp_path)
 
     class Mien:

@@ -19,7 +19,7 @@ from mien_serving.rollout.verbs.rollback import plan_rollback
 
 
 def views(*servers, unlabelled=()):
-    """Servers with these versions AVAILABLE, and what they count of requests without a label."""
+    """Return views of servers with these versions AVAILABLE, and their counts of requests without a label."""
     return {
         f"server{number}:8500": View(
             versions={version: VersionState("AVAILABLE") for version in versions}, unlabelled=counted
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 
 def done(verb, before, after):
-    """What the journal says of a change."""
+    """Return the journal's entry of a change."""
     return {
         "time": "2026-01-01T03:00:00.000+00:00",
         "who": "me@here",
@@ -57,7 +57,7 @@ def promotion(before, after):
 
 
 def compared(version, *, passed):
-    """What the journal says of a comparison with version 1."""
+    """Return the journal's entry of a comparison with version 1."""
     gates = [] if passed else ["agreement"]
     return {"verb": "compare", "event": "done", "stable": 1, "canary": version, "passed": passed, "failed_gates": gates}
 

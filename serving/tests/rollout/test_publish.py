@@ -21,7 +21,7 @@ ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { ke
 
 
 def adopted(site):
-    """Publishing needs no server where it is decided already which versions are loaded."""
+    """Choose the loaded versions, so that publishing needs no server."""
     text = site.config.read_text(encoding="utf-8")
     site.config.write_text(
         text.replace("model_version_policy { latest { num_versions: 2 } }", ADOPTED), encoding="utf-8"
@@ -42,7 +42,7 @@ def copy(tiny_model, tmp_path):
 
 @pytest.fixture
 def publish(monkeypatch, capsys):
-    """Publishes in this process, which has loaded TensorFlow already; returns exit status and what was printed."""
+    """Return a function that publishes in this process, and returns the exit status and the output."""
     monkeypatch.setattr(publish_module, "_verified", verify.verify)
 
     def run(site, source, *flags):
@@ -232,7 +232,7 @@ def test_a_dry_run_verifies_and_writes_nothing(site, copy, publish):
 
 
 class TestARun:
-    """What `mien export` does is simulated here: it belongs to another distribution, which may be missing."""
+    """`mien export` is simulated, as it belongs to another distribution, which may be missing."""
 
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture
 def disk(request, tmp_path):
-    """A small disk where it can be mounted; a folder elsewhere, and then the disk is not filled."""
+    """A small disk if one can be mounted; otherwise a folder, which is not filled."""
     return request.getfixturevalue("small_disk") if os.geteuid() == 0 else tmp_path
 
 
@@ -26,7 +26,7 @@ def until(condition, timeout_s=60):
 
 
 def in_force(site, labels, versions):
-    """What models.config says of emotion, and that every server agrees: at once, or as soon as a new one has loaded."""
+    """Check what models.config says of emotion, and wait until every server agrees."""
     until(lambda: site.status()["models"]["emotion"]["disagreements"] == [])
     emotion = site.status()["models"]["emotion"]
     assert emotion["unfinished"] == ""
