@@ -40,10 +40,7 @@ test: $(INSTALLED)
 	$(BIN)/pytest $(TESTS)
 
 coverage: $(INSTALLED)
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/pytest $(TESTS) --cov
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py
