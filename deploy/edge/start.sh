@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts HAProxy in its container, once its certificates and keys can be read.
+# Starts HAProxy in its container, after checking that its certificates and keys are readable.
 set -eu
 export CERTIFICATES="${CERTIFICATES:-/run/certificates}"
 
@@ -10,7 +10,7 @@ for file in server.crt server.key clients-ca.crt api-keys; do
     exit 1
   fi
 done
-# A replica has REQUEST_THREADS threads each for gRPC and for REST. A quarter stays free: for health checks, which a
-# replica must be able to answer however much it has to do, for rollouts and for Prometheus.
+# A replica has REQUEST_THREADS threads each for gRPC and for REST. A quarter stays free for health checks, which a busy
+# replica must still answer, for rollouts and for Prometheus.
 export SMALL_REQUESTS=$((REQUEST_THREADS * 3 / 4 - LARGE_REQUESTS))
 exec haproxy -W -db -f "$(dirname "$0")/haproxy.cfg"
