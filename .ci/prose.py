@@ -36,9 +36,6 @@ EXEMPT = (
     "LICENSE",
     # What TensorFlow Serving answered, word for word.
     "serving/tests/conformance/",
-    # Being rewritten.
-    "serving/",
-    "training/",
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 from mien_client import protos
 
-# On a busy machine a slow example is no failure.
+# On a busy machine a slow example does not count as a failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 

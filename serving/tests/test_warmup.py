@@ -69,7 +69,7 @@ def test_a_request_of_an_unknown_kind_is_refused(tiny, requests_file, tmp_path):
 
 
 def test_a_file_that_is_no_tfrecord_is_told_so(tiny, requests_file, tmp_path):
-    requests_file.write_bytes(b"hello, this is no TFRecord")
+    requests_file.write_bytes(b"hello, not a TFRecord")
     with pytest.raises(StatusError, match=r"DATA_LOSS: .* Please verify your warmup data is in TFRecord format\."):
         warm_up(Predictor.of_version(tiny), tmp_path)
 

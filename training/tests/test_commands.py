@@ -233,14 +233,14 @@ class TestMistakesAreOneSentence:
             (["train", "keypoints", "--data", "{data}", "--out", "x", "--votes", "y"], "--votes is for emotion"),
             (["train", "emotion", "--data", "{data}", "--out", "x", "--strategy", "multi-worker"], "needs TF_CONFIG"),
             (["evaluate", "emotion", "--data", "{data}"], "Name one --run, --pretrained or --server, or two"),
-            (["evaluate", "emotion", "--run", "x", "--data", "{data}"], "x is no run"),
+            (["evaluate", "emotion", "--run", "x", "--data", "{data}"], "x has no run.json"),
             (["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--limit", "0"], "--limit must be"),
             (
                 ["evaluate", "emotion", "--run", "{run}", "--data", "{data}", "--usage", "PrivateTest"],
                 "no face of the Usage",
             ),
             (["evaluate", "keypoints", "--run", "{run}", "--data", "{data}"], "is a run of emotion, not of keypoints"),
-            (["export", "x", "--repository", "y"], "x is no run"),
+            (["export", "x", "--repository", "y"], "x has no run.json"),
             (["export", "{run}", "--repository", "{data}"], "cannot be written: Not a directory"),
         ],
     )

@@ -269,8 +269,8 @@ class TestAFailedExport:
 
 
 class TestRunFolders:
-    def test_what_is_no_run_is_named(self, tmp_path):
-        with pytest.raises(RunError, match=r"is no run: it holds no run.json"):
+    def test_a_folder_without_a_run_is_named(self, tmp_path):
+        with pytest.raises(RunError, match=r"has no run.json"):
             open_run(tmp_path)
 
     @pytest.mark.parametrize("content", ["{", "{}", '{"config": 3}', '{"config": {"widths": [1]}}'])

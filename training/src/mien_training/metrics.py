@@ -16,7 +16,7 @@ def emotion_metrics(
     """Measure answers against the file's labels and, where there are votes, against the consensus of the voters.
 
     Args:
-        faces: N of them. Those with a label, or a consensus, that is none of the five count only for `other`.
+        faces: N of them. Those whose label or consensus is not among the five count only for `other`.
         predicted: int [N], the likeliest of the five emotions.
         other: float32 [N], the probability of none of the five; None where the network has no such output.
 

@@ -51,13 +51,13 @@ def open_run(folder: Path) -> Run:
     """Read a run folder's description.
 
     Raises:
-        RunError: It is no run folder, or its training has not ended.
+        RunError: The folder does not hold a run, or its training has not ended.
     """
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         recipe = from_run(facts["config"])
     except FileNotFoundError:
-        raise RunError(f"{folder} is no run: it holds no run.json. Name the --out folder of `mien train`.") from None
+        raise RunError(f"Expected the --out folder of `mien train`, but {folder} has no run.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'run.json'} is damaged, or from another version of Mien: {error}") from None
     metrics = finished(folder, recipe)

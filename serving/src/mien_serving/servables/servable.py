@@ -167,6 +167,6 @@ def _shape(info: Any) -> Sequence[int] | None:
 
 
 def give_memory_back() -> None:
-    """Returns what is free to the system: glibc else keeps it, in parts that the next version does not fit into."""
+    """Return free memory to the system; otherwise glibc keeps it in fragments too small for the next version."""
     with suppress(AttributeError, OSError, TypeError):  # Other C libraries have no such function.
         ctypes.CDLL(None).malloc_trim(0)
