@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import hypothesis
@@ -26,10 +27,10 @@ _READY = re.compile(r"mien serve is ready: gRPC on port (\d+), REST on port (\d+
 class ServerProcess:
     """A running `mien serve`, asked as its clients ask it."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen[str]
     log: Path
     ready_line: str = ""
-    channels: list = field(default_factory=list)
+    channels: list[Any] = field(default_factory=list)
 
     def wait_until_ready(self):
         self.ready_line = self.process.stdout.readline()
@@ -48,7 +49,7 @@ class ServerProcess:
     def future(self, rpc, request, timeout=30):
         service = "ModelService" if rpc in ("GetModelStatus", "HandleReloadConfigRequest") else "PredictionService"
         method = protos.POOL.FindServiceByName(f"tensorflow.serving.{service}").FindMethodByName(rpc)
-        stub = self.channel.unary_unary(
+        stub: Any = self.channel.unary_unary(
             f"/tensorflow.serving.{service}/{rpc}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=getattr(protos, method.output_type.name).FromString,
@@ -88,7 +89,7 @@ class ServerProcess:
 def predict_request(model, x):
     request = protos.PredictRequest()
     request.model_spec.name = model
-    request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
+    request.inputs["x"].dtype = protos.DataType.DT_FLOAT
     request.inputs["x"].float_val.append(x)
     request.inputs["x"].tensor_shape.dim.add(size=1)
     return request
@@ -98,7 +99,7 @@ def wait_request(model, file):
     request = protos.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = "wait_for"
-    request.inputs["file"].dtype = protos.DataType.Value("DT_STRING")
+    request.inputs["file"].dtype = protos.DataType.DT_STRING
     request.inputs["file"].string_val.append(str(file).encode())
     request.inputs["file"].tensor_shape.dim.add(size=1)
     return request

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -52,10 +53,11 @@ def graph():
 @pytest.fixture
 def batching(graph):
     """Submits requests of these values one right after the other; returns a future of the output of each."""
-    schedulers, threads = [], ThreadPoolExecutor(100)
+    schedulers: list[BatchScheduler] = []
+    threads = ThreadPoolExecutor(100)
 
-    def begin(*requests, owner="m", deadline=FOREVER, **options):
-        options = BatchingOptions(**{"num_batch_threads": 1, "max_batch_size": 4, **options})
+    def begin(*requests, owner="m", deadline=FOREVER, **given):
+        options = BatchingOptions(**{"num_batch_threads": 1, "max_batch_size": 4, **given})
         if not schedulers:
             schedulers.append(BatchScheduler(options.num_batch_threads))
         return [submit(np.asarray(values), owner, deadline, options) for values in requests]
@@ -65,7 +67,7 @@ def batching(graph):
         try:
             submitted = schedulers[0].submit(owner, graph.run, {"x": values}, ["y"], deadline, options)
         except StatusError as error:
-            refused = Future()
+            refused: Future[Any] = Future()
             refused.set_exception(error)
             return refused
         return threads.submit(lambda: submitted.outputs()[0].tolist())
@@ -330,7 +332,7 @@ def batching_server(start_server, conformance_models, tmp_path_factory):
 def mean_request(protos, images):
     request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "mean"})
     tensor = request.inputs["images"]
-    tensor.dtype = protos.DataType.Value("DT_UINT8")
+    tensor.dtype = protos.DataType.DT_UINT8
     tensor.tensor_content = images.tobytes()
     for size in images.shape:
         tensor.tensor_shape.dim.add(size=size)
@@ -342,7 +344,7 @@ def test_a_server_with_batching_answers_each_request_as_one_without(batching_ser
 
     images = [np.full((size, 2, 2), value, np.uint8) for value, size in enumerate([1, 3, 9, 2, 4] * 8)]
     bad = mean_request(protos, np.zeros((1, 2, 2), np.uint8))
-    bad.inputs["images"].dtype = protos.DataType.Value("DT_INT8")
+    bad.inputs["images"].dtype = protos.DataType.DT_INT8
     calls = [batching_server.future("Predict", mean_request(protos, image)) for image in images]
     failing = batching_server.future("Predict", bad)
     for image, call in zip(images, calls, strict=True):
@@ -364,11 +366,11 @@ def test_each_model_can_bring_its_own_parameters(publish, tmp_path):
     (with_parameters / "batching_params.pbtxt").write_text(
         "max_batch_size { value: 2 } enable_large_batch_splitting { value: false }", encoding="utf-8"
     )
-    three = {"x": np.float32([1, 2, 3])}
+    three = {"x": np.array([1, 2, 3], np.float32)}
     with pytest.raises(StatusError, match="Task size 3 is larger than maximum input batch size 2"):
         predict(server.load_saved_model(with_parameters), "", three)
     # Refused before it is filled: the number in the message is the one that was declared.
-    declared = TensorProto(dtype=DataType.Value("DT_FLOAT"), tensor_shape={"dim": [{"size": 10**12}]}, float_val=[1])
+    declared = TensorProto(dtype=DataType.DT_FLOAT, tensor_shape={"dim": [{"size": 10**12}]}, float_val=[1])
     with pytest.raises(StatusError, match=f"Task size {10**12} is larger than maximum input batch size 2"):
         predict(server.load_saved_model(with_parameters), "", {"x": declared})
     assert predict(server.load_saved_model(without), "", three)["y"].tolist() == [2, 3, 4]

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import hypothesis
@@ -70,10 +71,10 @@ def start_edge(server, certificates, tmp_path_factory):
     """Starts HAProxy as the container does, with these settings and replicas, at a free port."""
     if not shutil.which("haproxy", path=PATH):
         pytest.skip("haproxy is not installed (Debian: apt install haproxy)")
-    running = []
+    running: list[Any] = []
 
     def start(*replicas, model="ours", patience="60s", instead=(), **settings):
-        replicas = replicas or [(server.grpc_port, server.rest_port)]
+        replicas = replicas or ((server.grpc_port, server.rest_port),)
         folder = tmp_path_factory.mktemp("haproxy")
         port, health, admin, refuse = free_port(), free_port(), free_port(), free_port()
         config = (EDGE / "haproxy.cfg").read_text(encoding="utf-8")
@@ -149,7 +150,7 @@ def ask(certificates):
         files = [certificates / "ca.crt", *(reversed(pair) if pair else (None, None))]
         credentials = grpc.ssl_channel_credentials(*(file.read_bytes() if file else None for file in files))
         request = protos.PredictRequest(model_spec={"name": "ours"})
-        request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
+        request.inputs["x"].dtype = protos.DataType.DT_FLOAT
         request.inputs["x"].float_val.extend([1.0] * numbers)
         request.inputs["x"].tensor_shape.dim.add(size=numbers)
         with grpc.secure_channel(edge.grpc, credentials) as channel:
@@ -157,7 +158,7 @@ def ask(certificates):
                 PREDICT, protos.PredictRequest.SerializeToString, protos.PredictResponse.FromString
             )
             try:
-                answer = predict(request, timeout=30, metadata=[("x-api-key", key)] if key is not None else None)
+                answer = predict(request, timeout=30, metadata=(("x-api-key", key),) if key is not None else None)
             except grpc.RpcError as error:
                 return error.code().name, error.details()
             return "OK", answer.outputs["y"].float_val[0]
@@ -167,7 +168,7 @@ def ask(certificates):
             f"{edge.rest}/v1/models/ours:predict",
             json={"instances": [1.0] * numbers},
             headers={"x-api-key": key} if key is not None else None,
-            cert=tuple(map(str, pair)) if pair else None,
+            cert=(str(pair[0]), str(pair[1])) if pair else None,
             verify=str(certificates / "ca.crt"),
             timeout=30,
         )
@@ -269,11 +270,11 @@ def test_orders_do_not_pass(edge, certificates, key):
     """The configuration is changed, and metrics are read, at the replicas only."""
     credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
     with grpc.secure_channel(edge.grpc, credentials) as channel:
-        reload = channel.unary_unary(RELOAD, protos.ReloadConfigRequest.SerializeToString)
+        reload: Any = channel.unary_unary(RELOAD, protos.ReloadConfigRequest.SerializeToString)
         with pytest.raises(grpc.RpcError) as refused:
-            reload(protos.ReloadConfigRequest(), timeout=30, metadata=[("x-api-key", key)])
+            reload(protos.ReloadConfigRequest(), timeout=30, metadata=(("x-api-key", key),))
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        health: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         with pytest.raises(grpc.RpcError) as refused:
             health(b"", timeout=30)
         assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -392,17 +393,21 @@ def test_whatever_passes_is_a_path_of_the_api(edge, status_of, path):
 )
 def test_no_other_call_passes(edge, certificates, key, path):
     credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
-    with grpc.secure_channel(edge.grpc, credentials) as channel, pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary(path)(b"", timeout=30, metadata=[("x-api-key", key)])
+    with grpc.secure_channel(edge.grpc, credentials) as channel:
+        call: Any = channel.unary_unary(path)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=30, metadata=(("x-api-key", key),))
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert "404" in refused.value.details()  # the edge's own
 
 
 def test_compressed_messages_are_refused_since_nobody_knows_how_large_they_are(edge, certificates, key):
     credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
-    message, options = bytes(1_000_000), {"metadata": [("x-api-key", key)], "compression": grpc.Compression.Gzip}
-    with grpc.secure_channel(edge.grpc, credentials) as channel, pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary(PREDICT)(message, timeout=30, **options)
+    message, metadata = bytes(1_000_000), (("x-api-key", key),)
+    with grpc.secure_channel(edge.grpc, credentials) as channel:
+        call: Any = channel.unary_unary(PREDICT)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(message, timeout=30, metadata=metadata, compression=grpc.Compression.Gzip)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert refused.value.details() == "compressed requests are not accepted"
 
@@ -449,11 +454,11 @@ def two_replicas(start_server, publish, tmp_path_factory):
 def waiting(channel, key, file):
     """Begins a call that is answered once the file exists."""
     request = protos.PredictRequest(model_spec={"name": "ours", "signature_name": "wait_for"})
-    request.inputs["file"].dtype = protos.DataType.Value("DT_STRING")
+    request.inputs["file"].dtype = protos.DataType.DT_STRING
     request.inputs["file"].string_val.append(str(file).encode())
     request.inputs["file"].tensor_shape.dim.add(size=1)
     call = channel.unary_unary(PREDICT, protos.PredictRequest.SerializeToString, protos.PredictResponse.FromString)
-    return call.future(request, timeout=60, metadata=[("x-api-key", key)])
+    return call.future(request, timeout=60, metadata=(("x-api-key", key),))
 
 
 @pytest.fixture

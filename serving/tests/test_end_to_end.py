@@ -131,7 +131,7 @@ class TestGrpc:
     def test_predict(self, half_plus_two, model, output_filter):
         request = protos.PredictRequest(model_spec=spec(model, "serving_default"), output_filter=output_filter)
         x = request.inputs["x"]
-        x.dtype = protos.DataType.Value("DT_FLOAT")
+        x.dtype = protos.DataType.DT_FLOAT
         x.float_val.append(2.0)
         x.tensor_shape.dim.add(size=1)
         if model == "tf1":
@@ -227,7 +227,7 @@ def test_what_is_wrong_with_a_configuration_is_on_standard_error(tmp_path):
     file = tmp_path / "bad.config"
     file.write_text("improperly formatted file\n", encoding="utf-8")
     command = [
-        Path(sys.executable).with_name("mien"),
+        str(Path(sys.executable).with_name("mien")),
         "serve",
         "--port=0",
         "--rest_api_port=0",

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 import requests
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from mien_client import protos
 
 PERMISSION = {
@@ -63,7 +63,7 @@ def test_channel_arguments_reach_grpc(optioned):
 def test_answers_are_bytes_if_asked_and_rest_is_not_concerned(optioned):
     request = protos.PredictRequest(model_spec={"name": "tiny"})
     x = request.inputs["x"]
-    x.dtype = protos.DataType.Value("DT_FLOAT")
+    x.dtype = protos.DataType.DT_FLOAT
     x.float_val.extend([1, 2])
     x.tensor_shape.dim.add(size=1)
     x.tensor_shape.dim.add(size=2)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,7 +17,7 @@ from mien_serving.model_servers.grpc_front import GrpcFront
 from mien_serving.model_servers.model_service import ModelService
 from mien_serving.model_servers.options import GrpcOptions, RestOptions
 from mien_serving.model_servers.rest.front import RestFront
-from mien_serving.model_servers.rest.routes import HttpAnswer
+from mien_serving.model_servers.rest.routes import HttpAnswer, RestApi
 from mien_serving.servables.predictor import Predictor
 
 
@@ -27,7 +28,7 @@ def test_the_official_client_works_unchanged(server):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "tiny"
     request.model_spec.signature_name = "mean"
-    request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.uint8([[[0, 255], [10, 20]]])))
+    request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.array([[[0, 255], [10, 20]]], np.uint8)))
     response = grpc_module.PredictionServiceStub(server.channel).Predict(request, timeout=20)
     assert tf.make_ndarray(response.outputs["mean"]).tolist() == [71.25]
     assert (response.model_spec.version.value, response.model_spec.signature_name) == (2, "mean")
@@ -76,7 +77,7 @@ def test_a_message_larger_than_grpc_usually_takes_is_taken(server):
     request.model_spec.name = "tiny"
     request.model_spec.signature_name = "mean"
     images = request.inputs["images"]
-    images.dtype = protos.DataType.Value("DT_UINT8")
+    images.dtype = protos.DataType.DT_UINT8
     images.tensor_content = bytes(8_000_000)
     for size in (2_000_000, 2, 2):
         images.tensor_shape.dim.add(size=size)
@@ -132,7 +133,7 @@ class TestConcurrency:
             lambda address: address.removeprefix("port "),
         )
         with front as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            call: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
             request = protos.PredictRequest(model_spec={"name": "m"}).SerializeToString()
             for answer in [call.future(request, timeout=90) for _ in range(2 * 64)]:
                 assert protos.PredictResponse.FromString(answer.result()).model_spec.version.value == 1
@@ -145,7 +146,7 @@ class TestConcurrency:
         )
         with front as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             # A call whose client sends its requests one by one, and so decides when the first comes.
-            call = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+            call: Any = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
             never = threading.Event()
             assert outcome(call, (b"" for _ in iter(never.wait, True))) == (
                 grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -157,15 +158,12 @@ class TestConcurrency:
     def test_64_callers_are_answered_over_rest_with_the_default_flags(self):
         everybody = threading.Barrier(64)
 
-        class Meeting:
+        class Meeting(RestApi):
             def answer(self, request):
                 everybody.wait(60)
                 return HttpAnswer(200, b"{}")
 
-            def close(self):
-                pass
-
-        front = self.serving(lambda: RestFront(Meeting(), RestOptions(port=0)), lambda port: port)
+        front = self.serving(lambda: RestFront(Meeting(None, None), RestOptions(port=0)), lambda port: port)
         with front as port, ThreadPoolExecutor(64) as callers:
             url = f"http://127.0.0.1:{port}/v1/models/m"
             answers = [callers.submit(requests.get, url, timeout=90) for _ in range(64)]

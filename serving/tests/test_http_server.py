@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from typing import Any
 
 import pytest
 from mien_serving.model_servers.options import RestOptions
@@ -143,16 +144,16 @@ def test_an_answer_that_is_not_read_is_dropped(api):
             writer.transport.resume_reading()
             assert len(await reader.read()) < api.size
 
-    connections = []
+    connections: list[Any] = []
     made = http_server.HttpProtocol.connection_made
+
+    def connection_made(self, transport):
+        connections.append(self)
+        made(self, transport)
 
     def open_connections():
         return [one for one in connections if not one.transport.is_closing()]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            http_server.HttpProtocol,
-            "connection_made",
-            lambda self, transport: (connections.append(self), made(self, transport))[1],
-        )
+        patch.setattr(http_server.HttpProtocol, "connection_made", connection_made)
         with_connection(api, use)

@@ -6,13 +6,14 @@ from google.protobuf import text_format
 from mien_client.protos import Input, MultiInferenceRequest, SignatureDef
 from mien_serving.core.status import Code, StatusError
 from mien_serving.servables.classify_regress import classify, multi_inference, regress
+from mien_serving.servables.servable import NO_DEADLINE, Servable
 
 TWO_EXAMPLES = Input(example_list={"examples": [{}, {}]})
 ANY_CLASSES = np.array([[b"a", b"b"]] * 2, object)
 ANY_SCORES = np.zeros([2, 2], np.float32)
 
 
-class Model:
+class Model(Servable):
     """Answers signatures of these inputs and outputs, whose tensors have the names of these, with these values."""
 
     def __init__(self, inputs=("inputs",), **values):
@@ -28,14 +29,14 @@ class Model:
     def accepts_method(self, name, *methods):
         return True
 
-    def run(self, feeds, fetches, deadline, api):
+    def run(self, feeds, fetches, deadline=NO_DEADLINE, api=""):
         self.feeds = feeds
         self.fed = next(iter(feeds.values()))
         return [self.values[name] for name in fetches]
 
 
 def test_classes_and_scores_are_paired():
-    result = classify(Model(classes=ANY_CLASSES, scores=np.float32([[0.25, 0.75], [1, 0]])), "", TWO_EXAMPLES)
+    result = classify(Model(classes=ANY_CLASSES, scores=np.array([[0.25, 0.75], [1, 0]], np.float32)), "", TWO_EXAMPLES)
     found = [[(one.label, one.score) for one in example.classes] for example in result.classifications]
     assert found == [[("a", 0.25), ("b", 0.75)], [("a", 1), ("b", 0)]]
 
@@ -58,7 +59,7 @@ def test_the_features_of_a_context_come_before_those_of_each_example():
         "features { feature { key: 'c' value { int64_list { value: 1 } } } }", Input().example_list.examples.add()
     )
     own = text_format.Parse("features { feature { key: 'e' value { int64_list { value: 2 } } } }", type(context)())
-    model = Model(outputs=np.float32([0]))
+    model = Model(outputs=np.array([0], np.float32))
     regress(model, "", Input(example_list_with_context={"context": context, "examples": [own]}))
     merged = type(context).FromString(model.fed[0])
     assert {name: list(feature.int64_list.value) for name, feature in merged.features.feature.items()} == {
@@ -188,11 +189,12 @@ def tasks(*described):
 
 
 def both_kinds():
-    model = Model(classes=ANY_CLASSES, outputs=np.float32([5, 6]))
-    whole = model.signatures.pop("serving_default")
-    for kind, output in (("classify", "classes"), ("regress", "outputs")):
-        signature = model.signatures[kind] = SignatureDef(inputs=whole.inputs)
-        signature.outputs[output].CopyFrom(whole.outputs[output])
+    model = Model(classes=ANY_CLASSES, outputs=np.array([5, 6], np.float32))
+    whole = model.signatures["serving_default"]
+    model.signatures = {
+        kind: SignatureDef(inputs=whole.inputs, outputs={output: whole.outputs[output]})
+        for kind, output in (("classify", "classes"), ("regress", "outputs"))
+    }
     return model
 
 

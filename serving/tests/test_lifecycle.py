@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -163,7 +164,7 @@ def test_a_reload_that_cannot_succeed_is_refused_and_blocks_no_later_one(server,
 
 
 def test_a_label_moves_only_to_a_version_that_is_available(server, config, repository, publish):
-    everything = {"model_version_policy": {"all": {}}}
+    everything: dict[str, Any] = {"model_version_policy": {"all": {}}}
 
     def label(version):
         reload(server, config, labels={**everything, "version_labels": {"stable": version}})

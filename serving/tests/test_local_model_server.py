@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ def test_models_can_be_asked_when_the_block_starts_and_are_gone_after_it(conform
         answer = requests.post(f"{server.rest_url}/v1/models/tiny:predict", data=body, timeout=20)
         assert answer.json() == {"predictions": [[4.0, 6.0]]}
         with grpc.insecure_channel(server.grpc_address) as channel:
-            call = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+            call: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
             assert call(protos.GetModelStatusRequest(model_spec={"name": "tiny"}).SerializeToString(), timeout=20)
         assert "AVAILABLE" in server.log()
         url = server.rest_url

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -90,8 +91,8 @@ class TestPolicy:
 @settings(max_examples=50)
 @given(st.lists(st.sets(st.integers(1, 5)), min_size=1, max_size=6))
 def test_available_becomes_what_is_aspired_and_the_model_never_goes_away_in_between(steps):
-    unavailable_at_close = []
-    aspired = set()
+    unavailable_at_close: list[Any] = []
+    aspired: set[int] = set()
 
     def on_close(version):
         if aspired and AVAILABLE not in states(manager).values():
@@ -139,7 +140,7 @@ def test_a_version_is_closed_when_the_last_request_that_holds_it_lets_go():
 
 
 def test_a_failed_load_is_tried_again():
-    attempts = []
+    attempts: list[Any] = []
 
     def load(servable_id, path):
         attempts.append(servable_id)
@@ -192,7 +193,7 @@ class TestLoadThreads:
         return manager_of(load, **{"max_num_load_retries": 3, "load_retry_interval_s": 0.2, **options})
 
     def test_without_load_threads_nothing_else_happens_until_a_broken_version_has_used_up_its_attempts(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts)
         manager.set_aspired_versions("old", {1: None})
         manager.wait_until_available(["old"], "servable(s)")
@@ -209,7 +210,7 @@ class TestLoadThreads:
         assert attempts == ["old", "broken", "broken", "broken", "broken", "good"]
 
     def test_without_load_threads_a_broken_version_is_tried_to_the_end_also_when_it_is_taken_back(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts)
         manager.set_aspired_versions("broken", {2: None})
         until(lambda: attempts)
@@ -218,7 +219,7 @@ class TestLoadThreads:
         assert len(attempts) == 4
 
     def test_a_broken_version_occupies_its_load_thread_also_between_attempts(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts, num_load_threads=1)
         manager.set_aspired_versions("broken", {2: None})
         until(lambda: attempts)
@@ -228,7 +229,7 @@ class TestLoadThreads:
         assert attempts == ["broken", "broken", "broken", "broken", "good"]
 
     def test_with_another_load_thread_good_versions_load_meanwhile(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts, num_load_threads=2, load_retry_interval_s=3600)
         manager.set_aspired_versions("broken", {2: None})
         until(lambda: attempts)
@@ -237,7 +238,7 @@ class TestLoadThreads:
         assert states(manager, "broken") == {2: LOADING}
 
     def test_with_load_threads_a_version_that_is_taken_back_ends_after_its_next_attempt(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts, num_load_threads=1, load_retry_interval_s=2)
         manager.set_aspired_versions("broken", {2: None})
         until(lambda: attempts)
@@ -246,7 +247,7 @@ class TestLoadThreads:
         assert len(attempts) == 2
 
     def test_at_start_up_versions_load_at_the_same_time_and_all_attempts_of_broken_ones_are_waited_for(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts)
         with manager.initial_load():
             manager.set_aspired_versions("broken", {2: None})
@@ -258,7 +259,7 @@ class TestLoadThreads:
         assert attempts.count("broken") == 4
 
     def test_a_start_that_fails_waits_for_all_attempts_too(self):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts)
 
         def start():
@@ -273,7 +274,7 @@ class TestLoadThreads:
 
     @pytest.mark.parametrize("threads", [0, 1])
     def test_stopping_does_not_wait_for_the_next_attempt(self, threads):
-        attempts = []
+        attempts: list[Any] = []
         manager = self.manager_of(attempts, num_load_threads=threads, load_retry_interval_s=3600)
         manager.set_aspired_versions("broken", {2: None})
         until(lambda: attempts)

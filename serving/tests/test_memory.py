@@ -126,7 +126,7 @@ def test_memory_after_refused_requests_is_within_a_quarter_of_the_memory_before(
 
     before = resident_kilobytes()
     request = protos.PredictRequest(model_spec={"name": "tiny"})
-    request.inputs["x"].dtype = protos.DataType.Value("DT_FLOAT")
+    request.inputs["x"].dtype = protos.DataType.DT_FLOAT
     request.inputs["x"].float_val.extend([1.0] * 2_000_000)
     for size in (1_000_000, 2):
         request.inputs["x"].tensor_shape.dim.add(size=size)

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -179,7 +180,7 @@ def test_the_dashboard_is_one_that_grafana_provisions():
 
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    occupied = set()
+    occupied: set[Any] = set()
     for panel in panels:
         assert panel["title"]
         assert panel["description"]

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -154,7 +155,7 @@ def test_a_tensor_of_gigabytes_of_which_one_value_was_sent_is_refused(attacked, 
     from mien_client import protos
 
     request = protos.PredictRequest(model_spec={"name": "tiny"})
-    request.inputs["x"].dtype = protos.DataType.Value(data_type)
+    request.inputs["x"].dtype = getattr(protos.DataType, data_type)
     for size in shape:
         request.inputs["x"].tensor_shape.dim.add(size=size)
     before = peak_megabytes(attacked)
@@ -169,7 +170,7 @@ def test_a_tensor_without_values_whose_outputs_would_have_gigabytes_is_refused(a
     from mien_client import protos
 
     request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "mean"})
-    request.inputs["images"].dtype = protos.DataType.Value("DT_UINT8")
+    request.inputs["images"].dtype = protos.DataType.DT_UINT8
     for size in shape:
         request.inputs["images"].tensor_shape.dim.add(size=size)
     before = peak_megabytes(attacked)
@@ -192,7 +193,7 @@ def test_a_filled_tensor_must_have_the_shape_of_the_signature(attacked):
     from mien_client import protos
 
     request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "mean"})
-    request.inputs["images"].dtype = protos.DataType.Value("DT_UINT8")
+    request.inputs["images"].dtype = protos.DataType.DT_UINT8
     request.inputs["images"].int_val.append(7)
     for size in (1, 2, 2):
         request.inputs["images"].tensor_shape.dim.add(size=size)
@@ -212,7 +213,7 @@ def peak_megabytes(server):
 def test_a_small_message_that_unpacks_to_a_huge_one_is_refused_while_it_is_unpacked(attacked, compression):
     before = peak_megabytes(attacked)
     with grpc.insecure_channel(f"127.0.0.1:{attacked.grpc_port}", [("grpc.max_send_message_length", -1)]) as channel:
-        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         with pytest.raises(grpc.RpcError) as error:
             predict(bytes(512 << 20), compression=compression, timeout=60)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -25,20 +25,20 @@ def names(servable, signature):
 
 def test_a_signature_is_run_by_the_names_of_its_tensors(servable):
     (x,), outputs = names(servable, "serving_default")
-    (y,) = servable.run({x: np.float32([1, 2])}, outputs)
+    (y,) = servable.run({x: np.array([1, 2], np.float32)}, outputs)
     assert y.tolist() == [2, 3]
 
 
 def test_the_graph_decides_which_shapes_it_takes(servable):
     (x,), outputs = names(servable, "serving_default")
-    (y,) = servable.run({x: np.float32([[1, 2], [3, 4]])}, outputs)
+    (y,) = servable.run({x: np.array([[1, 2], [3, 4]], np.float32)}, outputs)
     assert y.tolist() == [[2, 3], [4, 5]]
 
 
 def test_a_wrong_type_is_refused_by_tensorflow(servable):
     (x,), outputs = names(servable, "serving_default")
     with pytest.raises(StatusError, match=r"INVALID_ARGUMENT: Expects arg\[0\] to be float but double is provided"):
-        servable.run({x: np.float64([1])}, outputs)
+        servable.run({x: np.array([1], np.float64)}, outputs)
 
 
 def test_a_run_ends_at_its_deadline(servable, tmp_path):
@@ -134,7 +134,7 @@ def test_without_variables_it_loads_as_in_tensorflow_serving_and_its_requests_fa
     servable = Servable(tmp_path / "m", SessionOptions())
     inputs, outputs = names(servable, "serving_default")
     with pytest.raises(StatusError, match="variable"):
-        servable.run({name: np.float32([[1, 2]]) for name in inputs}, outputs)
+        servable.run({name: np.array([[1, 2]], np.float32) for name in inputs}, outputs)
 
 
 def rank_with_a_module(base_path, words):
@@ -198,4 +198,4 @@ def test_a_saved_model_in_text_form_is_read_too(saved_model, tmp_path):
     file.unlink()
     servable = Servable(tmp_path / "m", SessionOptions())
     (x,), outputs = names(servable, "serving_default")
-    assert servable.run({x: np.float32([1, 2])}, outputs)[0].tolist() == [2, 3]
+    assert servable.run({x: np.array([1, 2], np.float32)}, outputs)[0].tolist() == [2, 3]

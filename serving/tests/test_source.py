@@ -1,6 +1,7 @@
 """The source: which versions ought to be loaded, read from folders."""
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,7 +64,7 @@ def test_a_model_with_nothing_to_load_is_known_beforehand(versions, tmp_path):
         check_loadable(model(versions, specific={"versions": [3]}))
 
 
-class Aspirations(list):
+class Aspirations(list[Any]):
     """What a source stated, in order."""
 
     def __call__(self, name, versions):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from typing import Any
 
 import grpc
 import pytest
@@ -109,7 +110,7 @@ def complaint(tmp_path, capsys):
     return start
 
 
-class SslConfig(dict):
+class SslConfig(dict[str, Any]):
     """The text form of an SSLConfig."""
 
     def __str__(self):

@@ -12,7 +12,7 @@ def clock(monkeypatch):
     class Clock:
         now = 1000.0
 
-    monkeypatch.setattr(unlabelled.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr("time.monotonic", lambda: Clock.now)
     return Clock
 
 

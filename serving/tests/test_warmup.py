@@ -42,10 +42,16 @@ def test_a_model_brings_warm_up_requests_or_none(requests_file, tmp_path):
 def test_requests_of_every_kind_are_run_as_often_as_asked(tiny, requests_file, tmp_path, monkeypatch):
     runs = []
     run = tiny.run
-    monkeypatch.setattr(tiny, "run", lambda *arguments: runs.append(arguments) or run(*arguments))
+
+    def counted(*arguments):
+        runs.append(arguments)
+        return run(*arguments)
+
+    monkeypatch.setattr(tiny, "run", counted)
     write(
         requests_file,
-        "predict_log { request { inputs { key: 'x' value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } } } } }",
+        "predict_log { request { inputs { key: 'x' value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } dim { size: 2 } "
+        "} } } } }",
         "classify_log { request { model_spec { signature_name: 'classify' } input { example_list { examples { features "
         "{ feature { key: 'x' value { float_list { value: 1 value: 2 } } } } } } } } }",
         REGRESS,

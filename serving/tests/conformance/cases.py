@@ -2,8 +2,9 @@
 
 import base64
 import json
+from typing import Any
 
-CASES = []
+CASES: list[dict[str, Any]] = []
 TINY = "/v1/models/tiny"
 SOLO = "/v1/models/solo"
 
