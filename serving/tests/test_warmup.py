@@ -50,8 +50,8 @@ def test_requests_of_every_kind_are_run_as_often_as_asked(tiny, requests_file, t
     monkeypatch.setattr(tiny, "run", counted)
     write(
         requests_file,
-        "predict_log { request { inputs { key: 'x' value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } dim { size: 2 } "
-        "} } } } }",
+        "predict_log { request { inputs { key: 'x' value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } "
+        "dim { size: 2 } } } } } }",
         "classify_log { request { model_spec { signature_name: 'classify' } input { example_list { examples { features "
         "{ feature { key: 'x' value { float_list { value: 1 value: 2 } } } } } } } } }",
         REGRESS,

@@ -327,7 +327,7 @@ def _slots(threads: int) -> threading.Semaphore | None:
 
 
 def _give_way() -> None:
-    """Leaves the processors to other threads that want them; only Linux gives threads priorities of their own."""
+    """Lower the priority of this thread; only Linux has priorities for single threads."""
     if sys.platform == "linux":
         niceness = max(os.getpriority(os.PRIO_PROCESS, os.getpid()), _NICENESS)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

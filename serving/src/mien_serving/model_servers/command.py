@@ -59,8 +59,8 @@ def _run(flags: argparse.Namespace) -> int:
 
         from mien_serving.model_servers.server import ModelServer
 
-        # What is here now stays; not looking through it again keeps the pauses for garbage collection short. Requests
-        # leave hardly any cycles, so looking for those after every 700 objects finds nothing.
+        # The objects of the imports stay for ever: freezing them shortens the pauses of the garbage collector. Requests
+        # leave hardly any reference cycles, so it need not run after every 700 new objects.
         gc.freeze()
         gc.set_threshold(20_000)
         ModelServer(options).run(_announce)

@@ -43,7 +43,7 @@ _GRACE_S: Final = 30.0
 """Seconds that requests in flight may take after the server was told to stop."""
 
 _GIVE_MEMORY_BACK_S: Final = 30.0
-"""Pause between two times that memory which requests have left free is given back to the system."""
+"""Seconds between two returns of free memory to the system."""
 
 
 class ModelServer:
@@ -140,11 +140,10 @@ class ModelServer:
 
 
 def _let_batches_go_first() -> None:
-    """Has this thread, and those it will make, not interrupt others for each event; only Linux can be told so.
+    """Keep this thread, and those that it starts, from interrupting other threads for each event; on Linux only.
 
-    The network's threads then find the events of several requests when their turn comes, and a batch runs meanwhile:
-    with many small requests, to be woken for each takes more of a processor than to answer it. See sched(7),
-    `SCHED_BATCH`.
+    The network's threads then handle the events of several requests at once while a batch runs. With many small
+    requests, waking them for each event costs more than answering it. See sched(7), `SCHED_BATCH`.
     """
     if sys.platform == "linux":
         with suppress(PermissionError):  # A sandbox may forbid it.

@@ -198,7 +198,7 @@ def _import_graph_def(
 
 
 def _let_requests_go_on() -> None:
-    """Lets go of Python's lock for a moment: each step of a load keeps it for some milliseconds, all for too many."""
+    """Release Python's global lock for a moment: each step of a load holds it for some milliseconds."""
     time.sleep(0.001)
 
 

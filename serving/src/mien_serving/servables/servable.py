@@ -167,6 +167,6 @@ def _shape(info: Any) -> Sequence[int] | None:
 
 
 def give_memory_back() -> None:
-    """Return free memory to the system; otherwise glibc keeps it in fragments too small for the next version."""
-    with suppress(AttributeError, OSError, TypeError):  # Other C libraries have no such function.
+    """Return free memory to the system; otherwise glibc keeps it in fragments, which the next version cannot use."""
+    with suppress(AttributeError, OSError, TypeError):  # Other C libraries do not have this function.
         ctypes.CDLL(None).malloc_trim(0)
