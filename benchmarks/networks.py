@@ -5,7 +5,8 @@
 The graphs are made as `mien export` makes them, from the shipped recipes and from two plain residual networks of 1.2
 million weights; what weights they have does not change what they cost. Each is run in float32, and as TensorFlow
 Serving runs it with ``--mixed_precision=bfloat16``, which is the same on processors without bfloat16. The exit status
-is 1 if the shipped pair misses its target. Close everything else.
+is 1 if the shipped pair costs more than its target, a share of what the plain pair costs in the same run. Close
+everything else.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from mien_training.tasks import TASKS
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 BATCH = 64
-TARGET_MS = 0.45
+TARGET = 0.8
 SHIPPED = ("emotion", "keypoints")
 PLAIN = ("emotion-plain", "keypoints-plain")
 KINDS = ("float32", "bfloat16")
@@ -81,12 +82,10 @@ def main() -> int:
     sys.stdout.write(f"{f'ms a face, batch {BATCH}':34}" + "".join(f"{kind:>10}" for kind in KINDS) + "\n")
     for name in (*SHIPPED, *PLAIN, *both):
         sys.stdout.write(f"{name:34}" + "".join(f"{found[f'{name} {kind}']:10.3f}" for kind in KINDS) + "\n")
-    shipped, plain = (min(found[f"{name} {kind}"] for kind in KINDS) for name in both)
-    met = shipped <= TARGET_MS
-    sys.stdout.write(
-        f"shipped pair: {shipped:.3f} ms, target {TARGET_MS}: {'met' if met else 'MISSED'}; "
-        f"{plain / shipped:.2f} × as fast as the plain pair\n"
-    )
+    ratios = {kind: found[f"{both[0]} {kind}"] / found[f"{both[1]} {kind}"] for kind in KINDS}
+    met = max(ratios.values()) <= TARGET
+    shown = ", ".join(f"{ratio:.2f} in {kind}" for kind, ratio in ratios.items())
+    sys.stdout.write(f"shipped pair over plain pair: {shown}; target {TARGET}: {'met' if met else 'MISSED'}\n")
     return 0 if met else 1
 
 

@@ -1,0 +1,36 @@
+"""The notebook of `examples/` runs from its first cell to its last."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parent.parent / "examples" / "walkthrough.ipynb"
+
+
+def printed(cell):
+    return "".join(output.get("text", "") for output in cell.get("outputs", []))
+
+
+def test_it_is_kept_without_its_outputs():
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        assert not cell.get("outputs"), cell.source
+        assert not cell.get("execution_count"), cell.source
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_it_goes_from_a_data_file_to_a_served_answer(monkeypatch):
+    # Its commands are those of this environment, as in an activated one.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+    texts = [printed(cell) for cell in notebook.cells]
+    assert re.search(r"faces +480", "".join(texts))
+    asked = next(text for text in texts if "drawn:" in text)
+    assert len(re.findall(r"^drawn: \w+ +read: \w+ +[\d.]+%   none of the five: +[\d.]+%$", asked, re.MULTILINE)) == 6
+    assert "{'emotion': 2, 'keypoints': 1}" in asked
