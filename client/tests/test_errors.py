@@ -7,6 +7,7 @@ import pickle
 import re
 import socket
 import threading
+import types
 from typing import Any
 
 import mien_client
@@ -28,6 +29,7 @@ from mien_client import (
     VersionNotFoundError,
     _exceptions,
 )
+from mien_client.transports import grpc as grpc_transport
 
 
 def error_of(client, images, **options):
@@ -443,6 +445,20 @@ def test_a_call_after_close(request, backend, awaited, kind):
 def test_closing_the_client_ends_a_running_call(client, backend):
     backend.before_answer = lambda model, version: client.close()
     assert type(error_of(client, backend.faces(256 * 4))) is UnavailableError
+
+
+def test_closing_does_not_wait_for_grpc_for_ever(grpc_address, backend, monkeypatch):
+    """It would if Ctrl-C interrupted gRPC while it began a request."""
+    monkeypatch.setattr(grpc_transport, "_CLOSING_TAKES", 0.1)
+    client, released, ended = Client(grpc_address), threading.Event(), []
+    client.analyze(backend.faces(1))
+    transport: Any = client._replicas.transports[0]
+    channel = transport._channel
+    transport._channel = types.SimpleNamespace(close=lambda: ended.append(released.wait(60)))
+    client.close()
+    assert ended == []
+    released.set()
+    channel.close()
 
 
 def test_errors_survive_pickling(client, backend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from mien_client._exceptions import MienError
 from mien_client._forks import leave_alone, renew_in_children
+from mien_client._threads import in_thread
 from mien_client.protos import GetModelStatusResponse, PredictResponse
 from mien_client.security import Security, channel_credentials
 from mien_client.transports.base import Answer, Deadline, Pending, Request, Target, Transport, VersionStatus
@@ -22,6 +24,9 @@ from mien_client.transports.grpc_messages import predict_request, read_answer, s
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+
+_CLOSING_TAKES = 2.0
+"""Seconds that closing a connection may take."""
 
 _MESSAGE_LIMIT = 64 * 2**20
 OPTIONS = [
@@ -88,8 +93,9 @@ class GrpcTransport(Transport):
         with self._lock:
             channel, self._channel = self._channel, None
         if channel is not None:
-            with FORK_GATE.pass_through():
-                channel.close()
+            with FORK_GATE.pass_through(), suppress(TimeoutError):
+                # Closing waits for all calls to end, and for ever if Ctrl-C interrupted gRPC while it began one.
+                in_thread(channel.close).result(_CLOSING_TAKES)
 
     def _send(
         self, method: str, body: bytes, read: Callable[[bytes], R], target: Target, deadline: Deadline
