@@ -6,7 +6,6 @@ RapidJSON, and numpy while it converts lists, hold Python's global lock: all oth
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import signal
 import subprocess
@@ -26,9 +25,6 @@ from mien_serving.model_servers.rest.json_value import parse_object, signature_n
 
 LARGE: Final = 1 << 20
 """Bytes from which on a body is read in another process."""
-
-_NICENESS: Final = 10
-"""The niceness of that process: it gives way to others."""
 
 T = TypeVar("T")
 
@@ -131,8 +127,6 @@ def _received(pipe: Any) -> Any:
 def _serve() -> None:
     """Read bodies until the other process closes the pipe or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
     jobs, outcomes = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
