@@ -1,7 +1,8 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    all tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
-# make docs    the documentation site, in site/            make coverage    all tests, and the share of lines that they run
+# make test COVERAGE=1   the same, and fail if they run fewer lines than the floor in pyproject.toml
+# make docs    the documentation site, in site/
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
@@ -27,7 +28,7 @@ EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test coverage test-docker lint docs train distil bench scaling secrets audit sbom lock clean
+.PHONY: demo demo-rollout test test-docker lint docs train distil bench scaling secrets audit sbom lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -35,12 +36,8 @@ demo: $(PUBLISHED)
 demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
-TESTS := -n auto --dist loadfile -m "not docker"
 test: $(INSTALLED)
-	$(BIN)/pytest $(TESTS)
-
-coverage: $(INSTALLED)
-	$(BIN)/pytest $(TESTS) --cov
+	$(BIN)/pytest -n auto --dist loadfile -m "not docker" $(if $(COVERAGE),--cov)
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py

@@ -2,11 +2,11 @@
 
     python -m benchmarks.architectures --data fer2013.csv.gz --runs runs/architectures
 
-All have the first teacher's recipe, and fewer epochs: this ranks shapes, and says nothing of what each can reach. The
-shipped shape is trained from three seeds, which says how much of a difference is chance. An interrupted call goes on
-where it stopped. Costs are measured at the end, in turns, in bfloat16 where the processor has it, as TensorFlow Serving
-runs it; close everything else. What was measured is kept in docs/architectures.json, from which ``--draw-only`` draws
-docs/architectures.png again.
+All use the first teacher's recipe with fewer epochs: this ranks shapes, but does not show what each can reach. The
+shipped shape is trained from three seeds, whose spread shows how much of a difference is chance. An interrupted call
+continues when you run it again. Costs are measured at the end, in turns, in bfloat16 where the processor has it, as
+TensorFlow Serving runs it; close everything else. The measurements are kept in
+docs/explanation/architectures/measured.json, from which ``--draw-only`` draws accuracy.png beside it again.
 """
 
 import argparse
@@ -47,8 +47,8 @@ SHAPES = {
     "separable": replace(SHIPPED, blocks="separable", widths=(48, 96, 192, 384)),
 }
 SEEDS = 3
-DOCS = Path(__file__).parents[1] / "docs"
-MEASURED, PICTURE = DOCS / "architectures.json", DOCS / "architectures.png"
+FOLDER = Path(__file__).parents[1] / "docs" / "explanation" / "architectures"
+MEASURED, PICTURE = FOLDER / "measured.json", FOLDER / "accuracy.png"
 
 DOT_RADIUS = 6.0
 """Pixels around a dot that its name and others' leave free."""

@@ -1,6 +1,7 @@
 """The documentation site builds, depends on no other host, and its snippets run as they are pasted."""
 
 import html.parser
+import inspect
 import os
 import re
 import shutil
@@ -8,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mien_client
 import pytest
 
 from docs.explanation import draw_diagrams
+from tests.public_api import entries
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/tutorial/quickstart.md", "docs/reference/api.md")
@@ -103,14 +106,19 @@ def test_every_page_is_on_the_site_and_loads_nothing_from_other_hosts(site):
         assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", path.read_text(encoding="utf-8")), path
 
 
-def test_the_api_reference_has_the_client(site):
+def test_the_api_reference_has_every_public_class(site):
     text = (site / "reference/python/index.html").read_text(encoding="utf-8")
-    for name in ("Client", "AsyncClient", "Analysis", "MienError"):
-        assert f'id="mien_client.{name}"' in text
-    assert "Ask both models" in text or "Asks both models" in text
+    for name in mien_client.__all__:
+        if inspect.isclass(getattr(mien_client, name)):
+            assert re.search(rf'id="mien_client\.(_exceptions\.)?{name}"', text), name
 
 
 @pytest.mark.parametrize("draw", [draw_diagrams.parts, draw_diagrams.request, draw_diagrams.version])
 def test_the_diagrams_are_those_that_the_script_draws(draw):
     path = ROOT / "docs" / "explanation" / f"{draw.__name__}.svg"
     assert path.read_text(encoding="utf-8") == draw().svg()
+
+
+def test_every_entry_of_the_api_reference_has_an_example():
+    for name, thing in entries().items():
+        assert "Example:\n    >>> " in inspect.getdoc(thing), name

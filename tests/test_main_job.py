@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import doctest
-import importlib.util
 import inspect
 import io
 import json
@@ -23,12 +22,10 @@ from mien_client import Client
 from mien_client.pictures import find_faces, read_picture
 from PIL import Image
 
+from tests.public_api import entries
+
 ROOT = Path(__file__).parent.parent
 PORTRAIT = ROOT / "examples" / "astronaut.jpg"
-
-_spec = importlib.util.spec_from_file_location("make_reference", ROOT / "client" / "tools" / "make_reference.py")
-REFERENCE = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(REFERENCE)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +99,9 @@ def test_the_stock_client_works_unchanged(server, faces):
     assert response.model_spec.version.value == 1
 
 
-@pytest.mark.parametrize("name", sorted(REFERENCE.entries()))
-def test_the_example_in_the_clients_reference_runs(name, server, faces):
-    text = inspect.getdoc(REFERENCE.entries()[name])
+@pytest.mark.parametrize("name", sorted(entries()))
+def test_the_example_in_the_docstring_runs(name, server, faces):
+    text = inspect.getdoc(entries()[name])
     text = text.replace("localhost:8500", server.grpc).replace("astronaut.jpg", str(PORTRAIT))
     known = {public: getattr(mien_client, public) for public in mien_client.__all__}
     known |= {"asyncio": asyncio, "np": np, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
