@@ -92,8 +92,6 @@ def test_no_call_fails_and_the_bad_one_rests(replicas, spoil, failure, monkeypat
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_it_is_probed_with_a_small_prediction(replicas, awaited, kind):
     """Its metadata is right all the time. Only when its predictions are, callers are answered by it again."""
-    if kind == "async" and replicas.addresses[0].startswith("http"):
-        pytest.skip("AsyncClient speaks gRPC")
     replicas.adopt()
     bad = replicas.backends[0]
     bad.distortions["keypoints"] = lambda values: values * np.float32("nan")

@@ -353,12 +353,6 @@ def test_a_server_with_batching_answers_each_request_as_one_without(batching_ser
     assert "to be uint8 but int8 is provided" in failing.details()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this scheduling policy")
-def test_the_network_lets_batches_go_first(server, batching_server):
-    assert os.sched_getscheduler(server.process.pid) == os.SCHED_OTHER
-    assert os.sched_getscheduler(batching_server.process.pid) == os.SCHED_BATCH
-
-
 def test_each_model_can_bring_its_own_parameters(publish, tmp_path):
     options = ServerOptions(ModelServerConfig(), batching=BatchingOptions(), per_model_batching=True)
     server = ModelServer(options)

@@ -86,7 +86,7 @@ def test_two_workers_have_the_losses_and_the_accuracy_of_one(tmp_path, emotion_c
     for one, two in zip(*logs, strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3)
         assert float(two["val_accuracy"]) == pytest.approx(float(one["val_accuracy"]), abs=0.04)
-    assert open_run(tmp_path / "shared").load().output_shape == (None, len(EMOTIONS))
+    assert open_run(tmp_path / "shared").load().output_shape == (None, len(EMOTIONS) + 2)  # Fear and Neutral
 
 
 def test_workers_must_be_named(monkeypatch):

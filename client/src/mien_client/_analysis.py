@@ -111,7 +111,7 @@ class Analysis(Sequence[Face]):
 
         Example:
             >>> analysis.to_frame().shape
-            (3, 39)
+            (3, 40)
         """
         try:
             import pandas as pd
