@@ -1,8 +1,6 @@
 """The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
 
 import gc
-import os
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
