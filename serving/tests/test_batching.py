@@ -1,6 +1,8 @@
 """The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
 
 import gc
+import os
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -349,6 +351,12 @@ def test_a_server_with_batching_answers_each_request_as_one_without(batching_ser
         assert list(call.result().outputs["mean"].float_val) == [image.flat[0]] * len(image)
     assert failing.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "to be uint8 but int8 is provided" in failing.details()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this scheduling policy")
+def test_the_network_lets_batches_go_first(server, batching_server):
+    assert os.sched_getscheduler(server.process.pid) == os.SCHED_OTHER
+    assert os.sched_getscheduler(batching_server.process.pid) == os.SCHED_BATCH
 
 
 def test_each_model_can_bring_its_own_parameters(publish, tmp_path):

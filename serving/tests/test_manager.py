@@ -1,5 +1,7 @@
 """The manager: available is what is aspired, and nothing goes away before its successor is there."""
 
+import os
+import sys
 import threading
 import time
 from typing import Any
@@ -45,6 +47,22 @@ def until(condition):
     while not condition():
         assert time.monotonic() < give_up, "it never came true"
         time.sleep(0.001)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads priorities of their own")
+def test_what_is_served_comes_before_what_is_loaded():
+    niceness = {}
+
+    def load(servable_id, path):
+        niceness[servable_id.version] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return Loaded(servable_id.version)
+
+    manager = manager_of(load)
+    for version in (1, 2):
+        aspire(manager, version)
+        until(lambda version=version: states(manager).get(version) is AVAILABLE)
+    mine = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    assert niceness == {1: mine, 2: max(mine, 10)}
 
 
 class TestPolicy:

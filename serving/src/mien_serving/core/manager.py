@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,8 @@ from mien_serving.core.status import Code, StatusError
 from mien_serving.core.version_policy import Action, Snapshot, next_action
 
 logger = logging.getLogger(__name__)
+
+_NICENESS: Final = 10
 
 _INITIAL_LOAD_THREADS: Final = 4 * (os.cpu_count() or 1)
 """Number of versions that load at the same time while the server starts, as in TensorFlow Serving."""
@@ -273,7 +276,11 @@ class Manager(Generic[S]):
     def _load_version(self, harness: _Harness[S], slots: threading.Semaphore | None = None) -> None:
         with slots or nullcontext():
             with self._changed:
+                states = {other.state for other in self._all()}
                 self._publish(harness, State.LOADING)
+            # The first load makes TensorFlow's own threads, which keep the priority they are made with.
+            if State.AVAILABLE in states:
+                _give_way()
             servable, error = self._try_to_load(harness)
             with self._changed:
                 harness.servable = servable
@@ -302,6 +309,7 @@ class Manager(Generic[S]):
         return None, error
 
     def _unload_version(self, harness: _Harness[S]) -> None:
+        _give_way()
         with self._changed:
             self._changed.wait_for(lambda: not harness.in_flight)
             servable, harness.servable = harness.servable, None
@@ -316,3 +324,10 @@ class Manager(Generic[S]):
 def _slots(threads: int) -> threading.Semaphore | None:
     """Return a semaphore for the load threads; None if the manager's own thread loads."""
     return threading.Semaphore(threads) if threads > 0 else None
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread; only Linux has priorities for single threads."""
+    if sys.platform == "linux":
+        niceness = max(os.getpriority(os.PRIO_PROCESS, os.getpid()), _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
