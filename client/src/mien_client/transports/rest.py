@@ -9,29 +9,27 @@ from __future__ import annotations
 import base64
 import json
 import re
-from http import HTTPStatus, cookiejar
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote
 
 import numpy as np
 import requests
 from numpy.typing import NDArray
-from requests.adapters import HTTPAdapter
 
 from mien_client._exceptions import MienError, NotServedError
-from mien_client._forks import leave_alone, renew_in_children
 from mien_client._threads import in_thread
 from mien_client.contract import IMAGE_BYTES_INPUT, OTHER_OUTPUT, SIGNATURE_RAW
 from mien_client.security import Security
 from mien_client.transports.base import Answer, Deadline, Pending, Request, Target, Transport, VersionStatus
-from mien_client.transports.failures import failure, unexpected, without_password
+from mien_client.transports.failures import failure, unexpected
+from mien_client.transports.http import Connections, content, innermost
 
 _MAX_CONNECTIONS = 32
 """Connections that are kept open: two for each of sixteen callers that share a client. Others are closed after use."""
 _VERSION_KEPT_SECONDS = 1.0
 _MAX_ANSWER = 64 * 2**20
 """Bytes of an answer, decompressed: as much as over gRPC."""
-_CHUNK = 2**16
 
 _CODES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
@@ -57,26 +55,14 @@ class RestTransport(Transport):
     """A pool of connections to one server, and a thread for each request that is under way."""
 
     def __init__(self, address: str, security: Security) -> None:
-        security.check(address, encrypted=address.startswith("https://"))
         self.endpoint = address
-        self._headers = {"Content-Type": "application/json", **dict(security.headers)}
-        certificate = (security.cert_file, security.key_file) if security.cert_file and security.key_file else None
-        # Proxies and authorities are read from the environment once: that takes as long as a small answer.
-        self._settings = requests.Session().merge_environment_settings(
-            self.endpoint, {}, True, security.ca_file or True, certificate
-        )
-        proxy = requests.utils.select_proxy(address, self._settings["proxies"])
-        self._by_way = f" (asked through the proxy {without_password(proxy)})" if proxy else ""
+        self._connections = Connections(address, security, _MAX_CONNECTIONS)
+        proxy = self._connections.proxy
+        self._by_way = f" (asked through the proxy {proxy})" if proxy else ""
         self._may_be_tls = address.startswith("http://") and not proxy
         self._answered = False
         self._closed = False
-        self._disconnect()
-        renew_in_children(self)
-
-    def renew(self) -> None:
-        """See `Renewable.renew`."""
-        leave_alone(self._session)
-        self._disconnect()
+        self._versions: dict[Target, tuple[int, Deadline]] = {}
 
     def predict(self, request: Request) -> Pending[Answer]:
         """See `Transport.predict`."""
@@ -91,17 +77,7 @@ class RestTransport(Transport):
     def close(self) -> None:
         """See `Transport.close`."""
         self._closed = True
-        self._session.close()
-
-    def _disconnect(self) -> None:
-        self._session = requests.Session()
-        self._session.mount(self.endpoint, HTTPAdapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS))
-        # Without cookies, threads can share a session: nothing in it changes.
-        self._session.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=()))
-        self._session.headers.update(self._headers)
-        # A .netrc file is ignored: its password would replace the token.
-        self._session.trust_env = False
-        self._versions: dict[Target, tuple[int, Deadline]] = {}
+        self._connections.close()
 
     def _predict(self, request: Request) -> Answer:
         target, exact, deadline = request.target, request.target, request.deadline
@@ -152,22 +128,15 @@ class RestTransport(Transport):
     def _request(self, method: str, path: str, body: bytes | None, target: Target, deadline: Deadline) -> Any:
         """Return the JSON document of a successful answer."""
         try:
-            response = self._session.request(
-                method,
-                f"{self.endpoint}{path}",
-                data=body,
-                timeout=max(1e-3, deadline.remaining()),
-                allow_redirects=False,
-                **self._settings,
-            )
-            content = _content(response)
+            response = self._connections.request(method, path, body, deadline.remaining())
+            raw = content(response, _MAX_ANSWER)
         except Exception as error:  # urllib3's own exceptions too, and that of a closed session.
             if isinstance(error, _NOT_HTTP):
                 code = "UNIMPLEMENTED"
             else:
                 late = isinstance(error, requests.Timeout) or not deadline.remaining()
                 code = "DEADLINE_EXCEEDED" if late else "UNAVAILABLE"
-            root = _innermost(error)
+            root = innermost(error)
             words = str(root)
             if re.match(_HTTP2_SETTINGS, words, re.DOTALL):
                 code = "UNIMPLEMENTED"
@@ -176,11 +145,11 @@ class RestTransport(Transport):
                 words += ". If this is a TLS port, write 'https://'; if it is a gRPC port, leave 'http://' out"
             raise self._failure(code, words + self._by_way, target, deadline) from None
         self._answered = True
-        if content is None:
+        if raw is None:
             text = f"is larger than {_MAX_ANSWER >> 20} MiB"
             raise unexpected(text, endpoint=self.endpoint, target=target)
         try:
-            document = json.loads(content)
+            document = json.loads(raw)
         except (ValueError, RecursionError):
             document = None
         status = f"HTTP status {response.status_code} {response.reason}"
@@ -190,7 +159,7 @@ class RestTransport(Transport):
             raise self._failure("UNIMPLEMENTED", f"{status} with a body that is not a JSON object", target, deadline)
         told = document.get("error") if isinstance(document, dict) else None
         text = told if isinstance(told, str) else ""
-        if not text and b"plain HTTP request was sent to HTTPS port" in content[:1000]:
+        if not text and b"plain HTTP request was sent to HTTPS port" in raw[:1000]:
             status = "the server uses TLS on this port. Write 'https://' in the address"
         code = _code(response.status_code, bool(text))
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and not text:
@@ -228,18 +197,6 @@ def to_array(document: dict[str, Any], output: str) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _content(response: requests.Response) -> bytes | None:
-    """Return the body of an answer, or None if it is too large."""
-    chunks, size = [], 0
-    with response:
-        for chunk in response.iter_content(_CHUNK):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > _MAX_ANSWER:
-                return None
-    return b"".join(chunks)
-
-
 def _path(target: Target) -> str:
     path = f"/v1/models/{quote(target.model, safe='')}"
     if target.version is not None:
@@ -266,10 +223,3 @@ def _number(version: Any) -> int:
     if not 0 <= number < 2**63:
         raise ValueError("not the number of a version")
     return number
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the innermost of a chain of exceptions, which is the operating system's."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
