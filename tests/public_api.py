@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import mien_client
-from mien_client import pictures
+from mien_client import pictures, split
 
 CLASSES = (
     mien_client.Client,
@@ -25,13 +25,14 @@ CLASSES = (
 )
 TRANSPORTS = (mien_client.MockTransport, mien_client.Request, mien_client.Transport)
 """Their members are explained by the example of the class."""
+SPLIT = (split.Split, split.SplitFile, split.caller_place, split.asks_canary)
 PICTURES = (pictures.read_picture, pictures.find_faces, pictures.Picture, pictures.FaceCrop)
 
 
 def entries() -> dict[str, Any]:
     """Return every class, function and member whose docstring has an example, by name."""
     found: dict[str, Any] = {}
-    for prefix, things in (("", CLASSES), ("pictures.", PICTURES)):
+    for prefix, things in (("", CLASSES), ("split.", SPLIT), ("pictures.", PICTURES)):
         for thing in things:
             found[f"{prefix}{thing.__name__}"] = thing
             if isinstance(thing, type) and thing not in TRANSPORTS:

@@ -22,7 +22,7 @@ from mien_client import Client
 from mien_client.pictures import find_faces, read_picture
 from PIL import Image
 
-from tests.public_api import entries
+from tests.public_api import SPLIT, entries
 
 ROOT = Path(__file__).parent.parent
 PORTRAIT = ROOT / "examples" / "astronaut.jpg"
@@ -107,6 +107,7 @@ def test_the_example_in_the_docstring_runs(name, server, faces):
     text = inspect.getdoc(entries()[name])
     text = text.replace("localhost:8500", server.grpc).replace("astronaut.jpg", str(PORTRAIT))
     known = {public: getattr(mien_client, public) for public in mien_client.__all__}
+    known |= {public.__name__: public for public in SPLIT}
     known |= {"asyncio": asyncio, "np": np, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
     told: list[str] = []
     with Client(server.grpc) as client:

@@ -3,10 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mien_client import Client, ConfigurationError
-from mien_client._calls.targets import asks_canary
 
 STABLE, CANARY = {"emotion": 1, "keypoints": 1}, {"emotion": 2, "keypoints": 2}
 
@@ -73,22 +70,10 @@ def test_a_canary_that_is_withdrawn_in_mid_call_fails_no_call(address, rollout):
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, "0.1", None, float("nan")])
 def test_an_invalid_share_is_refused(wrong):
-    with pytest.raises(ConfigurationError, match="Expected a number from 0 to 1 for canary, got"):
+    with pytest.raises(ConfigurationError, match="Expected a number from 0 to 1, or 'auto', for canary, got"):
         Client("localhost:8500", canary=wrong)
 
 
 def test_an_invalid_key_is_refused(client, backend):
     with pytest.raises(ConfigurationError, match="key"):
         client.analyze(backend.faces(1), key=1.5)
-
-
-@given(st.text() | st.binary() | st.integers(), st.floats(0, 1), st.floats(0, 1))
-def test_a_larger_share_adds_keys_and_drops_none(key, first, second):
-    small, great = sorted([first, second])
-    assert asks_canary(great, key) or not asks_canary(small, key)
-    assert asks_canary(1, key)
-    assert not asks_canary(0, key)
-
-
-def test_keys_spread_evenly():
-    assert 850 < sum(asks_canary(0.1, f"customer-{number}") for number in range(10_000)) < 1150

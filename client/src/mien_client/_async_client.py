@@ -32,7 +32,7 @@ class AsyncClient(BaseClient):
     """A `Client` for asyncio, with the same arguments, methods, results and errors. Its methods are awaited.
 
     It is an asynchronous context manager. Cancelling a call cancels its requests. Over gRPC it uses no threads of its
-    own; over REST each request that is under way occupies a thread.
+    own, except one with ``canary="auto"``; over REST each request that is under way occupies a thread.
 
     Example:
         >>> async def ask():
@@ -63,11 +63,14 @@ class AsyncClient(BaseClient):
             >>> [len(analysis) for analysis in asyncio.run(ask())]
             [1, 2]
         """
+        deadline = self._deadline(timeout)
+        if not self._shares.known:
+            await asyncio.to_thread(self._shares.wait, deadline)
         job = self._job(
             images,
             emotion_version=emotion_version,
             keypoint_version=keypoint_version,
-            timeout=timeout,
+            deadline=deadline,
             key=key,
             partial=partial,
         )

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -22,13 +23,15 @@ from mien_client._calls.latencies import Latencies
 from mien_client._calls.pacing import Pacer
 from mien_client._calls.replicas import Replicas
 from mien_client._calls.retries import MAX_ATTEMPTS, Retries
-from mien_client._calls.targets import asks_canary, checked_target, preferences
+from mien_client._calls.targets import checked_target, preferences
 from mien_client._calls.telemetry import Telemetry
 from mien_client._exceptions import ClientClosedError, ConfigurationError, MienError
 from mien_client._images import as_images
-from mien_client._options import checked_canary, checked_count, checked_hedge, checked_timeout
+from mien_client._options import checked_count, checked_hedge, checked_timeout
+from mien_client._shares import open_shares
 from mien_client.contract import CANARY_LABEL, EMOTION_MODEL, KEYPOINT_MODEL, KEYPOINTS_OUTPUT, PROBABILITIES_OUTPUT
 from mien_client.security import Security, security
+from mien_client.split import asks_canary, caller_place
 from mien_client.transports.base import Deadline, Target, Transport
 from mien_client.transports.opening import open_transport
 
@@ -89,7 +92,8 @@ class BaseClient:
         keypoint_model: str = KEYPOINT_MODEL,
         emotion_version: int | str | None = None,
         keypoint_version: int | str | None = None,
-        canary: float = 0.0,
+        canary: float | str = 0.0,
+        split: str | os.PathLike[str] | None = None,
         hedge: float | None = None,
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
@@ -99,7 +103,8 @@ class BaseClient:
         api_key: str | None = None,
         transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
-        self._canary = checked_canary(canary)
+        connection = (tls, ca_file, cert_file, key_file, token, api_key)
+        self._shares = open_shares(canary, split, partial(security, *connection))
         self._hedge = checked_hedge(hedge)
         self._latencies = Latencies()
         self._timeout = checked_timeout(timeout)
@@ -112,7 +117,6 @@ class BaseClient:
         self._missing_labels = MissingLabels()
         self._retries = Retries(checked_count("max_attempts", max_attempts))
         self._pacer = Pacer()
-        connection = (tls, ca_file, cert_file, key_file, token, api_key)
         if transport is None:
             transports = _open_all(address, security(*connection))
         else:
@@ -137,8 +141,12 @@ class BaseClient:
         if not self._closed:
             self._closed = True
             self._retries.close()
+            self._shares.close()
             for transport in self._replicas.transports:
                 transport.close()
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._timeout if timeout is None else checked_timeout(timeout))
 
     def _job(
         self,
@@ -146,19 +154,18 @@ class BaseClient:
         *,
         emotion_version: int | str | None,
         keypoint_version: int | str | None,
-        timeout: float | None,
+        deadline: Deadline,
         key: str | bytes | int | None,
         partial: bool,
     ) -> Job:
         self._check_open()
         faces = as_images(images)
-        deadline = Deadline(self._timeout if timeout is None else checked_timeout(timeout))
-        on_canary = asks_canary(self._canary, key)
+        place = caller_place(key)
         outputs, versions = (PROBABILITIES_OUTPUT, KEYPOINTS_OUTPUT), (emotion_version, keypoint_version)
         halves = []
         for usual, version, output in zip(self._targets, versions, outputs, strict=True):
             targets = preferences(usual if version is None else checked_target(usual.model, version))
-            if version is None and on_canary:
+            if version is None and asks_canary(place, self._shares.share(usual.model)):
                 targets = [Target(usual.model, label=CANARY_LABEL), *targets]
             halves.append(Half(targets, output, len(faces), self._missing_labels))
         telemetry = Telemetry(len(faces))

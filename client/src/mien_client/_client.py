@@ -47,8 +47,14 @@ class Client(BaseClient):
             loaded version, which may be a canary. ``None`` means the label ``"stable"``. A model without the label
             ``stable`` answers with its newest version.
         keypoint_version: The same for the key point model.
-        canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead. Of calls with the
-            same ``key``, all do or none does. A model without that label is asked as usual.
+        canary: The share of calls, 0 to 1, that ask for the label ``canary`` of each model instead, or ``"auto"`` for
+            the share that operators set with ``mien rollout shift``. Of calls with the same ``key``, all do or none
+            does, and a larger share adds keys and drops none. A model without that label is asked as usual.
+        split: With ``canary="auto"``, where the share is set: a gateway's address, ``"http://localhost:8080"``, or the
+            path of ``split.json``, which is beside ``models.config``. A thread follows it, and a change takes effect
+            within two seconds. The first call may wait up to a second for it. While a gateway does not answer, the last
+            share stays in force; until it has answered once, no call asks for the canary. ``token``, ``api_key`` and
+            the files below are used for the gateway, too.
         hedge: When a request takes longer than this share of the latest answers took, 0.95 for example, it is sent a
             second time, to another server if there are several, and the first answer counts. ``None`` disables hedging.
         tls: Whether gRPC is encrypted. It is if one of the files is given. REST is encrypted if its address starts
@@ -105,11 +111,13 @@ class Client(BaseClient):
             >>> for face in client.analyze(images):
             ...     assert face.emotion in EMOTIONS and 0 < face.confidence <= 1
         """
+        deadline = self._deadline(timeout)
+        self._shares.wait(deadline)
         job = self._job(
             images,
             emotion_version=emotion_version,
             keypoint_version=keypoint_version,
-            timeout=timeout,
+            deadline=deadline,
             key=key,
             partial=partial,
         )

@@ -25,10 +25,10 @@ def checked_count(name: str, count: int) -> int:
     return int(count)
 
 
-def checked_canary(share: float) -> float:
+def checked_canary(share: float | str) -> float:
     """Return the share of calls for the canary if it is a number from 0 to 1."""
-    if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
-        raise ConfigurationError(f"Expected a number from 0 to 1 for canary, got {share!r}")
+    if isinstance(share, str) or not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+        raise ConfigurationError(f"Expected a number from 0 to 1, or 'auto', for canary, got {share!r}")
     return share
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
-import random
 
 from mien_client._exceptions import ConfigurationError
 from mien_client.contract import STABLE_LABEL
@@ -44,20 +42,3 @@ def checked_target(model: str, version: int | str | None) -> Target:
 def preferences(target: Target) -> list[Target]:
     """Return what to ask for, in order: a model without the label ``stable`` is asked for its newest version."""
     return [target, Target(target.model)] if target.label == STABLE_LABEL else [target]
-
-
-def asks_canary(share: float, key: str | bytes | int | None) -> bool:
-    """Return whether a call is one of the ``share`` of calls, 0 to 1, that ask for the canary.
-
-    Calls without a key are chosen at random. Of calls with the same key, all ask for the canary or none does, with any
-    client and in any process. A larger share adds keys and drops none.
-
-    Raises:
-        ConfigurationError: The key is invalid.
-    """
-    if key is None:
-        return random.random() < share  # noqa: S311
-    if not isinstance(key, (str, bytes, int)):
-        raise ConfigurationError(f"Expected a string, bytes or a whole number for key, got {key!r}")
-    text = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) < share * 2**64
