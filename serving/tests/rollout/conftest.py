@@ -432,7 +432,7 @@ class ApiHandler(BaseHTTPRequestHandler):
         self.server.data |= body["data"]
         owners |= dict.fromkeys(body["data"], manager)
         self.server.version += 1
-        self.server.applied.append(body["data"]["models.config"])
+        self.server.applied += [text for key, text in body["data"].items() if key == "models.config"]
         self.answer(200, self.config_map())
 
     def config_map(self):

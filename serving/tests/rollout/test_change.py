@@ -5,6 +5,7 @@ there can be hundreds of rollouts, each stopped at another moment.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -13,22 +14,26 @@ from typing import Any, cast
 
 import pytest
 from google.protobuf import text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mien_client.cli import main
 from mien_client.protos import POOL, ModelServerConfig, ModelSpec
 from mien_serving.core.manager import ManagerOptions
 from mien_serving.core.server_core import CoreOptions, ServerCore
 from mien_serving.core.status import Code, StatusError
+from mien_serving.repository.lock import lock_path, locked
 from mien_serving.rollout.errors import RolloutError, RolloutInterrupted
 from mien_serving.rollout.fleet import fleet as fleet_module
 from mien_serving.rollout.fleet import transition
 from mien_serving.rollout.fleet.server import FleetError, VersionState, View
-from mien_serving.rollout.requests import CanaryRequest, Deployment
-from mien_serving.rollout.state import models_config
+from mien_serving.rollout.requests import CanaryRequest, Deployment, ShiftRequest
+from mien_serving.rollout.state import models_config, split_store
 from mien_serving.rollout.state.configmap import ConfigMap
 from mien_serving.rollout.state.desired import Desired
 from mien_serving.rollout.state.journal import Journal
 from mien_serving.rollout.state.models_config import ModelsConfig
-from mien_serving.rollout.verbs import change
+from mien_serving.rollout.state.split_store import SplitStore
+from mien_serving.rollout.verbs import change, shift
 from mien_serving.rollout.verbs.canary import canary
 
 CONFIG = """\
@@ -142,7 +147,8 @@ class World:
     def mien(self, *arguments, dies_at=0):
         """Run a verb, killing it at its n-th step if that is given; return the exit status, None if it was killed."""
         self.countdown = dies_at
-        where = [f"--repository={self.repository}", self.desired_state, "--wait=2"]
+        where = [f"--repository={self.repository}", self.desired_state]
+        where += [] if arguments[0] in ("shift", "status") else ["--wait=2"]
         try:
             return main(["rollout", str(arguments[0]), *where, *map(str, arguments[1:])])
         except Killed:
@@ -151,8 +157,12 @@ class World:
     def desired(self):
         return ModelsConfig.read(self.config).desired("emotion")
 
-    def is_so(self, versions, **labels):
+    def percent(self):
+        return SplitStore(self.config).read().percent("emotion")
+
+    def is_so(self, versions, *, percent=0, **labels):
         assert self.desired() == Desired(frozenset(versions), labels)
+        assert self.percent() == percent
         for server in self.servers:
             view = server.view("emotion", ("stable", "canary"), 1)
             assert view.labels == labels
@@ -188,9 +198,16 @@ def world(tmp_path, monkeypatch):
         real_write(config, instead_of)
         worlds[-1].trip()
 
-    real_write = ModelsConfig.write
+    def write_split(store, split):
+        worlds[-1].trip()
+        real_write_split(store, split)
+        worlds[-1].trip()
+
+    real_write, real_write_split = ModelsConfig.write, SplitStore.write
     monkeypatch.setattr(ModelsConfig, "write", write)
+    monkeypatch.setattr(SplitStore, "write", write_split)
     monkeypatch.setattr(change, "Fleet", Fleet)
+    monkeypatch.setattr(shift, "Fleet", Fleet)
     monkeypatch.setattr(transition, "_POLL_S", 0.005)
     monkeypatch.setattr(transition, "_GRACE_S", 0.1)
     monkeypatch.setattr(transition, "NOTICED_S", 0.01)
@@ -207,11 +224,23 @@ def world(tmp_path, monkeypatch):
 
 
 FORCED = ("promote", "emotion", "--force", "--why=a test")
-STORY = [
+MOVES = [
+    *(("canary", "emotion", version) for version in (1, 2)),
+    *(("shift", "emotion", percent) for percent in (0, 1, 50)),
+    FORCED,
+    ("abort", "emotion"),
+    ("rollback", "emotion"),
+]
+STORY: list[tuple[tuple[object, ...], tuple[set[int], dict[str, Any]]]] = [
     (("canary", "emotion", 2), ({1, 2}, {"stable": 1, "canary": 2})),
+    (("shift", "emotion", 10), ({1, 2}, {"stable": 1, "canary": 2, "percent": 10})),
+    (("shift", "emotion", 50), ({1, 2}, {"stable": 1, "canary": 2, "percent": 50})),
     (FORCED, ({1, 2}, {"stable": 2})),
+    (("canary", "emotion", 1), ({1, 2}, {"stable": 2, "canary": 1})),
+    (("shift", "emotion", 0.5), ({1, 2}, {"stable": 2, "canary": 1, "percent": 0.5})),
     (("rollback", "emotion"), ({1}, {"stable": 1})),
     (("canary", "emotion", 2), ({1, 2}, {"stable": 1, "canary": 2})),
+    (("shift", "emotion", 100), ({1, 2}, {"stable": 1, "canary": 2, "percent": 100})),
     (("abort", "emotion"), ({1}, {"stable": 1})),
     (("canary", "emotion", 2), ({1, 2}, {"stable": 1, "canary": 2})),
     (FORCED, ({1, 2}, {"stable": 2})),
@@ -451,6 +480,9 @@ def test_a_whole_rollout_succeeds_in_a_config_map_and_leaves_the_file_alone(worl
     assert file.read_text(encoding="utf-8") == before
     assert kubernetes_api.data["models.config"] == kubernetes_api.applied[-1]
     assert kubernetes_api.data["other"] == "of somebody else"
+    assert not (file.parent / "split.json").exists()
+    owners = {"models.config": "mien-rollout", "split.json": "mien-rollout-split.json"}
+    assert kubernetes_api.owners == {**owners, "other": "kubectl-client-side-apply"}
 
 
 class TestAVersionWhoseFolderBeginsWithZeros:
@@ -589,6 +621,217 @@ def test_a_dry_run_changes_nothing(world, capsys):
     assert world.config.read_text(encoding="utf-8") == before
     assert sorted(path.name for path in world.config.parent.iterdir()) == ["models", "models.config"]
     world.is_so({1}, stable=1)
+
+
+class TestAShare:
+    """The share of a canary: `shift` sets it, and it ends with the canary."""
+
+    @pytest.fixture
+    def world(self, world):
+        world = world()
+        world.mien("canary", "emotion", 2)
+        return world
+
+    def test_is_written_beside_models_config_with_its_permissions(self, world, capsys):
+        world.config.chmod(0o640)
+        assert world.mien("shift", "emotion", 10, "--why=a try") == 0
+        told = capsys.readouterr().out
+        assert "emotion: version 2, the canary, gets 0%  ->  10% of the calls\n" in told
+        assert told.endswith("Gateways, and clients with canary='auto', follow within two seconds.\n")
+        file = world.config.with_name("split.json")
+        document = json.loads(file.read_text(encoding="utf-8"))
+        assert document["canary_percent"] == {"emotion": 10}
+        assert file.stat().st_mode & 0o777 == 0o640
+
+    def test_is_in_the_journal_from_its_beginning_to_its_end(self, world):
+        world.mien("shift", "emotion", 10, "--why=a try")
+        world.mien("abort", "emotion")
+        entries = [entry for entry in Journal(world.repository).entries() if entry["event"] == "done"]
+        assert [(entry["verb"], entry.get("percent")) for entry in entries] == [
+            ("canary", None),
+            ("shift", {"before": 0, "after": 10}),
+            ("abort", {"before": 10, "after": 0}),
+        ]
+        assert entries[1]["why"] == "a try"
+        assert entries[1]["canary"] == 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (("emotion", -1), "Expected a percentage from 0 to 100, got -1"),
+            (("emotion", 101), "Expected a percentage from 0 to 100, got 101"),
+            (("emotion", "nan"), "Expected a percentage from 0 to 100, got nan"),
+            (("emotions", 10), "has no model 'emotions'; it has emotion"),
+        ],
+    )
+    def test_that_is_invalid_is_refused_in_one_sentence(self, world, capsys, arguments, sentence):
+        capsys.readouterr()
+        assert world.mien("shift", *arguments) == 1
+        told = capsys.readouterr().err
+        assert sentence in told
+        assert told.count("\n") == 1
+        assert not world.config.with_name("split.json").exists()
+
+    @pytest.mark.parametrize("percent", ["ten", "10%", ""])
+    def test_that_is_not_a_number_is_refused(self, world, capsys, percent):
+        with pytest.raises(SystemExit):
+            world.mien("shift", "emotion", percent)
+        assert f"expected a number from 0 to 100, got {percent!r}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("percent", [0, 10])
+    def test_without_a_canary_is_refused(self, world, capsys, percent):
+        world.mien("abort", "emotion")
+        capsys.readouterr()
+        assert world.mien("shift", "emotion", percent) == 1
+        told = capsys.readouterr().err
+        assert "emotion has no canary (stable 1; loaded 1); run `mien rollout canary emotion VERSION` before" in told
+
+    def test_grows_only_if_every_server_answers_for_the_canary(self, world, capsys):
+        world.servers[1].silent = True
+        assert world.mien("shift", "emotion", 10) == 1
+        assert "Nothing was changed: b:8500 cannot be reached" in capsys.readouterr().err
+        world.servers[1].silent = False
+        restored = ModelsConfig.read(world.config)
+        without = restored.with_desired("emotion", {1, 2}, {"stable": 1})
+        world.servers[1].core.reload_config(without.message)
+        assert world.mien("shift", "emotion", 10) == 1
+        told = capsys.readouterr().err
+        assert "b:8500 has label canary on no version, expected 2; run `mien rollout apply emotion` first" in told
+        assert world.mien("apply", "emotion") == 0
+        assert world.mien("shift", "emotion", 10) == 0
+
+    def test_shrinks_whatever_state_the_servers_are_in(self, world):
+        world.mien("shift", "emotion", 10)
+        for server in world.servers:
+            server.silent = True
+        assert world.mien("shift", "emotion", 5) == 0
+        assert world.mien("shift", "emotion", 0) == 0
+        assert world.percent() == 0
+
+    def test_is_not_changed_by_a_dry_run(self, world, capsys):
+        world.mien("shift", "emotion", 10)
+        before = world.config.with_name("split.json").read_bytes()
+        entries = len(list(Journal(world.repository).entries()))
+        capsys.readouterr()
+        assert world.mien("shift", "emotion", 20, "--dry-run") == 0
+        assert capsys.readouterr().out == "emotion: version 2, the canary, gets 10%  ->  20% of the calls\n"
+        assert world.mien("abort", "emotion", "--dry-run") == 0
+        assert "  The canary's share of the calls, 10%, ends.\n" in capsys.readouterr().out
+        assert world.config.with_name("split.json").read_bytes() == before
+        assert len(list(Journal(world.repository).entries())) == entries
+
+    def test_ends_before_a_bad_canary_loses_its_label(self, world, monkeypatch):
+        world.mien("shift", "emotion", 10)
+        shares = shares_at_each_reload(world, monkeypatch)
+        world.mien("abort", "emotion")
+        assert set(shares) == {0}
+
+    def test_ends_after_a_promotion_so_that_no_caller_goes_back(self, world, monkeypatch):
+        world.mien("shift", "emotion", 10)
+        shares = shares_at_each_reload(world, monkeypatch)
+        world.mien(*FORCED)
+        assert set(shares) == {10}
+        assert world.percent() == 0
+
+    def test_of_a_canary_that_cannot_be_promoted_stays(self, world, monkeypatch):
+        world.mien("shift", "emotion", 10)
+        reload, refuse = world.servers[1].reload, True
+
+        def fail(config, timeout):
+            if refuse:
+                raise FleetError("is on fire")
+            reload(config, timeout)
+
+        monkeypatch.setattr(world.servers[1], "reload", fail)
+        assert world.mien(*FORCED) == 1
+        refuse = False
+        world.mien("apply", "emotion")
+        world.is_so({1, 2}, percent=10, stable=1, canary=2)
+
+    def test_is_for_one_canary_and_never_for_the_next(self, world):
+        """Somebody has removed the canary by hand, and its share is still there."""
+        world.mien("shift", "emotion", 10)
+        config = ModelsConfig.read(world.config)
+        world.config.write_text(config.with_desired("emotion", {1}, {"stable": 1}).text, encoding="utf-8")
+        world.add(3)
+        assert world.mien("canary", "emotion", 3) == 0
+        assert world.percent() == 0
+
+    def test_of_another_model_is_left_alone(self, world):
+        file = world.config.with_name("split.json")
+        file.write_text('{"canary_percent": {"keypoints": 7}}', encoding="utf-8")
+        world.mien("shift", "emotion", 10)
+        world.mien("abort", "emotion")
+        assert json.loads(file.read_text(encoding="utf-8"))["canary_percent"] == {"keypoints": 7, "emotion": 0}
+
+    @pytest.mark.parametrize("verb", [("shift", "emotion", 10), ("abort", "emotion"), FORCED])
+    @pytest.mark.parametrize("content", [b"", b"{", b'{"canary_percent": {"emotion": 1000}}', b"\xff"])
+    def test_that_is_damaged_stops_no_verb_and_is_repaired(self, world, capsys, verb, content):
+        file = world.config.with_name("split.json")
+        file.write_bytes(content)
+        assert world.mien("status", "--servers=localhost:1") == 1
+        assert "split.json is damaged and counts as empty: " in capsys.readouterr().out
+        assert world.mien(*verb) == 0, capsys.readouterr()
+        assert "split.json is damaged and counts as empty: " in capsys.readouterr().out
+        assert json.loads(file.read_text(encoding="utf-8"))["canary_percent"] == {
+            "emotion": 10 if verb[0] == "shift" else 0
+        }
+
+    def test_that_cannot_be_written_is_one_sentence_and_unchanged(self, world, capsys, monkeypatch):
+        world.mien("shift", "emotion", 10)
+
+        def full(path, text, like):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as filled:
+            filled.setattr(split_store, "write_atomically", full)
+            assert world.mien("shift", "emotion", 20) == 1
+        told = capsys.readouterr().err
+        assert told.endswith("split.json cannot be written, and is unchanged: No space left on device\n")
+        assert world.percent() == 10
+        assert [entry["event"] for entry in Journal(world.repository).entries()][-1] == "failed"
+        assert world.mien("shift", "emotion", 20) == 0
+        assert world.percent() == 20
+
+    def test_is_changed_by_one_operator_at_a_time(self, world, capsys):
+        with locked(lock_path(world.repository), "promote emotion"):
+            assert world.mien("shift", "emotion", 10) == 1
+        assert "has held the lock" in capsys.readouterr().err
+
+    def test_is_returned_to_programs(self, world):
+        where = Deployment(repository=world.repository, config=world.config, servers=["localhost:1"])
+        progress = Lines()
+        split = shift.shift(ShiftRequest(deployment=where, model="emotion", percent=10), progress)
+        assert split.percent("emotion") == 10
+        assert progress.lines[0] == "emotion: version 2, the canary, gets 0%  ->  10% of the calls"
+        with pytest.raises(RolloutError, match="Expected a percentage from 0 to 100"):
+            shift.shift(ShiftRequest(deployment=where, model="emotion", percent=-1), progress)
+
+
+def shares_at_each_reload(world, monkeypatch):
+    """Return a list to which the canary's percentage is added whenever a server takes a configuration."""
+    shares: list[float] = []
+    for server in world.servers:
+
+        def noted(config, timeout, reload=server.reload):
+            shares.append(world.percent())
+            reload(config, timeout)
+
+        monkeypatch.setattr(server, "reload", noted)
+    return shares
+
+
+@given(st.lists(st.sampled_from(MOVES), max_size=8), st.integers(0, 30))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_operators_do_and_whenever_they_die_a_share_has_a_canary(world, moves, dies_at):
+    """After any verb that ended well, only a model with a canary has a share."""
+    world = world()
+    for number, move in enumerate(moves):
+        status = world.mien(*move, dies_at=dies_at if number == len(moves) // 2 else 0)
+        if status == 0 and "canary" not in world.desired().labels:
+            assert world.percent() == 0
+    if "canary" not in world.desired().labels and world.mien("apply", "emotion") == 0:
+        assert world.percent() == 0
 
 
 class Lines:

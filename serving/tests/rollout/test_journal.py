@@ -107,6 +107,9 @@ DAMAGED = {
     "a text for a version": line(before=state(1), after={"versions": ["1"], "labels": {"stable": 1}}),
     "a text for a labelled version": line(before=state(1), after={"versions": [1], "labels": {"stable": "1"}}),
     "labels in a list": line(before=state(1), after={"versions": [1], "labels": ["stable"]}),
+    "a shift without percentages": line(verb="shift"),
+    "a shift beyond all calls": line(verb="shift", percent={"before": 0, "after": 101}),
+    "a number for percentages": line(verb="shift", percent=10),
     "a promotion to nothing": line(before=state(1), after={"versions": [1], "labels": {}}),
     "a canary without one": line(verb="canary", before=state(1), after=state(1)),
     "a publish without a version": line(verb="publish"),
@@ -131,8 +134,9 @@ def test_a_damaged_line_is_skipped_and_counted(journal, damaged):
 def test_every_reader_copes_with_any_value_in_any_field(tmp_path_factory, value, data):
     journal = Journal(tmp_path_factory.mktemp("site") / "models")
     fields = ["time", "who", "verb", "model", "event", "id", "why", "before", "after", "in_force", "version", "gone"]
-    fields += ["stable", "canary", "failed_gates", "without", "resume", "detail", "delete", "passed"]
-    verb = data.draw(st.sampled_from(["publish", "canary", "compare", "promote", "rollback", "retire", "adopt"]))
+    fields += ["stable", "canary", "failed_gates", "without", "resume", "detail", "delete", "passed", "percent"]
+    verbs = ["publish", "canary", "compare", "shift", "promote", "rollback", "retire", "adopt"]
+    verb = data.draw(st.sampled_from(verbs))
     event = data.draw(st.sampled_from(["begun", "done", "failed"]))
     facts = {
         "verb": verb,

@@ -65,6 +65,7 @@ def test_status_has_a_column_for_each_server_and_says_what_to_do():
         "models": {
             "emotion": {
                 "desired": DESIRED.document(),
+                "canary_percent": 12.5,
                 "versions": {
                     "1": {
                         "labels": ["stable"],
@@ -87,7 +88,7 @@ def test_status_has_a_column_for_each_server_and_says_what_to_do():
         },
     }
     assert "".join(printing.status(document)) == (
-        "emotion: stable 1, canary 2; loaded 1, 2\n"
+        "emotion: stable 1, canary 2; loaded 1, 2; 12.5% of calls to the canary\n"
         "  VERSION  LABEL   REPOSITORY  a:8500     b:8500  AGE  METRICS         DATA\n"
         "  1        stable  yes         AVAILABLE  ?       3 d  accuracy 0.804  fer2013.csv\n"
         "  2        canary  NO          FAILED     ?\n"
@@ -210,14 +211,16 @@ def test_history_shows_results_and_reasons(run):
     journal.begin("canary", "emotion", before=before, after=after, why="try it").done()
     journal.begin("canary", "emotion", before=before, after=after).failed(detail="it does not load")
     journal.append("compare", "emotion", "done", stable=1, canary=2, passed=False, failed_gates=["agreement"])
-    journal.begin("promote", "emotion", before=after, after=before)
+    journal.begin("shift", "emotion", canary=2, percent={"before": 0, "after": 12.5}).done()
+    journal.begin("promote", "emotion", before=after, after=before, percent={"before": 12.5, "after": 0})
     lines = [" ".join(line.split()) for line in run("history")[1].splitlines()]
     assert lines[1].endswith("emotion canary: canary - to 2 done try it")
     assert lines[2].endswith("emotion canary: canary - to 2 reverted: it does not load")
     assert lines[3].endswith("emotion compare 1 with 2 failed agreement")
-    assert lines[4].endswith("emotion promote: canary 2 to -, unload 2 not finished")
+    assert lines[4].endswith("emotion shift: share 0% to 12.5% done")
+    assert lines[5].endswith("emotion promote: share 12.5% to 0%, canary 2 to -, unload 2 not finished")
     assert [json.loads(line)["verb"] for line in run("history", "emotion", "--json")[1].splitlines()] == [
-        *("canary", "canary", "canary", "canary", "compare", "promote")
+        *("canary", "canary", "canary", "canary", "compare", "shift", "shift", "promote")
     ]
 
 

@@ -10,10 +10,15 @@ from pathlib import Path
 from mien_client.reading import open_regular
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, like: Path | None = None) -> None:
     """Replace the content of a file in one step; its owner and permissions stay the same.
 
     The text is written to a new file next to it, flushed to disk, and renamed.
+
+    Args:
+        path: The file.
+        text: The new content.
+        like: Another file, whose owner and permissions a new file gets.
 
     Raises:
         OSError: The file cannot be written; it is unchanged.
@@ -25,8 +30,9 @@ def write_atomically(path: Path, text: str) -> None:
         with aside.open("x", encoding="utf-8", newline="") as stream:  # Never through a symbolic link of that name.
             stream.write(text)
             stream.flush()
-            if path.exists():
-                status = path.stat()
+            model = path if path.exists() else like
+            if model is not None:
+                status = model.stat()
                 with contextlib.suppress(PermissionError):  # Only root may change the owner.
                     os.fchown(stream.fileno(), status.st_uid, status.st_gid)
                 os.fchmod(stream.fileno(), status.st_mode & 0o7777)

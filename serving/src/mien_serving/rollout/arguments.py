@@ -15,7 +15,7 @@ _LONGEST_WAIT_S: Final = 900.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all verbs."""
-    parser.epilog = "The usual order: publish, canary, compare, promote, retire. To go back: rollback."
+    parser.epilog = "The usual order: publish, canary, compare, shift, promote, retire. To go back: rollback."
     verbs = parser.add_subparsers(metavar="VERB", dest="verb", required=True)
     for name, (text, add_own_arguments) in _VERBS.items():
         verb = verbs.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
@@ -64,9 +64,13 @@ def _add_places(parser: argparse.ArgumentParser, *, servers: bool) -> None:
     )
 
 
-def _add_change(parser: argparse.ArgumentParser) -> None:
+def _add_reason(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the journal")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
+
+
+def _add_change(parser: argparse.ArgumentParser) -> None:
+    _add_reason(parser)
     parser.add_argument(
         "--wait",
         type=_wait,
@@ -170,6 +174,12 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _shift(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("percent", type=_percent, metavar="PERCENT", help="the canary's share of the calls, 0 to 100")
+    _add_reason(parser)
+
+
 def _promote(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--force", action="store_true", help="promote without a passing comparison; requires --why")
@@ -218,6 +228,13 @@ def _wait(text: str) -> float:
     return value
 
 
+def _percent(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 100, got {text[:40]!r}") from None
+
+
 def _version(text: str) -> int:
     if not re.fullmatch("[0-9]{1,19}", text) or not 0 < int(text) < 2**63:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text[:40]!r}")
@@ -236,6 +253,7 @@ _VERBS: Final = {
     "publish": ("verify a version and add it to the repository", _publish),
     "canary": ("load a version beside the stable one, and label it canary", _canary),
     "compare": ("ask stable and canary about the same faces, and judge the answers", _compare),
+    "shift": ("set the canary's share of the calls", _shift),
     "promote": ("make the canary stable", _promote),
     "abort": ("remove the canary", _model_change),
     "rollback": ("make the previous version stable again, now", _rollback),

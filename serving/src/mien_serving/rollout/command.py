@@ -61,14 +61,14 @@ def _addresses(texts: list[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _change(arguments: argparse.Namespace) -> dict[str, Any]:
+def _reason(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what every request for a change has."""
-    return {
-        "deployment": _deployment(arguments),
-        "why": arguments.why,
-        "dry_run": arguments.dry_run,
-        "wait_s": arguments.wait,
-    }
+    return {"deployment": _deployment(arguments), "why": arguments.why, "dry_run": arguments.dry_run}
+
+
+def _change(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what every request has that may load or unload versions."""
+    return {**_reason(arguments), "wait_s": arguments.wait}
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -143,6 +143,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.writelines(printing.comparison(document, arguments.report))
     return 0 if result.passed else 1
+
+
+def _shift(arguments: argparse.Namespace) -> int:
+    from mien_serving.rollout.verbs.shift import shift
+
+    request = requests.ShiftRequest(model=arguments.model, percent=arguments.percent, **_reason(arguments))
+    shift(request, PrintedProgress())
+    return 0
 
 
 def _promote(arguments: argparse.Namespace) -> int:
@@ -220,6 +228,7 @@ _RUN: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "publish": _publish,
     "canary": _canary,
     "compare": _compare,
+    "shift": _shift,
     "promote": _promote,
     "abort": _abort,
     "rollback": _rollback,

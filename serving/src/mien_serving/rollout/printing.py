@@ -35,7 +35,10 @@ def status(document: Mapping[str, Any]) -> Iterator[str]:
         labels = ", ".join(
             f"{label} {version}" for label, version in sorted(model["desired"]["labels"].items(), reverse=True)
         )
-        yield f"{name}: {labels or 'no labels'}; loaded {loaded}\n"
+        heading = f"{name}: {labels or 'no labels'}; loaded {loaded}"
+        if CANARY_LABEL in model["desired"]["labels"]:
+            heading += f"; {model['canary_percent']:g}% of calls to the canary"
+        yield f"{heading}\n"
         servers = document["servers"]
         many = len(servers) > _MOST_COLUMNS
         columns = [f"{len(servers)} SERVERS"] if many else servers
@@ -58,8 +61,9 @@ def status(document: Mapping[str, Any]) -> Iterator[str]:
         if model["unfinished"]:
             yield f"  ! unfinished: {model['unfinished']}; run it again\n"
         yield "\n"
-    if damage := document.get("journal_damage"):
-        yield f"{damage}.\n"
+    for damage in (document.get("journal_damage"), document.get("split_damage")):
+        if damage:
+            yield f"{damage}.\n"
     for problem in document.get("problems", ()):
         yield f"! {problem}\n"
     if document.get("problems"):
@@ -169,7 +173,9 @@ def _what(entry: Entry) -> str:
     if verb == "compare":
         return f"compare {entry.get('stable')} with {entry.get('canary')}"
     before, after = (entry.get(side) or {} for side in ("before", "after"))
-    changes = [
+    percent = entry.get("percent")
+    share = [f"share {percent['before']:g}% to {percent['after']:g}%"] if percent else []
+    changes = share + [
         f"{label} {old if old is not None else '-'} to {new if new is not None else '-'}"
         for label in (STABLE_LABEL, CANARY_LABEL)
         if (old := before.get("labels", {}).get(label)) != (new := after.get("labels", {}).get(label))

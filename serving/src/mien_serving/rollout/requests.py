@@ -72,6 +72,17 @@ class CanaryRequest(ChangeRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShiftRequest(ChangeRequest):
+    """What is asked of ``shift``.
+
+    Attributes:
+        percent: The canary's percentage of the calls, 0 to 100.
+    """
+
+    percent: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PromoteRequest(ChangeRequest):
     """What is asked of ``promote``.
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ConfigMap:
-    """The key ``models.config`` of a ConfigMap.
+    """A ConfigMap whose key ``models.config`` is the desired state.
 
     The cluster and the credentials are those that kubectl uses: the current context of ``KUBECONFIG`` or
     ``~/.kube/config``; in a pod that has neither, its service account.
@@ -63,35 +63,49 @@ class ConfigMap:
 
     def read(self) -> str:
         """Return the configuration."""
-        return self._read()[0]
+        text = self.find(self.KEY)
+        if text is None:
+            raise RolloutError(f"{self} has no key {self.KEY}; {self._how_to_create()}")
+        return text
 
-    def replace(self, text: str, instead_of: str) -> None:
-        """Replace a configuration by another, in one step.
+    def find(self, key: str) -> str | None:
+        """Return the text of a key; None if there is no such key."""
+        return self._read(key)[0]
+
+    def replace(self, text: str, instead_of: str | None, key: str = KEY) -> None:
+        """Replace a text by another, in one step.
 
         Server-side apply changes this one key. The request names the resource version that was read, so that the
         cluster refuses to overwrite another change.
 
+        Args:
+            text: The new text.
+            instead_of: The text that the key has as far as is known; None if there is no such key.
+            key: The key.
+
         Raises:
             RolloutError: The ConfigMap has neither of the two texts, or the cluster refused the request.
         """
-        found, resource_version = self._read()
+        found, resource_version = self._read(key)
         if found == text:
             return
         changed = f"{self} was changed by somebody else meanwhile; their change is kept"
         if found != instead_of:
             raise RolloutError(changed)
+        # Each key has an owner of its own: one that applies a key gives up, and thereby removes, its other keys.
+        manager = _FIELD_MANAGER if key == self.KEY else f"{_FIELD_MANAGER}-{key}"
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": self._name, "namespace": self._namespace, "resourceVersion": resource_version},
-            "data": {self.KEY: text},
+            "data": {key: text},
         }
         self._call(
             lambda: self._api.patch_namespaced_config_map(
                 self._name,
                 self._namespace,
                 body,
-                field_manager=_FIELD_MANAGER,
+                field_manager=manager,
                 force=True,  # kubectl owns the key until the first change.
                 _content_type=_APPLY,
                 _request_timeout=_TIMEOUT_S,
@@ -99,15 +113,14 @@ class ConfigMap:
             conflict=changed,
         )
 
-    def _read(self) -> tuple[str, str]:
-        """Return the configuration and the version of the ConfigMap."""
-        found = self._call(
-            lambda: self._api.read_namespaced_config_map(self._name, self._namespace, _request_timeout=_TIMEOUT_S)
-        )
-        text = (found.data or {}).get(self.KEY)
-        if text is None:
-            raise RolloutError(f"{self} has no key {self.KEY}; {self._how_to_create()}")
-        return text, str(found.metadata.resource_version)
+    def _read(self, key: str) -> tuple[str | None, str]:
+        """Return the text of a key, and the version of the ConfigMap."""
+
+        def look() -> tuple[str | None, str]:
+            found = self._api.read_namespaced_config_map(self._name, self._namespace, _request_timeout=_TIMEOUT_S)
+            return (found.data or {}).get(key), str(found.metadata.resource_version)
+
+        return self._call(look)
 
     def _call(self, call: Callable[[], T], conflict: str = "") -> T:
         """Call the cluster, and turn the client's errors into sentences."""

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 
 from mien_client.contract import CANARY_LABEL, STABLE_LABEL
 from mien_client.reading import MEBIBYTE, open_regular, parse_json
+from mien_client.split import is_percentage
 
 from mien_serving.core.source import MAX_VERSION
 from mien_serving.repository.lock import whoami
@@ -151,7 +152,8 @@ def _entry(line: bytes) -> Entry | None:
 
 def _is_complete(entry: Entry) -> bool:
     """Return whether an entry holds what its verb always notes."""
-    if entry["verb"] == "publish" and "version" not in entry:
+    needed = _NEEDED.get(entry["verb"])
+    if needed and needed not in entry:
         return False
     if "after" not in entry:
         return "before" not in entry
@@ -192,6 +194,13 @@ def _is_desired(value: Any) -> bool:
     )
 
 
+def _is_percent_change(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_percentage(value.get(side)) for side in ("before", "after"))
+
+
+_NEEDED: Final = {"publish": "version", "shift": "percent"}
+"""What an entry of a verb always has."""
+
 _LABEL: Final = {"canary": CANARY_LABEL, "adopt": STABLE_LABEL, "promote": STABLE_LABEL, "rollback": STABLE_LABEL}
 """The label that exists after a change, by verb."""
 
@@ -200,6 +209,7 @@ _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     **dict.fromkeys((*_REQUIRED, "id", "why", "detail", "source", "manifest"), _is_text),
     **dict.fromkeys(("before", "after", "in_force"), _is_desired),
     "version": _is_version,
+    "percent": _is_percent_change,
     "gone": _is_version_list,
     **dict.fromkeys(("stable", "canary"), _is_version_or_none),
     **dict.fromkeys(("failed_gates", "servers", "left_out"), _is_text_list),

@@ -55,8 +55,8 @@ def canary(request: CanaryRequest, progress: Progress) -> Plan:
     if not request.dry_run:
         progress.say(
             f"Version {version} answers requests for the label {CANARY_LABEL}, as Client(…, canary=SHARE) sends them.\n"
-            f"Next: mien rollout compare {model} --data FILE, then mien rollout promote {model}; "
-            f"or mien rollout abort {model}."
+            f"Next: mien rollout compare {model} --data FILE, then mien rollout shift {model} PERCENT, which sends it "
+            f"a share of all calls, and mien rollout promote {model}; or mien rollout abort {model}."
         )
     return done
 

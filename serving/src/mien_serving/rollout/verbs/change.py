@@ -21,6 +21,7 @@ from mien_serving.rollout.state import history
 from mien_serving.rollout.state.desired import Desired, Plan
 from mien_serving.rollout.state.journal import Action, Entry, Journal
 from mien_serving.rollout.state.models_config import ModelsConfig
+from mien_serving.rollout.state.split_store import EndOfShare
 
 FINISHES: Final = "This finishes an earlier run that was interrupted."
 
@@ -65,9 +66,10 @@ def change(
         plan = plan_of(config, surveyed.views, journal)
         # A models.config that cannot be edited is noticed before anything is changed.
         config.with_desired(plan.model, plan.kept, plan.after.labels)
+        share = EndOfShare(where.config, plan)
         progress.say(f"{plan.model}: {plan.before}  ->  {plan.after}")
         missing = left_out(journal.entries(plan.model), where.servers)
-        for note in (*plan.notes, *(f"! {address} {reason}." for address, reason in missing.items())):
+        for note in (*plan.notes, *share.notes, *(f"! {address} {reason}." for address, reason in missing.items())):
             progress.say(f"  {note}")
         if journal.skipped:
             progress.say(f"  {journal.damage()}.")
@@ -84,6 +86,7 @@ def change(
         facts |= {"servers": [*where.servers]}
         facts |= {"left_out": [*missing]} if missing else {}
         facts |= {"gone": sorted(plan.gone)} if plan.gone else {}
+        facts |= {"percent": {"before": share.percent, "after": 0}} if share.percent else {}
         facts |= {"delete": True} if finally_delete else {}
         facts |= {"move_unlabelled": True} if move_unlabelled else {}
         action = journal.begin(verb, plan.model, **facts)
@@ -98,8 +101,10 @@ def change(
             trial=trial,
         )
         try:
+            share.end(promoted=False)
             transition.run(plan)
             forward_only = True  # What is left to do cannot be reverted.
+            share.end(promoted=True)
             if finally_delete:
                 finally_delete(transition.config)
         except (RolloutError, RepositoryError, KeyboardInterrupt) as error:

@@ -20,6 +20,7 @@ from mien_serving.rollout.state.desired import Desired
 from mien_serving.rollout.state.history import unfinished
 from mien_serving.rollout.state.journal import Entry, Journal
 from mien_serving.rollout.state.models_config import ModelsConfig
+from mien_serving.rollout.state.split_store import SplitStore
 from mien_serving.rollout.verbs.change import left_out
 from mien_serving.rollout.wording import duration
 
@@ -33,15 +34,16 @@ def overview(deployment: Deployment, fleet: Fleet) -> dict[str, Any]:
         fleet: Its servers.
 
     Returns:
-        A document: for each model what is desired, its versions in the repository and on every server, the labels on
-        every server, what disagrees, what is in progress, and what was begun and not finished; and what is wrong with
-        the configuration itself, so that no server could take it.
+        A document: for each model what is desired, its canary's percentage of the calls, its versions in the repository
+        and on every server, the labels on every server, what disagrees, what is in progress, and what was begun and not
+        finished; and what is wrong with the configuration itself, so that no server could take it.
 
     Raises:
         RolloutError: ``models.config``, the journal or the repository cannot be read.
     """
     config, repository = ModelsConfig.read(deployment.config), deployment.repository
-    journal = Journal(repository)
+    store, journal = SplitStore(deployment.config), Journal(repository)
+    split = store.read()
     desired = {model: config.desired(model) for model in config.models}
     labels = {model: sorted({STABLE_LABEL, CANARY_LABEL, *state.labels}) for model, state in desired.items()}
     views = fleet.views(labels)
@@ -50,6 +52,7 @@ def overview(deployment: Deployment, fleet: Fleet) -> dict[str, Any]:
     for model, state in desired.items():
         entries = journal.entries(model)
         document = _of_model(state, config.folder(model, repository), views[model], entries)
+        document["canary_percent"] = split.percent(model)
         stored = layout.version_folders(config.folder(model, repository))
         document["disagreements"] = [
             *(layout.ambiguity(version, found) for version, found in stored.items() if len(found) > 1),
@@ -71,6 +74,7 @@ def overview(deployment: Deployment, fleet: Fleet) -> dict[str, Any]:
         "problems": missing_base_paths(config, repository),
         "models": models,
         "journal_damage": journal.damage(),
+        "split_damage": store.damage,
     }
 
 
