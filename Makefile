@@ -65,7 +65,7 @@ distil: $(INSTALLED)
 		$(EMOTION_FILES) --out runs/pupil
 
 bench: $(PUBLISHED)
-	@status=0; for part in networks client_size client_alone client_speed serving; do \
+	@status=0; for part in networks client_size client_alone client_speed serving traffic_split; do \
 		echo "benchmarks/$$part.py"; $(BIN)/python -m benchmarks.$$part || status=1; echo; \
 	done; exit $$status
 
