@@ -1,4 +1,5 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
+# make console the shipped networks, a gateway and its web console; prints the address, Ctrl-C ends it
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    all tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
 # make test COVERAGE=1   the same, and fail if they run fewer lines than the floor in pyproject.toml
@@ -6,10 +7,10 @@
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
-# make bench   how fast networks, server and client are, with their targets; close everything else first
+# make bench   how fast networks, server, client and gateway are, with their targets; close everything else first
 # make scaling what a face costs, measured, and the tables and pictures of docs/explanation/scaling.md; close everything else first
 # make secrets audit sbom   nothing secret in the repository; known vulnerabilities; a bill of materials in dist/
-# make lock    recompile requirements.lock and the image's, deploy/docker/requirements.lock (needs uv)
+# make lock    recompile requirements.lock and the images', deploy/docker/*.lock (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
 VENV := .venv
@@ -28,10 +29,13 @@ EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo demo-rollout test test-docker lint docs train distil bench scaling secrets audit sbom lock clean
+.PHONY: demo console demo-rollout test test-docker lint docs train distil bench scaling secrets audit sbom lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
+
+console: $(PUBLISHED)
+	@$(BIN)/python examples/console.py
 
 demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
@@ -65,7 +69,7 @@ distil: $(INSTALLED)
 		$(EMOTION_FILES) --out runs/pupil
 
 bench: $(PUBLISHED)
-	@status=0; for part in networks client_size client_alone client_speed serving traffic_split; do \
+	@status=0; for part in networks client_size client_alone client_speed serving traffic_split gateway; do \
 		echo "benchmarks/$$part.py"; $(BIN)/python -m benchmarks.$$part || status=1; echo; \
 	done; exit $$status
 
@@ -86,19 +90,23 @@ sbom: $(INSTALLED)
 lock:
 	uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		--no-emit-package mien-client --no-emit-package mien-serving --no-emit-package mien-training \
+		--no-emit-package mien-client --no-emit-package mien-gateway --no-emit-package mien-serving --no-emit-package mien-training \
 		-o requirements.lock
 	uv pip compile -q serving/pyproject.toml --extra s3 deploy/docker/requirements.in --override deploy/docker/requirements.in \
 		-c requirements.lock --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--no-emit-package mien-client -o deploy/docker/requirements.lock
+	uv pip compile -q gateway/pyproject.toml deploy/docker/gateway.in --override deploy/docker/gateway.in \
+		-c requirements.lock --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--no-emit-package mien-client -o deploy/docker/gateway.lock
 
 clean:
 	rm -rf $(VENV) models demo site .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # uv, itself installed from the lock, installs the rest several times as fast as pip, which does it where uv cannot.
-DISTRIBUTIONS := -e client -e serving -e training
-$(INSTALLED): requirements.lock client/pyproject.toml serving/pyproject.toml training/pyproject.toml client/src/mien_client/_version.py
+DISTRIBUTIONS := -e client -e gateway -e serving -e training
+$(INSTALLED): requirements.lock client/pyproject.toml gateway/pyproject.toml serving/pyproject.toml training/pyproject.toml client/src/mien_client/_version.py
 	@test -n "$(PYTHON)" || { echo "Mien needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@install_all() { "$$@" --require-hashes -r requirements.lock && "$$@" --no-deps --no-build-isolation $(DISTRIBUTIONS); }; \

@@ -1,4 +1,4 @@
-"""Look up known vulnerabilities of every package that the two locks pin.
+"""Look up known vulnerabilities of every package that the locks pin.
 
     python .ci/audit.py        # exit status 1 if there is one that is not in ACCEPTED
 
@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("requirements.lock", "deploy/docker/requirements.lock")
+LOCKS = ("requirements.lock", "deploy/docker/requirements.lock", "deploy/docker/gateway.lock")
 
 ACCEPTED: dict[str, str] = {}
 """Advisories that do not affect Mien, by name, each with the reason."""
 
 
 def main() -> int:
-    """Audit both locks and print the result."""
+    """Audit all locks and print the result."""
     status = 0
     for lock in LOCKS:
         program = str(Path(sys.executable).with_name("pip-audit"))

@@ -22,6 +22,7 @@ PAGES = (
     "deploy/**/*.md",
     "docs/**/*.md",
     "examples/*.md",
+    "gateway/*.md",
     "serving/*.md",
     "training/*.md",
     "training/src/**/*.md",

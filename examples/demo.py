@@ -38,7 +38,7 @@ def main() -> int:
     )
     agree = difference <= LARGEST_DIFFERENCE
     print(f"\ngRPC and REST {'agree' if agree else 'DISAGREE'}: their numbers differ by {difference:.1g} at most.")
-    print(f"See {OUT / 'faces.png'}.")
+    print(f"See {OUT / 'faces.png'}. For the web console, run `make console` and open the address that it prints.")
     return 0 if agree else 1
 
 

@@ -20,13 +20,15 @@ ROOT = Path(__file__).parent.parent
         ["train", "--help"],
         ["rollout", "status", "--help"],
         ["repository", "sync", "--help"],
+        ["gateway", "--help"],
     ],
 )
 def test_what_needs_no_tensorflow_does_not_load_it(arguments):
     """Nor NumPy: help is there at once."""
     code = (
         "import sys\n"
-        "for name in ('tensorflow', 'keras', 'numpy', 'grpc', 'requests', 'boto3'): sys.modules[name] = None\n"
+        "for name in ('tensorflow', 'keras', 'numpy', 'grpc', 'requests', 'boto3', 'fastapi'):\n"
+        "    sys.modules[name] = None\n"
         "from mien_client.cli import main\n"
         "main(sys.argv[1:])"
     )

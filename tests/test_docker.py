@@ -1,4 +1,4 @@
-"""The whole deployment on a real Docker engine: three replicas behind the edge, watched by Prometheus.
+"""The whole deployment on a real Docker engine: three replicas and a gateway behind the edge, watched by Prometheus.
 
 The image of the local model server stands in for tensorflow/serving, unless SERVING_IMAGE names one.
 docker-compose.yml, the edge and the monitoring are what operators run. `make test-docker` runs it; `.ci/docker-engine`
@@ -26,6 +26,8 @@ from mien_client.pictures import find_faces, read_picture
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "mien-serving:test"
+GATEWAY_IMAGE = "mien-gateway:test"
+PORTRAIT = ROOT / "examples" / "astronaut.jpg"
 SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
 
 # What a server exits with after SIGTERM: TensorFlow Serving has no handler for it, the local model server has.
@@ -75,8 +77,11 @@ def checkout():
     return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8").stdout
 
 
+PROFILES = ("--profile=edge", "--profile=gateway", "--profile=monitoring")
+
+
 class Stack:
-    """docker-compose.yml as it runs, with the profiles edge and monitoring."""
+    """docker-compose.yml as it runs, with the profiles edge, gateway and monitoring."""
 
     def __init__(self, compose, project, environment, certificates, folder):
         self.compose, self.project, self.environment = compose, project, environment
@@ -85,7 +90,7 @@ class Stack:
         self.ca, self.key = certificates / "ca.crt", (certificates / "api-key").read_text(encoding="utf-8").strip()
 
     def run(self, *arguments):
-        command = [*self.compose, "-p", self.project, "--profile=edge", "--profile=monitoring", *arguments]
+        command = [*self.compose, "-p", self.project, *PROFILES, *arguments]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -98,7 +103,7 @@ class Stack:
     def wait_until_healthy(self, replicas=3):
         def healthy():
             return len(self.containers("serving", "health=healthy")) == replicas and all(
-                self.containers(service, "health=healthy") for service in ("edge", "prometheus")
+                self.containers(service, "health=healthy") for service in ("edge", "gateway", "prometheus")
             )
 
         until(healthy)
@@ -144,14 +149,25 @@ def image(compose):
     """Build the image of the local model server, with this machine's pip settings."""
     if given := os.environ.get("SERVING_IMAGE"):
         return given
-    names = {"BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} & set(os.environ)
-    arguments = [f"--build-arg={name}={os.environ[name]}" for name in sorted(names)]
-    docker("build", "-f", ROOT / "deploy/docker/Dockerfile", "-t", IMAGE, *arguments, ROOT)
+    build("Dockerfile", IMAGE)
     return IMAGE
 
 
+def build(file, image):
+    names = {"BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"} & set(os.environ)
+    arguments = [f"--build-arg={name}={os.environ[name]}" for name in sorted(names)]
+    docker("build", "-f", ROOT / "deploy/docker" / file, "-t", image, *arguments, ROOT)
+
+
 @pytest.fixture(scope="module")
-def stack(compose, image, published, tmp_path_factory):
+def gateway_image(compose):
+    """Build the image of the gateway."""
+    build("gateway.Dockerfile", GATEWAY_IMAGE)
+    return GATEWAY_IMAGE
+
+
+@pytest.fixture(scope="module")
+def stack(compose, image, gateway_image, published, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     (folder / "config").mkdir(mode=0o755)
     shutil.copy(ROOT / "models.config", folder / "config")
@@ -162,6 +178,9 @@ def stack(compose, image, published, tmp_path_factory):
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS or name.endswith("_IMAGE")}
     environment |= {
         "SERVING_IMAGE": image,
+        "GATEWAY_IMAGE": gateway_image,
+        "GATEWAY_CPUS": "1",
+        "GATEWAY_PORT": str(free_port()),
         "SERVING_REPLICAS": "3",
         "SERVING_CPUS": "1",
         "BATCH_THREADS": "1",
@@ -177,7 +196,7 @@ def stack(compose, image, published, tmp_path_factory):
     }
     if os.getuid():
         environment["EDGE_USER"] = f"{os.getuid()}:{os.getgid()}"
-    services = ["serving", "edge", "prometheus"]
+    services = ["serving", "gateway", "edge", "prometheus"]
     for name in ("EDGE_IMAGE", "PROMETHEUS_IMAGE"):
         if not obtainable(environment.get(name, SETTINGS[name])):
             pytest.skip(f"{environment.get(name, SETTINGS[name])} cannot be pulled here ({name})")
@@ -278,6 +297,27 @@ def test_the_wrong_key_is_refused(stack, face, kind):
         mien.analyze(face)
 
 
+def through_the_edge(stack, method, path, data=None, key=None):
+    headers = {"content-type": "image/jpeg", **({"authorization": f"Bearer {key}"} if key else {})}
+    url = f"https://127.0.0.1:{stack.environment['EDGE_PORT']}{path}"
+    return requests.request(method, url, headers=headers, data=data, verify=stack.ca, timeout=60)
+
+
+def test_the_gateway_reads_pictures_through_the_edge(stack):
+    picture = PORTRAIT.read_bytes()
+    answer = through_the_edge(stack, "POST", "/v1/analyze", picture, stack.key)
+    assert answer.status_code == 200, answer.text
+    [face] = answer.json()["faces"]
+    assert face["emotion"] == "Happy"
+    assert face["versions"] == {"emotion": 1, "keypoints": 1}
+    assert through_the_edge(stack, "POST", "/v1/analyze", picture, "0" * 64).status_code == 401
+    assert "<html" in through_the_edge(stack, "GET", "/").text  # The console needs no key.
+    assert through_the_edge(stack, "GET", "/metrics", key=stack.key).status_code == 404
+    local = f"http://127.0.0.1:{stack.environment['GATEWAY_PORT']}"
+    assert requests.get(f"{local}/v1/models", timeout=60).json()["models"]["emotion"]["versions"][0]["version"] == 1
+    until(lambda: stack.prometheus("sum(mien_gateway_faces_total) > 0"))
+
+
 def test_every_replica_gets_its_share(stack, face):
     with Load(stack, face):
         pass
@@ -327,7 +367,7 @@ def listening(container):
 def test_nothing_listens_that_should_not(stack):
     for container in stack.containers("serving"):
         assert listening(container)[0] == {8500, 8501}
-    for service, ports in {"edge": {8443}, "prometheus": {9090}}.items():
+    for service, ports in {"edge": {8443}, "gateway": {8080}, "prometheus": {9090}}.items():
         [container] = stack.containers(service)
         assert listening(container)[0] == ports
     for container in stack.containers():
@@ -375,6 +415,33 @@ def test_grafana_shows_the_dashboard(stack):
     assert answer["results"]["A"]["frames"][0]["data"]["values"][1] == [3]
 
 
+class GatewayLoad:
+    """A caller who never stops asking the gateway."""
+
+    def __init__(self, stack, face):
+        self.url, self.face = f"http://127.0.0.1:{stack.environment['GATEWAY_PORT']}/v1/analyze", face.tobytes()
+        self.failures, self.done, self.version = [], threading.Event(), 0
+        self.thread = threading.Thread(target=self.call)
+
+    def call(self):
+        with requests.Session() as session:
+            while not self.done.wait(0.02):
+                kind = {"content-type": "application/octet-stream"}
+                answer = session.post(self.url, self.face, headers=kind, timeout=60)
+                if answer.status_code == 200:
+                    self.version = answer.json()["versions"]["emotion"]
+                else:
+                    self.failures.append(answer.text)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+
+
 def test_a_rollout_goes_through_the_replicas_and_no_caller_notices(stack, face, published, mien):
     where = [
         f"--repository={stack.folder / 'models'}",
@@ -388,15 +455,19 @@ def test_a_rollout_goes_through_the_replicas_and_no_caller_notices(stack, face, 
 
     faces = stack.folder / "faces.npz"
     np.savez(faces, images=np.stack([face] * 20), labels=np.full(20, 3))
-    with Load(stack, face) as load:
+    with Load(stack, face) as load, GatewayLoad(stack, face) as pictures:
         rollout("publish", published / "emotion" / "1")
         rollout("canary", "emotion", "2")
+        for percent, version in ((100, 2), (0, 1)):  # The gateway follows the split that operators set.
+            rollout("shift", "emotion", percent)
+            until(lambda version=version: pictures.version == version)
         rollout("compare", "emotion", f"--data={faces}", "--max-p99-ratio=1000")
         rollout("promote", "emotion")
         load.wait_for_more()
         rollout("retire", "emotion", "1")
         load.wait_for_more()
-    assert load.failures == []
+        until(lambda: pictures.version == 2)
+    assert load.failures == pictures.failures == []
     assert {version for kind, version in load.versions} == {1, 2}
     for server in stack.servers:
         with Client(server, emotion_version="stable") as one:

@@ -211,6 +211,7 @@ def test_the_demo(published, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "gRPC and REST agree" in done.stdout
     assert done.stdout.count("$ mien analyze") == 2
+    assert "make console" in done.stdout.splitlines()[-1]
     assert (tmp_path / "demo" / "faces.png").read_bytes().startswith(b"\x89PNG")
 
 

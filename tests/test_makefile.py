@@ -37,7 +37,7 @@ def test_pip_installs_uv_from_the_lock_and_uv_the_rest(install, tmp_path):
     assert packages.startswith("uv pip install")
     assert packages.endswith("--require-hashes -r requirements.lock")
     assert ours.startswith("uv pip install")
-    assert ours.endswith("-e client -e serving -e training")
+    assert ours.endswith("-e client -e gateway -e serving -e training")
     lock = (tmp_path / "venv" / "uv.lock").read_text(encoding="utf-8")
     assert lock.startswith("uv==")
     assert "--hash=sha256:" in lock
@@ -48,5 +48,5 @@ def test_pip_installs_everything_where_uv_fails(install):
     (_, _, packages, ours), told = install(uv_status=1)
     assert packages.startswith("pip install")
     assert packages.endswith("--require-hashes -r requirements.lock")
-    assert ours.endswith("-e client -e serving -e training")
+    assert ours.endswith("-e client -e gateway -e serving -e training")
     assert "uv did not install the packages; pip does." in told

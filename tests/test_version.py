@@ -10,18 +10,19 @@ from importlib import metadata
 from pathlib import Path
 
 import mien_client
+import mien_gateway
 import mien_serving
 import mien_training
 import pytest
 from trove_classifiers import classifiers
 
 ROOT = Path(__file__).parent.parent
-DISTRIBUTIONS = ("client", "serving", "training")
+DISTRIBUTIONS = ("client", "gateway", "serving", "training")
 
 
 def test_every_package_and_the_program_report_the_same_version(mien):
     version = mien_client.__version__
-    assert mien_serving.__version__ == mien_training.__version__ == version
+    assert mien_gateway.__version__ == mien_serving.__version__ == mien_training.__version__ == version
     assert {metadata.version(f"mien-{name}") for name in DISTRIBUTIONS} == {version}
     assert mien("--version").stdout == f"mien {version}\n"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mien_client import contract, protos
+from mien_gateway import command as gateway_command
 from mien_serving.batching.parameters import read_batching_parameters
 from mien_serving.core.config import check_config, read_config
 from mien_serving.model_servers.flags import add_flags, without_meaning
@@ -20,7 +21,7 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 ENV = (ROOT / ".env.example").read_text(encoding="utf-8")
 SETTINGS = dict(line.split("=", 1) for line in ENV.splitlines() if line and not line.startswith("#"))
 VARIABLE = re.compile(r"\$\{(\w+)(:?-)([^}]*)\}")  # ${REST_API_PORT:-…} is the container's: it begins with $$.
-PROFILES = ("edge", "gpu", "monitoring")
+PROFILES = ("edge", "gateway", "gpu", "monitoring")
 
 
 def variables():
@@ -222,6 +223,23 @@ def test_only_the_edge_is_published_to_other_machines(compose):
     beyond = {(address, port) for address, port in published(running) if address != "127.0.0.1"}
     assert beyond == {("0.0.0.0", "8443")}
     assert published({"edge": running["edge"]}) == beyond
+
+
+def test_the_gateway_is_published_to_this_machine_only(compose):
+    running = active(compose("gateway"), "gateway")
+    assert set(running) == {"serving", "gateway"}
+    assert published({"gateway": running["gateway"]}) == {("127.0.0.1", "8080")}
+
+
+def test_the_gateway_understands_its_flags(services):
+    parser = argparse.ArgumentParser()
+    gateway_command.COMMAND.add_arguments(parser)
+    flags = parser.parse_args(services["gateway"]["command"])
+    assert flags.server == ["dns:///serving:8500"]
+    assert flags.port == 8080
+    assert flags.workers == int(services["gateway"]["cpus"])
+    mounted = {volume.split(":")[1] for volume in services["gateway"]["volumes"]}
+    assert {str(flags.config.parent), str(flags.repository)} == mounted
 
 
 def test_every_setting_arrives(compose):

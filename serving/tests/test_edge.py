@@ -1,5 +1,7 @@
 """The edge's own configuration, run by a real HAProxy in front of real servers: who gets in, and how much."""
 
+import base64
+import http.server
 import json
 import re
 import shutil
@@ -18,8 +20,11 @@ import grpc
 import hypothesis
 import pytest
 import requests
+import websockets.sync.client
+import websockets.sync.server
 from hypothesis import strategies as st
 from mien_client import protos
+from websockets.typing import Subprotocol
 
 EDGE = Path(__file__).parents[2] / "deploy" / "edge"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -73,7 +78,7 @@ def start_edge(server, certificates, tmp_path_factory):
         pytest.skip("haproxy is not installed (Debian: apt install haproxy)")
     running: list[Any] = []
 
-    def start(*replicas, model="ours", patience="60s", instead=(), **settings):
+    def start(*replicas, model="ours", patience="60s", instead=(), gateway=None, **settings):
         replicas = replicas or ((server.grpc_port, server.rest_port),)
         folder = tmp_path_factory.mktemp("haproxy")
         port, health, admin, refuse = free_port(), free_port(), free_port(), free_port()
@@ -99,6 +104,10 @@ def start_edge(server, certificates, tmp_path_factory):
             )
             config = template.sub("\n".join(lines), config)
         config = config.replace("http-check connect port 8501", "http-check connect")
+        if gateway:
+            template = re.compile(r"server-template gateway 1-8 gateway:8080 .*")
+            config, count = template.subn(f"server gateway 127.0.0.1:{gateway} check inter 200ms", config)
+            assert count == 1
         (folder / "haproxy.cfg").write_text(config, encoding="utf-8")
         for file in ("start.sh", "refuse.lua"):
             shutil.copy(EDGE / file, folder)
@@ -282,7 +291,7 @@ def test_orders_do_not_pass(edge, certificates, key):
     session.trust_env = False  # It would put REQUESTS_CA_BUNDLE before ours.
     session.verify, session.headers["x-api-key"] = str(certificates / "ca.crt"), key
     assert session.get(f"{edge.rest}/monitoring/prometheus/metrics", timeout=30).status_code == 404
-    assert session.get(f"{edge.rest}/", timeout=30).status_code == 404
+    assert session.get(f"{edge.rest}/nowhere", timeout=30).status_code == 404
     assert session.delete(f"{edge.rest}/v1/models/ours", timeout=30).status_code == 405
     assert session.get(f"{edge.rest}/v1/models/ours", timeout=30).json()["model_version_status"]
 
@@ -313,7 +322,6 @@ ALMOST = [
     "/v1/models/ours/versions/-1",
     "/v1/models/ours:predict",  # asked with GET
     "/v1/models/ours:reload",
-    "/v1/models",
     "/monitoring/prometheus/metrics",
     "/v1/models/../../monitoring/prometheus/metrics",
     "*",
@@ -372,7 +380,8 @@ def test_no_other_spelling_of_a_path_passes(status_of, path):
 @hypothesis.settings(max_examples=200)
 def test_whatever_passes_is_a_path_of_the_api(edge, status_of, path):
     if status_of(f"/{path}") not in (400, 404, 405):
-        assert re.fullmatch(r"v1/models/\w+(/versions/\d+|/labels/\w+)?(/metadata)?", path)
+        # A list of models is the gateway's, whose API has queries.
+        assert re.fullmatch(r"v1/models(\?.*)?|v1/models/\w+(/versions/\d+|/labels/\w+)?(/metadata)?", path)
 
 
 @pytest.mark.parametrize(
@@ -603,3 +612,142 @@ def test_certificates_are_readable_by_those_who_need_them_only(certificates):
     )
     assert again.returncode == 1
     assert "is there already" in again.stderr
+
+
+class StandIn(http.server.BaseHTTPRequestHandler):
+    """Stands in for a gateway: answers with what reached it."""
+
+    def do_GET(self):
+        length = int(self.headers.get("content-length", 0))
+        told = {"path": self.path, "headers": dict(self.headers.items()), "bytes": len(self.rfile.read(length))}
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def fronted(start_edge):
+    stand_in = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    threading.Thread(target=stand_in.serve_forever, daemon=True).start()
+    edge = start_edge(gateway=stand_in.server_address[1])
+    yield edge
+    stand_in.shutdown()
+    stand_in.server_close()
+
+
+class TestGateway:
+    @pytest.fixture
+    def call(self, fronted, certificates):
+        def call(method, path, **options):
+            return requests.request(
+                method, f"{fronted.rest}{path}", verify=certificates / "ca.crt", timeout=30, **options
+            )
+
+        until(lambda: call("GET", "/samples").status_code == 200)
+        return call
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", "/v1/analyze"),
+            ("POST", "/v1/analyze?detect=never&key=a%20b"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/live"),
+            ("GET", "/v1/journal?limit=3"),
+        ],
+    )
+    def test_its_api_is_for_those_with_a_key(self, call, key, pair, method, path):
+        assert call(method, path, data=b"x" if method == "POST" else None).status_code == 401
+        for who in ({"x-api-key": key}, {"Authorization": f"Bearer {key}"}):
+            told = call(method, path, headers=who, data=b"x" if method == "POST" else None).json()
+            assert told["path"] == path
+            assert not {"x-api-key", "authorization"} & {name.lower() for name in told["headers"]}
+        assert (
+            call(method, path, cert=tuple(map(str, pair)), data=b"x" if method == "POST" else None).status_code == 200
+        )
+        assert call(method, path, headers={"Authorization": "Bearer 123"}, data=b"x").status_code == 401
+
+    @pytest.mark.parametrize(
+        "path", ["/", "/console/try.js", "/console/samples/a.jpg", "/samples", "/docs", "/openapi.json"]
+    )
+    def test_its_pages_are_for_everybody(self, call, path):
+        assert call("GET", path).json()["path"] == path
+        assert call("POST", path, data=b"x").status_code == 405
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", "/v1/rollout/shift"),
+            ("GET", "/metrics"),
+            ("GET", "/healthz"),
+            ("GET", "/readyz"),
+            ("GET", "/console/"),
+            ("GET", "/console/.env"),
+            ("GET", "/console/../metrics"),
+            ("GET", "/console/%2e%2e/metrics"),
+            ("GET", "/?x"),
+            ("GET", "/v1//models"),
+        ],
+    )
+    def test_nothing_else_of_it_passes(self, fronted, certificates, key, method, path):
+        """Sent as they are: libraries would tidy the paths."""
+        context = ssl.create_default_context(cafile=certificates / "ca.crt")
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n"
+        head += "Content-Length: 0\r\nConnection: close\r\n\r\n"
+        with (
+            socket.create_connection(("127.0.0.1", fronted.port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(head.encode())
+            assert connection.recv(100).split(b" ")[1] == b"404"
+
+    def test_the_limit_on_bodies_holds(self, call, key):
+        response = call("POST", "/v1/analyze", headers={"x-api-key": key}, data=bytes(8 * 2**20))
+        assert response.status_code == 413
+
+    def test_without_a_gateway_callers_may_try_again(self, edge, certificates, key):
+        response = requests.post(
+            f"{edge.rest}/v1/analyze", b"x", headers={"x-api-key": key}, verify=certificates / "ca.crt", timeout=30
+        )
+        assert response.status_code == 503
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["retryable"] is True
+
+    def test_a_stream_passes_with_its_key_as_a_subprotocol(self, start_edge, certificates, key):
+        def answer(connection):
+            for message in connection:
+                connection.send(message)
+
+        def health(connection, request):
+            return connection.respond(200, "ok") if request.path == "/readyz" else None
+
+        context = ssl.create_default_context(cafile=certificates / "ca.crt")
+        with websockets.sync.server.serve(
+            answer, "127.0.0.1", 0, subprotocols=[Subprotocol("mien")], process_request=health
+        ) as stand_in:
+            threading.Thread(target=stand_in.serve_forever, daemon=True).start()
+            edge = start_edge(gateway=stand_in.socket.getsockname()[1])
+            encoded = base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+            url = f"wss://127.0.0.1:{edge.port}/v1/stream?detect=never"
+
+            def connect(*subprotocols):
+                return websockets.sync.client.connect(url, ssl=context, subprotocols=subprotocols)
+
+            def passes():
+                try:
+                    with connect("mien", f"key.{encoded}") as socket:
+                        socket.send(b"frame")
+                        return socket.recv() == b"frame"
+                except websockets.exceptions.InvalidStatus:  # The edge has not seen it yet.
+                    return False
+
+            until(passes)
+            with pytest.raises(websockets.exceptions.InvalidStatus, match="401"):
+                connect("mien", "key.AAAA")

@@ -81,7 +81,7 @@ def server(overlay):
 
 def test_the_overlays_are_all_there_is():
     found = {path.parent.relative_to(K8S).as_posix() for path in K8S.rglob("kustomization.yaml")}
-    assert found == {*EVERYTHING, "base", "components/s3"}
+    assert found == {*EVERYTHING, "base", "components/s3", "gateway"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,0 +1,1 @@
+"""What the gateway answers at which path."""
