@@ -25,10 +25,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from mien_client import kaggle
+from mien_client.reading import sha256
 from mien_training import splits
 from mien_training.configs import load
 from mien_training.distribution import native_precision
-from mien_training.files import sha256
 from mien_training.runs import open_run
 from mien_training.train import Trainer
 
@@ -157,7 +157,7 @@ def measure(options: argparse.Namespace) -> None:
     recipe = replace(load("emotion-teacher-1"), epochs=options.epochs)
     faces = kaggle.read_emotion(options.data)
     split = splits.split_emotion(faces, recipe.validation, recipe.seed, others=recipe.others)
-    source = {"file": options.data.name, "sha256": sha256(options.data)}
+    source = {"file": options.data.name, "sha256": sha256(options.data, follow_links=True)}
     accuracies: dict[str, list[float]] = {}
     works: dict[str, Callable[[], object]] = {}
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 48, 48), np.uint8)

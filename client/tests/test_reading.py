@@ -1,10 +1,11 @@
 """Reading files from elsewhere never hangs, fills the memory or recurses; errors say what was found."""
 
+import hashlib
 import os
 import socket
 
 import pytest
-from mien_client.reading import NESTING_LIMIT, open_regular, parse_json, read_file, regular_size
+from mien_client.reading import NESTING_LIMIT, open_regular, parse_json, read_file, regular_size, sha256
 
 
 def make_socket(path):
@@ -32,6 +33,8 @@ def test_anything_but_a_regular_file_is_refused(tmp_path, monkeypatch, make, kin
         open_regular(path, os.O_RDWR | os.O_CREAT)
     with pytest.raises(OSError, match=f"it is {kind}, not a regular file"):
         regular_size(path)
+    with pytest.raises(OSError, match=f"it is {kind}, not a regular file"):
+        sha256(path, follow_links=True)
 
 
 def test_a_symbolic_link_is_followed_unless_that_is_disabled(tmp_path):
@@ -45,6 +48,9 @@ def test_a_symbolic_link_is_followed_unless_that_is_disabled(tmp_path):
     with pytest.raises(OSError, match="it is a symbolic link, not a regular file"):
         regular_size(tmp_path / "link", follow_links=False)
     assert regular_size(tmp_path / "link") == 7
+    with pytest.raises(OSError, match="it is a symbolic link, not a regular file"):
+        sha256(tmp_path / "link", follow_links=False)
+    assert sha256(tmp_path / "link", follow_links=True) == hashlib.sha256(b"content").hexdigest()
     assert (tmp_path / "file").read_bytes() == b"content"
 
 

@@ -8,6 +8,7 @@ text says what was found.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -108,6 +109,21 @@ def read_file(path: Path, limit: int = DOCUMENT_LIMIT, *, follow_links: bool = T
     if len(content) > limit:  # It has grown since it was opened.
         raise _too_large(path, limit)
     return content
+
+
+def sha256(path: Path, *, follow_links: bool) -> str:
+    """Return the SHA-256 of a regular file, in hexadecimal.
+
+    Args:
+        path: The file, of any size.
+        follow_links: Whether the path may be a symbolic link to a regular file.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular file.
+        ValueError: The path holds a null character.
+    """
+    with os.fdopen(open_regular(path, follow_links=follow_links), "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def parse_json(text: bytes | str) -> Any:

@@ -5,8 +5,8 @@ import os
 
 import pytest
 from mien_client.contract import MANIFEST
+from mien_client.reading import sha256
 from mien_serving.repository.errors import VersionError
-from mien_serving.repository.files import sha256
 from mien_serving.repository.manifest import check_files, facts, file_size
 
 
@@ -48,7 +48,9 @@ def version(tmp_path):
     for name in ("saved_model.pb", "variables/index"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     write(tmp_path, {})
-    return tmp_path, {name: sha256(tmp_path / name) for name in ("saved_model.pb", "variables/index")}
+    return tmp_path, {
+        name: sha256(tmp_path / name, follow_links=False) for name in ("saved_model.pb", "variables/index")
+    }
 
 
 def test_a_version_whose_files_are_those_of_its_manifest_passes(version):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from mien_client.writing import write_json
 
 from mien_training import report
-from mien_training.files import write_json
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ A version appears whole or not at all: it is written aside, loaded back, compare
 only then renamed to its number.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,12 +17,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from mien_client import contract, protos
-from mien_client.reading import parse_json, read_file
+from mien_client.reading import parse_json, read_file, sha256
+from mien_client.writing import flush_to_disk, write_json
 from numpy.typing import NDArray
 
 from mien_training.encoded import read_encoded
 from mien_training.errors import ExportError
-from mien_training.files import sha256, write_json
 from mien_training.prediction import freeze, inference
 from mien_training.runs import WEIGHTS, Run
 
@@ -95,7 +94,7 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
             )
         write_json(aside / contract.MANIFEST, _manifest(run, aside, difference))
         for path in (*aside.rglob("*"), aside):
-            _sync(path)
+            flush_to_disk(path)
         return _publish(aside, base)
     except BaseException as error:
         if aside:
@@ -214,7 +213,7 @@ def _manifest(run: Run, folder: Path, difference: float) -> dict[str, Any]:
         "outputs": list(contract.EMOTIONS if run.model == contract.EMOTION_MODEL else contract.KEYPOINTS),
         **_origin(run),
         "largest_difference": difference,
-        "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+        "sha256": {path.relative_to(folder).as_posix(): sha256(path, follow_links=False) for path in files},
     }
 
 
@@ -225,7 +224,7 @@ def _origin(run: Run) -> dict[str, Any]:
         "split": run.facts["split"],
         "config": run.facts["config"],
         "metrics": run.metrics,
-        "weights_sha256": sha256(run.folder / WEIGHTS),
+        "weights_sha256": sha256(run.folder / WEIGHTS, follow_links=True),
         "versions": {name: installed_version(name) for name in ("mien-training", "tensorflow", "keras")},
     }
 
@@ -239,15 +238,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _sync(path: Path) -> None:
-    """Force a file or folder to disk, so that the rename cannot overtake what it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _publish(aside: Path, base: Path) -> Path:
     while True:
         taken = [int(path.name) for path in base.iterdir() if path.name.isdecimal()]
@@ -258,5 +248,5 @@ def _publish(aside: Path, base: Path) -> Path:
             if not version.exists():
                 raise
             continue  # somebody published this number in the meantime
-        _sync(base)
+        flush_to_disk(base)
         return version

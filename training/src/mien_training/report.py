@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from mien_client.contract import EMOTIONS
+from mien_client.writing import write_atomically
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
-
-from mien_training.files import write_atomically
 
 if TYPE_CHECKING:
     from mien_training.evaluation import Table

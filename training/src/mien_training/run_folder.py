@@ -10,9 +10,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from mien_client.writing import write_atomically
 
 from mien_training.errors import RunError
-from mien_training.files import write_atomically
 
 SHOWN_CHARACTERS = 40
 

@@ -21,13 +21,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from mien_client import contract
+from mien_client.reading import sha256
+from mien_client.writing import write_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mien_training.augmentation import augment, degrade
 from mien_training.configs import Config, from_run
 from mien_training.errors import RunError
-from mien_training.files import sha256, write_json
 from mien_training.interruption import Interrupted, stop_signal
 from mien_training.models import transfer
 from mien_training.optimizer import build_optimizer
@@ -75,7 +76,8 @@ class Trainer:
         strategy: Any = None,
     ) -> None:
         if teachers:
-            source = {**source, "teachers": [{"sha256": sha256(teacher.folder / WEIGHTS)} for teacher in teachers]}
+            weights = [teacher.folder / WEIGHTS for teacher in teachers]
+            source = {**source, "teachers": [{"sha256": sha256(path, follow_links=True)} for path in weights]}
         self._teachers = [freeze(teacher.load(precision)) for teacher in teachers]
         trunk = open_pretrained(config.start_from).load() if config.start_from else None
         keras.utils.set_random_seed(config.seed)

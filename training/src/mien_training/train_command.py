@@ -64,9 +64,10 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     quiet_tensorflow()
+    from mien_client.reading import sha256
+
     from mien_training import train
     from mien_training.distribution import native_precision, strategy
-    from mien_training.files import sha256
     from mien_training.interruption import Interrupted
     from mien_training.runs import open_run
 
@@ -77,11 +78,11 @@ def _train(arguments: argparse.Namespace) -> int:
         if config.others and not split.knows_others:
             print("No face shows none of the five emotions: the network will not have the output `other`.")
             config = replace(config, others=False)
-        source = {"file": arguments.data.name, "sha256": sha256(arguments.data)}
+        source = {"file": arguments.data.name, "sha256": sha256(arguments.data, follow_links=True)}
         if arguments.groups:
-            source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups)}
+            source |= {"groups": arguments.groups.name, "groups_sha256": sha256(arguments.groups, follow_links=True)}
         if arguments.votes:
-            source |= {"votes": arguments.votes.name, "votes_sha256": sha256(arguments.votes)}
+            source |= {"votes": arguments.votes.name, "votes_sha256": sha256(arguments.votes, follow_links=True)}
         precision = native_precision() if arguments.precision == "auto" else arguments.precision
         teachers = [open_run(folder) for folder in arguments.teacher]
         for teacher in teachers:

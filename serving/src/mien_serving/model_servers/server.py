@@ -45,8 +45,7 @@ _GRACE_S: Final = 30.0
 _GIVE_MEMORY_BACK_S: Final = 30.0
 """Seconds between two returns of free memory to the system.
 
-After 64 refused requests of 8 MB, 786 MB are resident with it and 996 MB without it, and 697 MB before them. Fewer
-arenas (`MALLOC_ARENA_MAX=2`: 932 MB) or a fixed `MALLOC_MMAP_THRESHOLD_` of 1 MiB (876 MB) bring less.
+Without them, much of the memory of refused requests stays with the process, which a test in `test_memory.py` notices.
 """
 
 

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from mien_client.writing import flush_to_disk
+
 from mien_serving.core.source import version_number
 from mien_serving.repository.errors import RepositoryError
-from mien_serving.repository.files import flush_to_disk
 
 
 def version_folders(folder: Path) -> Mapping[int, list[Path]]:

@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from mien_client.contract import MANIFEST
-from mien_client.reading import parse_json, read_file, regular_size
+from mien_client.reading import parse_json, read_file, regular_size, sha256
 
 from mien_serving.repository.errors import VersionError
-from mien_serving.repository.files import sha256
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LONGEST_KEY: Final = 1024
@@ -124,5 +123,5 @@ def check_files(version: Path, listed: Mapping[str, str]) -> None:
         problem = "is not in its manifest" if differing[0] in found else "is missing"
         raise VersionError(f"{version / differing[0]} {problem}")
     for name, digest in listed.items():
-        if sha256(version / name) != digest:
+        if sha256(version / name, follow_links=False) != digest:
             raise VersionError(f"{version / name} is not the file that its manifest describes: its sha256 differs")

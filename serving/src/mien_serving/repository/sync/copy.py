@@ -20,11 +20,11 @@ from typing import Final, NamedTuple
 
 from mien_client.contract import MANIFEST
 from mien_client.reading import DOCUMENT_LIMIT, MEBIBYTE, open_regular, read_file
+from mien_client.writing import flush_to_disk
 
 from mien_serving.core.source import version_number
 from mien_serving.repository import layout
 from mien_serving.repository.errors import RepositoryError, VersionError
-from mien_serving.repository.files import flush_to_disk
 from mien_serving.repository.manifest import check_files, file_size, listed_files
 from mien_serving.repository.sync import SCHEME, SyncRequest
 from mien_serving.repository.sync.bucket import AlreadyThereError, Bucket, ObjectError

@@ -9,11 +9,11 @@ from typing import Any, Self
 from google.protobuf import text_format
 from mien_client.protos import POOL, ModelServerConfig
 from mien_client.reading import read_file
+from mien_client.writing import write_atomically
 
 from mien_serving.core.config import check_config, models_on_disk
 from mien_serving.core.config_files import decode, parse_text
 from mien_serving.core.status import StatusError
-from mien_serving.repository.files import write_atomically
 from mien_serving.rollout.errors import RolloutError
 from mien_serving.rollout.state import config_text
 from mien_serving.rollout.state.configmap import ConfigMap
@@ -131,7 +131,7 @@ class ModelsConfig:
         if found != instead_of.text:
             raise RolloutError(f"{self.path} was changed by somebody else meanwhile; their change is kept")
         try:
-            write_atomically(self.path, self.text)
+            write_atomically(self.path, lambda stream: stream.write(self.text.encode()))
         except OSError as error:
             raise RolloutError(f"{self.path} cannot be written, and is unchanged: {error.strerror or error}") from None
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from mien_client.contract import CANARY_LABEL, STABLE_LABEL
 from mien_client.reading import read_file
 from mien_client.split import SPLIT_FILE, Split
+from mien_client.writing import write_atomically
 
-from mien_serving.repository.files import write_atomically
 from mien_serving.rollout.errors import RolloutError
 from mien_serving.rollout.state.configmap import ConfigMap
 from mien_serving.rollout.state.desired import Plan
@@ -65,7 +65,8 @@ class SplitStore:
             self._config.replace(split.text(), self._text, SPLIT_FILE)
             return
         try:
-            write_atomically(self._config.with_name(SPLIT_FILE), split.text(), like=self._config)
+            content = split.text().encode()
+            write_atomically(self._config.with_name(SPLIT_FILE), lambda stream: stream.write(content), self._config)
         except OSError as error:
             reason = error.strerror or error
             raise RolloutError(f"{self.path} cannot be written, and is unchanged: {reason}") from None

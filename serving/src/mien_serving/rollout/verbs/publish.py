@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mien_client.contract import MANIFEST
+from mien_client.reading import sha256
+from mien_client.writing import flush_to_disk
 
 from mien_serving.repository import layout
 from mien_serving.repository.errors import RepositoryError
-from mien_serving.repository.files import flush_to_disk, sha256
 from mien_serving.repository.lock import is_running, locked
 from mien_serving.repository.manifest import file_size, read_manifest
 from mien_serving.rollout.errors import RolloutError, only_rollout_errors
@@ -181,7 +182,7 @@ def _copied(source: Path, aside: Path, names: Sequence[str]) -> Path:
 
 def _check_sums(source: Path, manifest: Mapping[str, Any]) -> None:
     for name, digest in manifest["sha256"].items():
-        if sha256(source / name) != digest:
+        if sha256(source / name, follow_links=False) != digest:
             raise RolloutError(
                 f"Nothing was published: {name} is not the file that the manifest describes: its sha256 differs"
             )
@@ -225,7 +226,7 @@ def _adopted(request: PublishRequest, config: ModelsConfig, folder: Path, progre
 
 def _add(source: Path, folder: Path, desired: Desired, request: PublishRequest) -> int:
     model, journal = request.model, Journal(request.deployment.repository)
-    digest = sha256(source / MANIFEST)
+    digest = sha256(source / MANIFEST, follow_links=False)
     with locked(folder / _LOCK, f"publish {model}", wait_s=_LOCK_WAIT_S):
         entries = journal.entries(model)
         if begun := _died_before_it_was_noted(entries, folder, digest):
@@ -261,7 +262,7 @@ def _died_before_it_was_noted(entries: Iterable[Entry], folder: Path, digest: st
     if last is None or last["event"] != BEGUN or last.get("manifest") != digest:
         return None
     manifest = layout.version_folder(folder, last["version"]) / MANIFEST
-    return last if manifest.is_file() and sha256(manifest) == digest else None
+    return last if manifest.is_file() and sha256(manifest, follow_links=False) == digest else None
 
 
 def _next(folder: Path, desired: Desired, entries: Iterable[Entry]) -> int:

@@ -1,34 +1,34 @@
-"""Write files that appear whole or not at all, and flush and hash them."""
+"""Write files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
-from mien_client.reading import open_regular
 
-
-def write_atomically(path: Path, text: str, like: Path | None = None) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], like: Path | None = None) -> None:
     """Replace the content of a file in one step; its owner and permissions stay the same.
 
-    The text is written to a new file next to it, flushed to disk, and renamed.
+    The content is written to a new file next to it, flushed to disk, and renamed.
 
     Args:
-        path: The file.
-        text: The new content.
+        path: The file, or a symbolic link to it, which stays one.
+        write: Writes the content to the stream that it is given.
         like: Another file, whose owner and permissions a new file gets.
 
     Raises:
         OSError: The file cannot be written; it is unchanged.
     """
-    path = path.resolve()  # A symbolic link stays one.
+    path = path.resolve()
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.unlink(missing_ok=True)
-        with aside.open("x", encoding="utf-8", newline="") as stream:  # Never through a symbolic link of that name.
-            stream.write(text)
+        with aside.open("xb") as stream:  # Never through a symbolic link of that name.
+            write(stream)
             stream.flush()
             model = path if path.exists() else like
             if model is not None:
@@ -43,6 +43,16 @@ def write_atomically(path: Path, text: str, like: Path | None = None) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically.
+
+    Raises:
+        OSError: The file cannot be written; it is unchanged.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
 def flush_to_disk(path: Path) -> None:
     """Flush a file or folder to disk, so that a rename cannot reach the disk before the content does."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -50,13 +60,3 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a regular file, in hexadecimal.
-
-    Raises:
-        OSError: The file cannot be read, or is a symbolic link or anything else but a regular file.
-    """
-    with os.fdopen(open_regular(path, follow_links=False), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
