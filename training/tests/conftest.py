@@ -5,10 +5,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mien_client.cli import main
 from mien_client.kaggle import KEYPOINT_HEADER
 from mien_training.configs import CONFIGS, Network
 from mien_training.splits import Faces, Split
 from mien_training.votes import VOTE_COLUMNS
+
+
+@pytest.fixture
+def mien(capsys):
+    """Return a function that runs ``mien`` in this process, and returns its status, output and errors."""
+
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The verbs, as people type them: real processes for what ends by a signal, the rest in this one."""
+"""The verbs on the command line; those that end by a signal are run as processes."""
 
 import hashlib
 import json
@@ -10,22 +10,9 @@ import sys
 import time
 
 import pytest
-from mien_client.cli import main
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "120"}
 MIEN = [sys.executable, "-c", "import sys; from mien_client.cli import main; sys.exit(main())"]
-
-
-@pytest.fixture
-def mien(capsys):
-    """Runs ``mien``; returns its status, output and errors."""
-
-    def run(*arguments):
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -124,7 +111,7 @@ def test_votes_of_another_file_are_refused_with_both_names(tmp_path, emotion_csv
         assert f"{short} has 121 rows, but {emotion_csv} has 122" in err.splitlines()[-1]
 
 
-def test_key_points_are_parted_by_person_and_evaluated_on_the_same_people(
+def test_key_points_are_split_by_person_and_evaluated_on_the_same_people(
     tmp_path, monkeypatch, tiny, keypoint_csv, mien
 ):
     from mien_training import configs
@@ -144,7 +131,7 @@ def test_key_points_are_parted_by_person_and_evaluated_on_the_same_people(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_says_how_to_go_on_and_goes_on(tmp_path, emotion_csv, number):
+def test_an_interrupted_command_says_how_to_continue_and_continues(tmp_path, emotion_csv, number):
     command = [
         *MIEN,
         "train",
@@ -175,7 +162,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(tmp_path, emotion_
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_the_same_command_with_another_number_is_refused(emotion_csv, emotion_run, mien):
+def test_continuing_a_run_with_another_setting_is_refused(emotion_csv, emotion_run, mien):
     status, _, err = mien(
         "train", "emotion", "--data", emotion_csv, "--out", emotion_run, "--set", "augmentation.blur=1"
     )
@@ -244,7 +231,7 @@ class TestMistakesAreOneSentence:
             (["export", "{run}", "--repository", "{data}"], "cannot be written: Not a directory"),
         ],
     )
-    def test_on_standard_error(self, mien, emotion_csv, finished_runs, arguments, sentence):
+    def test_are_printed_on_standard_error(self, mien, emotion_csv, finished_runs, arguments, sentence):
         run = finished_runs["emotion"]
         status, _, err = mien(*[argument.format(data=emotion_csv, run=run) for argument in arguments])
         assert status == 1

@@ -49,7 +49,7 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     quiet_tensorflow()
-    from mien_training import evaluate, runs
+    from mien_training import evaluate, runs, tracking
     from mien_training.compare import compare
 
     if arguments.limit is not None and arguments.limit < 1:
@@ -83,13 +83,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"{mark}: {name}")
     for table in evaluation.tables:
         print_table(table)
+    facts, report = {**marks, "data": arguments.data.name, "faces": which}, []
     if arguments.out:
-        facts = {**marks, "data": arguments.data.name, "faces": which}
         try:
-            evaluation.write(arguments.out, f"Mien {arguments.model}: {' and '.join(names)}", facts)
+            report = evaluation.write(arguments.out, f"Mien {arguments.model}: {' and '.join(names)}", facts)
         except OSError as error:
             raise unwritable(arguments.out, error) from None
         print(f"Wrote {arguments.out}/report.html, metrics.json and pictures.")
+    folder = arguments.run[0] if len(arguments.run) == len(names) == 1 else None
+    tracking.record_evaluation(evaluation, facts, report, folder, print)
     return 0
 
 

@@ -53,17 +53,23 @@ class Evaluation:
     tables: list[Table]
     pictures: dict[str, Picture]
 
-    def write(self, folder: Path, title: str, facts: dict[str, str]) -> None:
+    def write(self, folder: Path, title: str, facts: dict[str, str]) -> list[Path]:
         """Write ``metrics.json``, a PNG file for each picture, and ``report.html``, which needs no other file.
 
         Args:
             folder: Made if it is not there.
             title: The report's heading.
             facts: What was evaluated on what, for the report's first lines.
+
+        Returns:
+            The files.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "metrics.json", {"evaluated": facts, **self.metrics})
+        page, numbers = folder / "report.html", folder / "metrics.json"
+        write_json(numbers, {"evaluated": facts, **self.metrics})
         pictures = {name: report.png(picture.draw(picture.of)) for name, picture in self.pictures.items()}
-        for name, picture in pictures.items():
-            report.write_picture(folder / f"{name}.png", picture)
-        report.write_html(folder / "report.html", title, facts, self.tables, pictures)
+        files = {folder / f"{name}.png": picture for name, picture in pictures.items()}
+        for path, picture in files.items():
+            report.write_picture(path, picture)
+        report.write_html(page, title, facts, self.tables, pictures)
+        return [page, numbers, *files]

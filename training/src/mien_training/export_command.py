@@ -23,16 +23,17 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     quiet_tensorflow()
-    from mien_training import export, runs
+    from mien_training import export, runs, tracking
 
     try:
         for run in map(runs.open_pretrained, MODELS) if arguments.pretrained else [runs.open_run(arguments.run)]:
             version = None if arguments.again else export.published(run, arguments.repository)
             if version:
                 print(f"{run.model}: {version} is this network already; nothing was published. --again publishes it.")
-                continue
-            version = export.export(run, arguments.repository, print)
-            print(f"{run.model}: published {version}")
+            else:
+                version = export.export(run, arguments.repository, print)
+                print(f"{run.model}: published {version}")
+            tracking.register(run, version, print)
     except (RunError, ExportError) as error:
         raise CommandError(str(error)) from None
     return 0

@@ -11,7 +11,7 @@ A run folder holds::
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -143,8 +143,11 @@ class Trainer:
             variable.assign(value)
         return seconds * (self.total_steps - self.step)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, after_epoch: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Train from where the run stands to its end.
+
+        Args:
+            after_epoch: Called after each epoch, once the epoch is in the run folder.
 
         Returns:
             What ``metrics.json`` holds: the best epoch, the validation metrics of its weights (emotions: once they are
@@ -165,6 +168,7 @@ class Trainer:
                 for key, value in row.items():
                     tf.summary.scalar(key, value, step=int(row["epoch"]))
                 self._keep(row)
+                after_epoch()
         return self._finish()
 
     def _train_epoch(self, progress: Progress, bar: Any, stopped: list[int]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The verb ``train``."""
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
@@ -66,7 +67,7 @@ def _train(arguments: argparse.Namespace) -> int:
     quiet_tensorflow()
     from mien_client.reading import sha256
 
-    from mien_training import train
+    from mien_training import tracking, train
     from mien_training.distribution import native_precision, strategy
     from mien_training.interruption import Interrupted
     from mien_training.runs import open_run
@@ -113,7 +114,8 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.out} has had them all; more --epochs would continue it.")
     try:
-        result = trainer.run()
+        with tracking.follow(arguments.out, print) if trainer.is_chief else nullcontext(lambda: None) as after_epoch:
+            result = trainer.run(after_epoch)
     except Interrupted:
         print(f"Interrupted after step {trainer.step:,} of {trainer.total_steps:,}; the same command continues.")
         return INTERRUPTED
