@@ -63,7 +63,7 @@ def free_port():
 
 
 def free_ports(count, lowest):
-    """As many neighbouring ports, as Compose writes them."""
+    """Return a range of free, consecutive ports, in the notation of Compose."""
     for first in range(lowest, lowest + 2000, count):
         with ExitStack() as opened, suppress(OSError):
             for port in range(first, first + count):
@@ -243,7 +243,7 @@ def face():
 
 
 class Load:
-    """Callers that never stop asking the edge, over gRPC and REST."""
+    """Callers that send requests to the edge continuously, over gRPC and REST."""
 
     def __init__(self, stack, face, **options):
         self.versions: Counter[tuple[str, int]] = Counter()
@@ -264,7 +264,7 @@ class Load:
         return min(sum(n for (kind, _), n in self.versions.items() if kind == one) for one in ("grpc", "rest"))
 
     def wait_for_more(self, calls=50):
-        """Until each kind has made so many more calls, or failed."""
+        """Wait until each kind of caller has made this many more calls, or one has failed."""
         enough = self.calls() + calls
         until(lambda: self.calls() >= enough or self.failures)
 
@@ -328,7 +328,7 @@ def test_every_replica_gets_its_share(stack, face):
     assert min(shares.values()) > sum(shares.values()) / 6
 
 
-def test_containers_can_do_no_more_than_they_need(stack):
+def test_containers_have_limits_and_no_privileges(stack):
     for container in stack.containers():
         facts = json.loads(docker("inspect", container))[0]
         assert facts["HostConfig"]["Memory"] > 0
@@ -364,7 +364,7 @@ def listening(container):
     return everyone, loopback
 
 
-def test_nothing_listens_that_should_not(stack):
+def test_only_the_documented_ports_are_listened_on_and_published(stack):
     for container in stack.containers("serving"):
         assert listening(container)[0] == {8500, 8501}
     for service, ports in {"edge": {8443}, "gateway": {8080}, "prometheus": {9090}}.items():
@@ -474,7 +474,7 @@ def test_a_rollout_goes_through_the_replicas_and_no_caller_notices(stack, face, 
             assert one.analyze(face).versions["emotion"] == 2
 
 
-def test_a_replica_that_is_killed_is_not_missed_and_comes_back_at_its_ports(stack, face):
+def test_callers_do_not_notice_a_killed_replica_which_restarts_on_its_ports(stack, face):
     addresses = set(stack.servers)
     victim = stack.containers("serving")[0]
     with Load(stack, face) as load:
@@ -487,8 +487,8 @@ def test_a_replica_that_is_killed_is_not_missed_and_comes_back_at_its_ports(stac
     assert set(stack.servers) == addresses
 
 
-def test_a_frozen_replica_holds_up_nobody_for_long(stack, face):
-    """It takes connections, since the kernel does so, and answers nothing."""
+def test_callers_are_answered_while_a_replica_is_frozen(stack, face):
+    """A frozen replica accepts connections, because the kernel does, and answers nothing."""
     victim = stack.containers("serving")[0]
     with Load(stack, face) as load:
         docker("pause", victim)
@@ -501,7 +501,7 @@ def test_a_frozen_replica_holds_up_nobody_for_long(stack, face):
     assert load.failures == []
 
 
-def test_one_caller_with_large_bodies_keeps_nobody_from_an_answer(stack, face):
+def test_callers_are_answered_while_one_of_them_sends_large_bodies(stack, face):
     body = b'{"signature_name": "serving_raw", "instances": [{"b64": "' + b"A" * 7_500_000 + b'"}]}'
     url = f"https://127.0.0.1:{stack.environment['EDGE_PORT']}/v1/models/emotion:predict"
     other, enough = (str(stack.certificates / "client.crt"), str(stack.certificates / "client.key")), threading.Event()
@@ -564,7 +564,7 @@ def test_a_replica_survives_refusing_large_requests(stack, face):
     assert docker("inspect", "-f", "{{.State.OOMKilled}} {{.RestartCount}}", victim) == f"false {before}"
 
 
-def test_a_replica_that_stays_away_is_told_of(stack, face):
+def test_a_replica_that_stays_down_raises_an_alert(stack, face):
     # What has been there is looked at once a minute.
     until(lambda: stack.prometheus('max_over_time(count(up{job="serving"} == 1)[1h:1m])') == {(): 3})
     victim = stack.containers("serving")[0]
@@ -578,8 +578,8 @@ def test_a_replica_that_stays_away_is_told_of(stack, face):
     assert load.failures == []
 
 
-def test_a_broken_version_holds_up_neither_good_ones_nor_a_restart(stack, face, published):
-    """Each replica restarts while it is there, and not even callers who ask once only notice."""
+def test_a_broken_version_delays_neither_good_versions_nor_a_restart(stack, face, published):
+    """Each replica restarts while the broken version exists, and even callers without retries see no failure."""
     keypoints, aside = stack.folder / "models" / "keypoints", stack.folder / "aside"
     aside.mkdir()
     (aside / "saved_model.pb").write_bytes(b"not a graph")
@@ -611,7 +611,7 @@ def test_a_broken_version_holds_up_neither_good_ones_nor_a_restart(stack, face, 
     stack.wait_until_healthy()
 
 
-def test_everything_can_be_restarted_and_is_as_it_was(stack, face):
+def test_a_restart_of_the_whole_deployment_keeps_its_state(stack, face):
     containers = stack.containers()
     samples = max(stack.prometheus('count_over_time(up{job="serving"}[1h])').values())
     stack.run("stop")

@@ -145,8 +145,8 @@ def until(condition):
 
 
 def test_a_pod_fetches_serves_follows_the_bucket_and_ends(pod, published, mien, tmp_path):
-    told = pod.start("repository", "--network=host", wait=True)
-    assert "2 fetched" in told
+    output = pod.start("repository", "--network=host", wait=True)
+    assert "2 fetched" in output
 
     server = pod.start("serving", "--publish=127.0.0.1::8500")
     assert not pod.ready(server)  # Its ports are not even open.

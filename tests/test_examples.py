@@ -66,12 +66,12 @@ def test_a_picture_becomes_json(url, server):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"hello", "not a PNG, JPEG"), (b"", "empty"), (b"\xff\xd8\xff\xe0", "truncated|damaged")]
+    ("content", "message"), [(b"hello", "not a PNG, JPEG"), (b"", "empty"), (b"\xff\xd8\xff\xe0", "truncated|damaged")]
 )
-def test_what_is_not_a_picture_is_refused_in_a_sentence(url, content, told):
+def test_an_upload_that_is_not_a_picture_is_refused_with_the_reason(url, content, message):
     answer = upload(url, "a.jpg", content)
     assert answer.status_code == 422
-    assert re.search(told, answer.text)
+    assert re.search(message, answer.text)
 
 
 def test_a_large_upload_is_refused(url):
@@ -79,7 +79,7 @@ def test_a_large_upload_is_refused(url):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_without_model_servers_strangers_learn_no_address(name):
+def test_an_error_does_not_reveal_the_address_of_the_model_server(name):
     with web_service(COMMANDS[name], "127.0.0.1:1") as url:
         answer = upload(url, "a.jpg", (EXAMPLES / "face48.png").read_bytes())
     assert answer.status_code == 503

@@ -18,7 +18,7 @@ def test_errors_of_the_labels_are_found_and_errors_of_the_network_are_not(bias):
     assert whole == pytest.approx(normalized_errors(truth, truth + errors).mean(), rel=0.03)
 
 
-def test_a_shift_common_to_all_points_is_told_apart():
+def test_a_shift_common_to_all_points_is_recognised():
     random = np.random.default_rng(1)
     truth = np.repeat(random.uniform(10, 40, (1, 15, 2)), 400, axis=0).astype(np.float32)
     shift = np.broadcast_to(random.normal(0, 1, (400, 1, 2)), truth.shape).astype(np.float32)

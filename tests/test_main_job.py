@@ -76,7 +76,7 @@ def test_the_server_answers_as_the_networks_do(address, faces):
     np.testing.assert_allclose(analysis.keypoints, keypoints, rtol=1e-4, atol=1e-3)
 
 
-def test_half_the_precision_gives_nearly_the_same_answers(server, bfloat16_server, faces):
+def test_bfloat16_gives_nearly_the_same_answers(server, bfloat16_server, faces):
     """On processors that compute in bfloat16; elsewhere, exactly the same."""
     with Client(server.grpc) as one, Client(bfloat16_server.grpc) as other:
         exact, rounded = one.analyze(faces), other.analyze(faces)
@@ -85,7 +85,7 @@ def test_half_the_precision_gives_nearly_the_same_answers(server, bfloat16_serve
 
 
 def test_the_stock_client_works_unchanged(server, faces):
-    """What a user of tensorflow-serving-api writes."""
+    """Call the server as users of tensorflow-serving-api do."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -109,13 +109,13 @@ def test_the_example_in_the_docstring_runs(name, server, faces):
     known = {public: getattr(mien_client, public) for public in mien_client.__all__}
     known |= {public.__name__: public for public in SPLIT}
     known |= {"asyncio": asyncio, "np": np, "read_picture": read_picture, "find_faces": find_faces, "images": faces[:3]}
-    told: list[str] = []
+    output: list[str] = []
     with Client(server.grpc) as client:
         known |= {"client": client, "analysis": client.analyze(faces[:3]), "face": client.analyze(faces[0])[0]}
         example = doctest.DocTestParser().get_doctest(text, known, name, None, None)
-        ran = doctest.DocTestRunner(verbose=False).run(example, out=told.append)
+        ran = doctest.DocTestRunner(verbose=False).run(example, out=output.append)
     assert ran.attempted
-    assert told == []
+    assert output == []
 
 
 def test_a_face_crop_can_be_posted_as_it_is(server):
@@ -135,7 +135,7 @@ def test_a_face_crop_can_be_posted_as_it_is(server):
 
 
 def test_a_new_version_takes_over_without_a_failed_call(changing_server, published, faces, mien):
-    """Calls never stop; version 2 appears; each call is answered by one version and none fails."""
+    """While calls are made continuously, version 2 appears: one version answers each call, and no call fails."""
     seen, failures = [], []
     done = threading.Event()
 

@@ -45,8 +45,8 @@ def test_pip_installs_uv_from_the_lock_and_uv_the_rest(install, tmp_path):
 
 
 def test_pip_installs_everything_where_uv_fails(install):
-    (_, _, packages, ours), told = install(uv_status=1)
+    (_, _, packages, ours), output = install(uv_status=1)
     assert packages.startswith("pip install")
     assert packages.endswith("--require-hashes -r requirements.lock")
     assert ours.endswith("-e client -e gateway -e serving -e training")
-    assert "uv did not install the packages; pip does." in told
+    assert "uv did not install the packages; pip does." in output

@@ -25,7 +25,7 @@ def boxes(figure):
     return {text.get_text(): text.get_window_extent(renderer) for text in axes.texts}
 
 
-def test_the_front_goes_through_the_dots_of_the_front():
+def test_the_line_of_the_front_passes_through_its_dots():
     [axes] = architectures.draw(POINTS, 3).axes
     [front] = axes.lines
     corners = np.asarray(front.get_xydata(), float)
@@ -63,7 +63,7 @@ def assert_names_are_unobstructed(figure, points, middles):
         unique=True,
     )
 )
-def test_names_cover_nothing(shapes):
+def test_names_overlap_neither_each_other_nor_the_dots(shapes):
     points = {"shipped": (0.2, [0.60, 0.66, 0.69])}
     points |= {f"shape {index}": (cost, [accuracy]) for index, (cost, accuracy) in enumerate(shapes)}
     assert_names_are_unobstructed(architectures.draw(points, 3), points, architectures.means(points))

@@ -16,7 +16,7 @@ def printed(cell):
     return "".join(output.get("text", "") for output in cell.get("outputs", []))
 
 
-def test_it_is_kept_without_its_outputs():
+def test_the_notebook_is_stored_without_outputs():
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         assert not cell.get("outputs"), cell.source
         assert not cell.get("execution_count"), cell.source
@@ -24,7 +24,7 @@ def test_it_is_kept_without_its_outputs():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_it_goes_from_a_data_file_to_a_served_answer(monkeypatch):
+def test_the_notebook_runs_from_a_data_file_to_a_served_answer(monkeypatch):
     # Its commands are those of this environment, as in an activated one.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

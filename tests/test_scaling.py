@@ -39,7 +39,7 @@ def test_a_replica_answers_everybody_in_full_batches_when_all_come_at_once(measu
     assert max(replica.latencies) == pytest.approx(8 * (0.006 + 0.0015 * 8), rel=0.05)
 
 
-def test_up_to_its_capacity_it_keeps_up_and_beyond_it_does_not(measured):
+def test_waiting_times_are_short_below_the_capacity_and_grow_above_it(measured):
     most = scaling.capacity(measured, 8)
     assert most == pytest.approx(8 / (0.006 + 0.0015 * 8))
     _, calm, _ = scaling.simulate(measured, rate=0.7 * most, count=3000, largest=8)
@@ -69,7 +69,7 @@ def test_the_document_shows_what_was_measured():
         assert f"| {name} | {1000 * found['cpu_s']:.2f} | {found['bytes']:,.0f} |" in text
 
 
-def test_it_simulates_what_is_deployed():
+def test_the_simulation_has_the_settings_of_the_deployment():
     batching = scaling.BATCHING.read_text(encoding="utf-8")
     assert f"max_execution_batch_size {{ value: {scaling.LARGEST} }}" in batching
     assert f"batch_timeout_micros {{ value: {scaling.WAIT_S * 1e6:.0f} }}" in batching

@@ -89,7 +89,7 @@ def test_an_audit_that_reached_no_service_says_so(audit, answer):
     assert "0 vulnerabilities" not in done.stdout
 
 
-def test_in_strict_mode_an_audit_that_reached_nobody_fails(audit):
+def test_in_strict_mode_an_audit_that_reached_no_service_fails(audit):
     assert audit("", "--strict").returncode == 2
 
 
@@ -109,7 +109,7 @@ def test_the_bill_of_materials_names_what_is_in_the_image(tmp_path):
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
 def test_the_bill_can_hold_the_debian_packages_of_an_image():
-    """Asked here of this machine, in the words in which an image is asked."""
+    """The command that lists the packages of an image is run on this machine."""
     code = "import sys, json; sys.path.insert(0, '.ci'); import sbom; print(json.dumps(sbom.debian_packages([])))"
     components = json.loads(run([sys.executable, "-c", code], cwd=ROOT).stdout)
     [dpkg] = [component for component in components if component["name"] == "dpkg"]

@@ -1,4 +1,4 @@
-"""A stand-in for TensorFlow Serving with canned numbers, on real sockets, that can be told to misbehave."""
+"""A stand-in for TensorFlow Serving with canned numbers, on real sockets, that tests can make fail."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from mien_client import AsyncClient, Client, protos
 
 
 class Failure(Exception):
-    """How a request ends that is not answered: a gRPC code's name and the server's words."""
+    """How a request fails: the name of a gRPC code and the server's message."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -314,7 +314,7 @@ def address(request):
 
 
 class Awaited:
-    """An `AsyncClient` in an event loop of its own that is asked like a `Client`, so that one test is for both."""
+    """An `AsyncClient` in its own event loop, with the interface of a `Client`, so that a test can use either."""
 
     def __init__(self, address, **options):
         self.loop = asyncio.new_event_loop()

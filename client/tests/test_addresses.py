@@ -1,4 +1,4 @@
-"""Addresses are checked when a client is made, and what answers there in another language is recognised."""
+"""Addresses are checked when a client is made; a server with another protocol at an address is recognised."""
 
 import contextlib
 import shutil
@@ -36,7 +36,7 @@ def test_an_address_of_either_kind(address, endpoint):
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         ("grpc://localhost:8500", r"got the scheme 'grpc' in 'grpc://localhost:8500': write 'localhost:8500'"),
         ("grpcs://localhost:8500", r"tls=True"),
@@ -74,16 +74,16 @@ def test_an_address_of_either_kind(address, endpoint):
         (8500, "Expected an address such as"),
     ],
 )
-def test_what_cannot_be_an_address(address, told):
+def test_what_cannot_be_an_address(address, message):
     for kind in (Client, AsyncClient):
-        with pytest.raises(ConfigurationError, match=told):
+        with pytest.raises(ConfigurationError, match=message):
             kind(address)
-        with pytest.raises(ConfigurationError, match=told):
+        with pytest.raises(ConfigurationError, match=message):
             kind(["localhost:8500", address])
 
 
 @pytest.mark.parametrize("address", ["user:secret@host:8500", "http://user:secret@host:8501", "grpc://u:secret@h:1"])
-def test_a_password_in_an_address_is_not_told(address):
+def test_a_password_in_an_address_is_not_shown(address):
     with pytest.raises(ConfigurationError, match="without a user name and password") as caught:
         Client(address)
     assert "secret" not in str(caught.value)

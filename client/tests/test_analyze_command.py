@@ -27,8 +27,8 @@ def face(backend, tmp_path):
 
 def test_table(face, address, capsys):
     assert main(["analyze", str(face), PORTRAIT, "--server", address]) == 0
-    told, errors = capsys.readouterr()
-    header, first, second, empty, summary = told.splitlines()
+    output, errors = capsys.readouterr()
+    header, first, second, empty, summary = output.splitlines()
     assert header.split() == ["FILE", "FACE", "EMOTION", "CONFIDENCE"]
     assert first.split() == [str(face), "1", "Happy", "98.5%"]
     assert second.split()[:2] == [PORTRAIT, "1"]
@@ -88,7 +88,7 @@ def test_picture(face, grpc_address, tmp_path, capsys, monkeypatch, faces):
         ("out.svg", b"<?xml"),
     ],
 )
-def test_the_name_says_the_format_of_the_picture(face, grpc_address, tmp_path, name, start):
+def test_the_suffix_decides_the_format_of_the_picture(face, grpc_address, tmp_path, name, start):
     out = tmp_path / name
     assert main(["analyze", str(face), "--server", grpc_address, "--picture", str(out)]) == 0
     assert out.read_bytes().startswith(start)
@@ -99,14 +99,14 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_done(tmp
     for name in ("out.bmp", "no/such/folder.png", "folder.png"):
         out = str(tmp_path / name)
         assert main(["analyze", "missing.png", "--server", address, "--picture", out]) == 1
-        told, errors = capsys.readouterr()
-        assert told == ""
+        output, errors = capsys.readouterr()
+        assert output == ""
         assert errors.startswith(f"mien analyze: {out} cannot be written: ")
         assert "missing.png" not in errors
     assert backend.asked == []
 
 
-def test_a_name_that_is_no_formula_and_no_text(grpc_address, backend, tmp_path, capfdbinary):
+def test_a_file_name_may_look_like_a_formula_or_hold_invalid_unicode(grpc_address, backend, tmp_path, capfdbinary):
     name = str(tmp_path / "cost $x_{$ 顔 \udcff.png")
     Image.fromarray(backend.faces(1)[0]).save(name)
     assert main(["analyze", name, "--server", grpc_address, "--picture", str(tmp_path / "out.png")]) == 0
@@ -118,8 +118,8 @@ def test_one_bad_file_among_good_ones(face, address, tmp_path, capsys):
     (tmp_path / "text.png").write_text("hello", encoding="utf-8")
     files = [tmp_path / "empty.png", face, tmp_path / "text.png", tmp_path / "nowhere.png"]
     assert main(["analyze", *map(str, files), "--server", address]) == 1
-    told, errors = capsys.readouterr()
-    assert "1 face read" in told
+    output, errors = capsys.readouterr()
+    assert "1 face read" in output
     assert errors.splitlines() == [
         f"mien analyze: No face was found in {tmp_path / 'empty.png'}",
         f"mien analyze: {tmp_path / 'text.png'} is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture",
@@ -142,24 +142,24 @@ def test_standard_input(face, address, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "Standard input: The picture is empty"),
         (b"hello", "Standard input: The picture is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"),
         (bytes(1001), "Standard input is too large: at most 1,000 bytes are read"),
     ],
 )
-def test_standard_input_that_is_not_a_picture(address, capsys, monkeypatch, content, told):
+def test_standard_input_that_is_not_a_picture(address, capsys, monkeypatch, content, message):
     monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 1000)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
     assert main(["analyze", "-", "--server", address]) == 1
-    assert capsys.readouterr().err == f"mien analyze: {told}\n"
+    assert capsys.readouterr().err == f"mien analyze: {message}\n"
 
 
 def test_a_url_is_not_a_file(address, capsys):
     assert main(["analyze", "https://example.org/a.jpg", "--server", address]) == 1
-    told = "mien analyze: https://example.org/a.jpg is a URL, which is not fetched: download it first\n"
-    assert capsys.readouterr().err == told
+    message = "mien analyze: https://example.org/a.jpg is a URL, which is not fetched: download it first\n"
+    assert capsys.readouterr().err == message
 
 
 def test_errors_are_in_the_json_too(face, address, tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_errors_are_in_the_json_too(face, address, tmp_path, capsys):
     assert document["errors"] == [{"file": missing, "error": f"{missing} cannot be read: No such file or directory"}]
 
 
-def test_nothing_to_ask_about(address, backend, tmp_path, capsys):
+def test_without_a_readable_file_no_server_is_asked(address, backend, tmp_path, capsys):
     out = tmp_path / "out.png"
     missing = str(tmp_path / "nowhere.png")
     assert main(["analyze", missing, "--server", address, "--picture", str(out)]) == 1
@@ -184,14 +184,14 @@ def test_nothing_to_ask_about(address, backend, tmp_path, capsys):
 @pytest.mark.parametrize("server", ["localhost:1", "http://localhost:1"])
 def test_no_server_at_the_address(face, server, capsys):
     assert main(["analyze", str(face), "--server", server]) == 1
-    told, errors = capsys.readouterr()
-    assert told == ""
+    output, errors = capsys.readouterr()
+    assert output == ""
     assert errors.startswith(f"mien analyze: {server} is not available: ")
     assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--server", "localhost"], "Expected a port"),
         (["--timeout", "-1"], "Expected a positive number of seconds for timeout, got -1"),
@@ -201,10 +201,10 @@ def test_no_server_at_the_address(face, server, capsys):
         (["--picture", "out"], "out cannot be written: expected a name that ends in .png, .jpg"),
     ],
 )
-def test_invalid_options_are_refused(face, grpc_address, capsys, options, told):
+def test_invalid_options_are_refused(face, grpc_address, capsys, options, message):
     assert main(["analyze", str(face), "--server", grpc_address, *options]) == 1
     errors = capsys.readouterr().err
-    assert told in errors
+    assert message in errors
     assert errors.count("\n") == 1
 
 

@@ -67,7 +67,7 @@ def test_batches_answer_in_any_order_and_results_come_in_theirs(client, backend)
 
 
 class Counting:
-    """Yields faces, and knows how many."""
+    """Yields faces and counts them."""
 
     def __init__(self, backend, count):
         self.images = backend.faces(count)
@@ -79,7 +79,7 @@ class Counting:
             yield image
 
 
-def test_no_more_is_read_than_is_in_flight(client, backend):
+def test_images_are_read_only_when_a_request_can_be_sent(client, backend):
     images = Counting(backend, 100)
     faces = client.analyze_iter(images, batch_size=5, max_in_flight=3)
     assert images.read == 0
@@ -90,7 +90,7 @@ def test_no_more_is_read_than_is_in_flight(client, backend):
     assert images.read < 100
 
 
-def test_no_more_calls_run_than_is_said(client, backend):
+def test_at_most_max_in_flight_calls_run(client, backend):
     lock, running, most = threading.Lock(), [0], [0]
 
     def note(model, version):
@@ -114,12 +114,12 @@ def test_an_invalid_image_is_an_error_after_the_results_before_it(client, backen
         next(faces)
 
 
-def test_batches_are_no_images(client, backend):
+def test_a_batch_in_place_of_an_image_is_refused(client, backend):
     with pytest.raises(InvalidImageError, match=r"number 0 \(from 0\) of the iterable: expected one image, got 2"):
         list(client.analyze_iter([backend.faces(2)]))
 
 
-def test_an_iterable_that_breaks_is_told_after_what_comes_before_it(grpc_address, backend):
+def test_an_error_of_the_iterable_is_raised_after_the_results_before_it(grpc_address, backend):
     def broken():
         yield from backend.faces(5)
         raise OSError("disk gone")
@@ -133,7 +133,7 @@ def test_an_iterable_that_breaks_is_told_after_what_comes_before_it(grpc_address
         async_faces(grpc_address, broken(), batch_size=2)
 
 
-def test_what_is_answered_is_not_held_back_until_more_was_read(address, backend):
+def test_answers_are_yielded_before_more_images_are_read(address, backend):
     read = []
 
     def slowly():
@@ -178,7 +178,7 @@ def test_answers_do_not_wait_for_images_that_come_later(grpc_address, backend):
     asyncio.run(ask())
 
 
-def test_what_breaks_asynchronously_is_told_after_what_comes_before_it(grpc_address, backend):
+def test_an_error_of_an_async_iterable_is_raised_after_the_results_before_it(grpc_address, backend):
     async def broken():
         for image in backend.faces(5):
             yield image
@@ -233,7 +233,7 @@ def test_invalid_counts_are_refused(grpc_address, backend, wrong):
         async_faces(grpc_address, backend.faces(1), **wrong)
 
 
-def test_an_async_stream_that_is_left_takes_its_calls_with_it(grpc_address, backend):
+def test_leaving_an_async_stream_cancels_its_calls(grpc_address, backend):
     async def ask():
         async with AsyncClient(grpc_address, timeout=10) as client:
             faces = client.analyze_iter(backend.faces(100), batch_size=2)

@@ -65,10 +65,10 @@ def test_as_json(client):
     [face] = analysis = client.analyze_pictures(PORTRAIT)
     document = json.loads(json.dumps(analysis.to_dict()))
     assert document == analysis.to_dict()
-    [told] = document["faces"]
-    assert told["crop"] == {"left": face.crop.left, "top": face.crop.top, "side": face.crop.side}
-    assert list(told["keypoints_in_picture"].values()) == face.keypoints_in_picture.tolist()
-    assert list(told["keypoints"].values()) == face.keypoints.tolist()
+    [described] = document["faces"]
+    assert described["crop"] == {"left": face.crop.left, "top": face.crop.top, "side": face.crop.side}
+    assert list(described["keypoints_in_picture"].values()) == face.keypoints_in_picture.tolist()
+    assert list(described["keypoints"].values()) == face.keypoints.tolist()
 
 
 def test_partial(client, backend, failure):
@@ -79,14 +79,14 @@ def test_partial(client, backend, failure):
     assert face.emotion
 
 
-def test_versions_and_time_are_those_of_analyze(client, backend):
+def test_versions_and_timeout_are_passed_on(client, backend):
     backend.load("emotion", 7)
     analysis = client.analyze_pictures(PORTRAIT, emotion_version=7, keypoint_version=1, timeout=9, key="k")
     assert analysis.versions == {"emotion": 7, "keypoints": 1}
 
 
 @pytest.mark.parametrize(
-    ("picture", "told"),
+    ("picture", "message"),
     [
         ("nowhere.png", "nowhere.png cannot be read"),
         (b"hello", "not a PNG"),
@@ -100,8 +100,8 @@ def test_versions_and_time_are_those_of_analyze(client, backend):
         ([PORTRAIT, 7], r"^Picture number 1 \(from 0\): .* got int"),
     ],
 )
-def test_what_is_not_a_picture_is_refused_before_anything_is_sent(client, backend, picture, told):
-    with pytest.raises(PictureError, match=told):
+def test_anything_but_a_picture_is_refused_before_a_request_is_sent(client, backend, picture, message):
+    with pytest.raises(PictureError, match=message):
         client.analyze_pictures(picture)
     assert backend.asked == []
 
@@ -111,7 +111,7 @@ def test_what_is_not_a_picture_is_refused_before_anything_is_sent(client, backen
     ["face.png", Path("face.png"), b"bytes", Image.new("L", (48, 48)), ["face.png"], [b"bytes"], io.BytesIO(b"x")],
     ids=lambda images: type(images).__name__,
 )
-def test_analyze_names_it_to_those_who_have_a_picture(client, backend, images):
+def test_analyze_points_to_analyze_pictures_when_it_gets_a_picture(client, backend, images):
     with pytest.raises(InvalidImageError, match="to find the faces in a picture call analyze_pictures"):
         client.analyze(images)
     with pytest.raises(InvalidImageError, match=r"number 0 .* call analyze_pictures"):
@@ -119,7 +119,7 @@ def test_analyze_names_it_to_those_who_have_a_picture(client, backend, images):
     assert backend.asked == []
 
 
-def test_an_event_loop_goes_on_while_a_picture_is_read(grpc_address, monkeypatch):
+def test_the_event_loop_runs_while_a_picture_is_read(grpc_address, monkeypatch):
     loop_went_on = threading.Event()
 
     def find_slowly(picture):
@@ -138,7 +138,7 @@ def test_an_event_loop_goes_on_while_a_picture_is_read(grpc_address, monkeypatch
     assert len(asyncio.run(ask())) == 1
 
 
-def test_without_the_extra_the_sentence_names_it(grpc_address):
+def test_the_error_without_the_extra_names_it(grpc_address):
     code = (
         "import sys\nsys.modules['cv2'] = None\nfrom mien_client import Client\n"
         "try:\n    Client(sys.argv[1]).analyze_pictures('a.png')\nexcept ImportError as error:\n    print(error)"

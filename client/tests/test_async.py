@@ -1,4 +1,4 @@
-"""`AsyncClient`: what only an event loop knows of. All else is tested with the other clients, by the same tests."""
+"""`AsyncClient` in event loops. Everything else is covered by the tests that run with every kind of client."""
 
 import asyncio
 import inspect
@@ -36,7 +36,7 @@ def test_calls_run_at_the_same_time(grpc_address, backend):
     )
 
 
-def test_a_call_that_is_cancelled_takes_its_requests_with_it(grpc_address, backend):
+def test_cancelling_a_call_cancels_its_requests(grpc_address, backend):
     backend.adopt()
     backend.delays = {"emotion": 0.3, "keypoints": 0.3}
 

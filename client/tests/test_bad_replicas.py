@@ -1,4 +1,4 @@
-"""One of several servers answers, but badly: no call fails, and it rests until it answers well."""
+"""If one of several servers gives invalid answers, no call fails, and it is left out until its answers are valid."""
 
 import time
 
@@ -74,7 +74,7 @@ def spoil(request, replicas):
     return (ANY_TRANSPORT | REST | GRPC)[request.param]
 
 
-def test_no_call_fails_and_the_bad_one_rests(replicas, spoil, failure, monkeypatch):
+def test_no_call_fails_and_the_bad_replica_is_left_out(replicas, spoil, failure, monkeypatch):
     monkeypatch.setattr(client_replicas, "FIRST_REST", 60)
     replicas.adopt()
     spoil(replicas.backends[0], failure)
@@ -90,8 +90,8 @@ def test_no_call_fails_and_the_bad_one_rests(replicas, spoil, failure, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_it_is_probed_with_a_small_prediction(replicas, awaited, kind):
-    """Its metadata is right all the time. Only when its predictions are, callers are answered by it again."""
+def test_a_bad_replica_is_probed_with_a_small_prediction(replicas, awaited, kind):
+    """Its metadata is always valid; it is used again only when its predictions are valid, too."""
     replicas.adopt()
     bad = replicas.backends[0]
     bad.distortions["keypoints"] = lambda values: values * np.float32("nan")

@@ -1,4 +1,4 @@
-"""`canary`: a share of the calls asks for the label of that name, and a caller stays on its side."""
+"""With `canary`, a share of the calls asks for the label of that name; the same key always gets the same version."""
 
 import random
 
@@ -20,7 +20,7 @@ def open_client(address, **options):
     return Client(address, emotion_version="stable", keypoint_version="stable", **options)
 
 
-def test_about_that_share_of_calls(address, rollout):
+def test_about_the_given_share_of_calls_asks_the_canary(address, rollout):
     random.seed(1)
     with open_client(address, canary=0.3) as client:
         versions = [client.analyze(rollout.faces(1)).versions for _ in range(100)]
@@ -29,14 +29,14 @@ def test_about_that_share_of_calls(address, rollout):
 
 
 @pytest.mark.parametrize(("share", "versions"), [(0, STABLE), (1, CANARY)])
-def test_none_or_all(address, rollout, share, versions):
+def test_a_share_of_0_or_1_is_no_call_or_every_call(address, rollout, share, versions):
     with open_client(address, canary=share) as client:
         for key in (None, "a", 7):
             assert client.analyze(rollout.faces(1), key=key).versions == versions
             assert [face.versions for face in client.analyze_iter(rollout.faces(2), key=key)] == [versions] * 2
 
 
-def test_a_caller_stays_on_its_side(address, rollout):
+def test_calls_with_the_same_key_ask_the_same_version(address, rollout):
     sides: dict[int, list[dict[str, int]]] = {}
     for _ in range(3):
         with open_client(address, canary=0.5) as client:
@@ -46,7 +46,7 @@ def test_a_caller_stays_on_its_side(address, rollout):
     assert len({versions[0]["emotion"] for versions in sides.values()}) == 2
 
 
-def test_what_a_call_asks_for_itself_comes_first(address, rollout):
+def test_a_version_named_by_the_call_takes_precedence(address, rollout):
     with open_client(address, canary=1) as client:
         assert client.analyze(rollout.faces(1), emotion_version=1).versions == {"emotion": 1, "keypoints": 2}
 

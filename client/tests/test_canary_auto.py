@@ -45,7 +45,7 @@ class File:
 
 
 class Gateway:
-    """The split that a stand-in for a gateway tells, on a real socket; it can be told to misbehave."""
+    """A stand-in for a gateway on a real socket, which answers with a split and which tests can make fail."""
 
     def __init__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gateway": self}))
@@ -183,8 +183,8 @@ class TestAGatewayThat:
         with Client(rest_address, canary="auto", split="http://127.0.0.1:1") as client:
             assert client.analyze(rollout.faces(1)).versions == STABLE
             assert client.analyze(rollout.faces(1)).versions == STABLE
-        [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert told.startswith("http://127.0.0.1:1 does not tell the traffic split: ")
+        [output] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert output.startswith("http://127.0.0.1:1 does not tell the traffic split: ")
 
     def test_is_silent_delays_no_call_beyond_its_timeout(self, rollout, rest_address):
         with contextlib.closing(_listening()) as silent:

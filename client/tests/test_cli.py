@@ -1,4 +1,4 @@
-"""The `mien` program: finds its verbs, and tells what went wrong in one sentence."""
+"""The `mien` program finds its verbs and reports errors in one sentence."""
 
 import argparse
 import signal
@@ -16,7 +16,7 @@ MIEN = Path(sys.executable).with_name("mien")
 
 @pytest.fixture
 def verbs(monkeypatch):
-    """Installs verbs that do what the functions given do. Only a verb of this name can be loaded."""
+    """Return a function that installs verbs, which run the given functions; others cannot be loaded."""
 
     def install(**functions):
         entries = []
@@ -56,7 +56,7 @@ def test_a_verb_runs_with_its_arguments_and_gives_the_status(verbs):
 
 
 @pytest.mark.parametrize("error", [cli.CommandError("no such file"), UnavailableError("no such file")])
-def test_an_error_is_one_sentence(verbs, capsys, error):
+def test_an_error_is_printed_as_one_sentence(verbs, capsys, error):
     verbs(serve=raiser(error))
     assert cli.main(["serve"]) == 1
     assert capsys.readouterr() == ("", "mien serve: no such file\n")
@@ -94,10 +94,10 @@ def test_help_lists_every_verb_even_one_that_cannot_be_loaded(verbs, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["--help"])
     assert caught.value.code == 0
-    told = capsys.readouterr().out
-    assert "serve something" in told
-    assert "train something" in told
-    assert "no_such_module" in told
+    output = capsys.readouterr().out
+    assert "serve something" in output
+    assert "train something" in output
+    assert "no_such_module" in output
 
 
 def test_without_arguments_the_help_is_shown(verbs, capsys):
@@ -114,11 +114,11 @@ def test_help_of_a_verb(verbs, capsys):
 
 
 def test_version():
-    told = subprocess.run([MIEN, "--version"], capture_output=True, encoding="utf-8", check=True, timeout=60)
-    assert told.stdout == f"mien {metadata.version('mien-client')}\n"
+    output = subprocess.run([MIEN, "--version"], capture_output=True, encoding="utf-8", check=True, timeout=60)
+    assert output.stdout == f"mien {metadata.version('mien-client')}\n"
 
 
-def test_a_reader_that_leaves_gets_no_traceback():
+def test_a_closed_pipe_causes_no_traceback():
     code = (
         "from mien_client import cli\n"
         "cli.metadata.entry_points = lambda group: [cli.metadata.EntryPoint('count', '__main__:COUNT', group)]\n"

@@ -39,7 +39,7 @@ def test_both_transports_give_the_same_numbers(backend, grpc_address, rest_addre
     assert over_grpc.versions == over_rest.versions
 
 
-def test_no_images_give_an_empty_result_and_ask_nobody(client, backend):
+def test_no_images_give_an_empty_result_without_a_request(client, backend):
     analysis = client.analyze(np.empty((0, 48, 48), np.uint8))
     assert len(analysis) == 0
     assert list(analysis) == []
@@ -134,7 +134,7 @@ def test_a_client_is_shared_by_threads(client, backend):
         np.testing.assert_allclose(results[index], [expected[index]] * 5, atol=1e-5)
 
 
-def test_a_closed_client_says_so(address, backend):
+def test_a_call_of_a_closed_client_is_an_error_that_says_so(address, backend):
     client = Client(address)
     with client:
         client.analyze(backend.faces(1))
@@ -167,14 +167,14 @@ def test_one_name_for_both_models_is_refused():
         Client("localhost:8500", emotion_model="faces", keypoint_model="faces")
 
 
-def test_numbers_of_numpy_are_numbers(address, backend):
+def test_numpy_numbers_are_accepted_as_options(address, backend):
     options: dict[str, Any] = {"timeout": np.float32(9), "max_attempts": np.int64(2), "canary": np.float32(0)}
     sizes: dict[str, Any] = {"batch_size": np.int64(2), "max_in_flight": np.uint8(1)}
     with Client(address, hedge=np.float64(0.9), **options) as client:
         assert len(list(client.analyze_iter(backend.faces(3), **sizes))) == 3
 
 
-def test_a_timeout_beyond_all_clocks_is_a_long_one(client, backend):
+def test_a_timeout_larger_than_any_clock_is_accepted(client, backend):
     assert len(client.analyze(backend.faces(1), timeout=1e300)) == 1
     client.wait_ready(timeout=1e300)
 
@@ -193,7 +193,7 @@ def test_an_invalid_version_is_refused(wrong):
         Client("localhost:8500", emotion_version=wrong)
 
 
-def test_a_face_reads_like_one(client, backend):
+def test_a_face_has_its_emotion_confidence_probabilities_points_and_versions(client, backend):
     backend.versions["emotion"] = {3}
     image = backend.faces(1)
     image[0, 0, :5] = [0, 0, 0, 255, 0]

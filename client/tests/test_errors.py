@@ -1,4 +1,4 @@
-"""What goes wrong is told by the same exception over gRPC and REST, after both requests have ended."""
+"""Each failure raises the same exception over gRPC and REST, after both requests have ended."""
 
 import contextlib
 import gzip
@@ -73,7 +73,7 @@ def test_unknown_label(client, backend):
         ("INTERNAL", ServerError, False),
     ],
 )
-def test_what_the_server_answers_instead(client, backend, failure, code, kind, retryable):
+def test_each_status_code_becomes_its_exception(client, backend, failure, code, kind, retryable):
     backend.failures["emotion"] = failure(code, "the reason\n\t[[and a long trace]]")
     error = error_of(client, backend.faces(1))
     assert type(error) is kind
@@ -134,7 +134,7 @@ def raw_server():
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_server_that_hangs_up(scheme, raw_server, backend):
+def test_a_server_that_closes_the_connection(scheme, raw_server, backend):
     port = raw_server(lambda connection: connection.close())
     with Client(f"{scheme}127.0.0.1:{port}", timeout=5) as client:
         assert type(error_of(client, backend.faces(1))) is UnavailableError
@@ -151,7 +151,7 @@ def test_a_server_that_is_frozen(scheme, raw_server, backend):
 
 @pytest.mark.parametrize("part", ["status line", "body"])
 def test_a_rest_server_that_sends_one_byte_now_and_then(part, raw_server, backend):
-    """Each byte comes well in time; the deadline is for the whole answer."""
+    """No single byte is late, but the deadline is for the whole answer."""
     stop = threading.Event()
 
     def drip(connection):
@@ -221,7 +221,7 @@ def test_a_rest_answer_that_is_too_large_is_not_read_to_its_end(compressed, raw_
     assert compressed or sent < 200
 
 
-def test_a_proxy_that_the_environment_names_is_asked(raw_server, backend, monkeypatch):
+def test_the_proxy_of_the_environment_is_used(raw_server, backend, monkeypatch):
     asked = []
 
     def refuse(connection):
@@ -244,7 +244,7 @@ def test_each_transport_on_the_port_of_the_other(grpc_address, rest_address, bac
 
 
 @pytest.mark.parametrize(
-    ("model", "distortion", "told"),
+    ("model", "distortion", "message"),
     [
         ("emotion", lambda values: None, "lacks the output 'probabilities'"),
         ("emotion", lambda values: values[:-1], r"shape \(2, 5\), not \(3, 5\)"),
@@ -258,11 +258,11 @@ def test_each_transport_on_the_port_of_the_other(grpc_address, rest_address, bac
         ("keypoints", lambda values: values + np.float32("inf"), "NaN or infinite"),
     ],
 )
-def test_an_invalid_answer_is_an_error(client, backend, model, distortion, told):
+def test_an_invalid_answer_is_an_error(client, backend, model, distortion, message):
     backend.distortions[model] = distortion
     error = error_of(client, backend.faces(3))
     assert type(error) is UnexpectedResponseError
-    assert re.search(told, str(error))
+    assert re.search(message, str(error))
     assert error.model == model
     assert not error.retryable
 
@@ -282,13 +282,13 @@ def test_grpc_numbers_of_another_type(grpc_address, backend):
         assert "of type DT_DOUBLE, not DT_FLOAT" in str(error_of(client, backend.faces(1)))
 
 
-@pytest.mark.parametrize(("version", "told"), [(5, "comes from version 5"), (None, "does not name its version")])
-def test_an_answer_of_a_version_that_was_not_asked(grpc_address, backend, monkeypatch, version, told):
+@pytest.mark.parametrize(("version", "message"), [(5, "comes from version 5"), (None, "does not name its version")])
+def test_an_answer_of_another_version_is_an_error(grpc_address, backend, monkeypatch, version, message):
     monkeypatch.setattr(backend, "predict", lambda *request: (version, backend.values(request[0], 1, request[3])))
     with Client(grpc_address, emotion_version=1, keypoint_version=1) as client:
         error = error_of(client, backend.faces(1))
     assert type(error) is UnexpectedResponseError
-    assert told in str(error)
+    assert message in str(error)
 
 
 def test_when_one_model_fails_the_call_raises_after_the_other_has_ended(client, backend, failure):
@@ -305,7 +305,7 @@ def test_when_one_model_fails_the_other_is_not_asked_for_more(client, backend, f
     assert len(backend.answered) < 20
 
 
-def test_when_both_models_fail_the_error_tells_of_both(client, backend):
+def test_when_both_models_fail_the_error_describes_both(client, backend):
     backend.versions = {}
     error = error_of(client, backend.faces(1))
     assert error.model == "emotion"
@@ -379,7 +379,7 @@ def negative_shape(response):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "message"),
     [
         (another_model, "comes from the model 'resnet'"),
         (another_signature, "comes from the signature 'serving_other'"),
@@ -389,12 +389,12 @@ def negative_shape(response):
     ],
 )
 @pytest.mark.parametrize("kind", ["grpc", "aio"])
-def test_a_grpc_answer_that_is_not_ours(grpc_address, backend, awaited, kind, reply, told):
+def test_an_invalid_grpc_answer_is_an_error(grpc_address, backend, awaited, kind, reply, message):
     backend.grpc_reply = reply
     with (awaited if kind == "aio" else Client)(grpc_address, timeout=5) as client:
         error = error_of(client, backend.faces(1))
     assert type(error) is UnexpectedResponseError
-    assert re.search(told, str(error))
+    assert re.search(message, str(error))
     assert (error.retryable, error.attempts) == (False, 1)
 
 
@@ -408,7 +408,7 @@ def test_a_rest_answer_of_another_model(rest_address, backend):
 
 @given(st.binary(max_size=300))
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_bytes_of_any_kind_are_an_error_of_ours(grpc_address, rest_address, backend, body):
+def test_any_invalid_bytes_raise_a_mien_error(grpc_address, rest_address, backend, body):
     backend.grpc_reply, backend.rest_reply = lambda response: body, (200, body)
     for address in (grpc_address, rest_address):
         with Client(address, timeout=5) as client:
@@ -448,7 +448,7 @@ def test_closing_the_client_ends_a_running_call(client, backend):
 
 
 def test_closing_does_not_wait_for_grpc_for_ever(grpc_address, backend, monkeypatch):
-    """It would if Ctrl-C interrupted gRPC while it began a request."""
+    """It would wait if Ctrl-C interrupted gRPC at the start of a request."""
     monkeypatch.setattr(grpc_transport, "_CLOSING_TAKES", 0.1)
     client, released, ended = Client(grpc_address), threading.Event(), []
     client.analyze(backend.faces(1))
@@ -473,7 +473,7 @@ def test_errors_survive_pickling(client, backend):
     )
 
 
-def test_the_tree_in_the_docstring_is_the_tree():
+def test_the_docstring_shows_the_tree_of_exceptions():
     drawn: dict[str, tuple[str, bool]] = {}
     path: list[str] = []
     for line in _exceptions.__doc__.splitlines():

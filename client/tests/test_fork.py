@@ -1,4 +1,4 @@
-"""Forked workers, as gunicorn and multiprocessing make them, use a client of their parent's as if it were their own."""
+"""Forked processes, as gunicorn and multiprocessing make them, can use a client that their parent made."""
 
 import os
 import subprocess
@@ -58,22 +58,22 @@ def kind(request):
 
 @pytest.fixture
 def run(request, kind):
-    """Run a script with each kind of client, of a stand-in in this process."""
+    """Return a function that runs a script with each kind of client; a stand-in in this process answers."""
     address = request.getfixturevalue("rest_address" if kind == "rest" else "grpc_address")
     return lambda script: run_script(script, kind, address)
 
 
 def test_children_get_answers_about_their_own_faces(run):
-    told = run("""
+    output = run("""
 own = [ask(image) for image in images]
 print(ended([fork(lambda: asks_right(2 * number)) for number in range(4)]))
 print(asks_right(0))
 """)
-    assert told == "[0, 0, 0, 0]\nTrue\n"
+    assert output == "[0, 0, 0, 0]\nTrue\n"
 
 
-def test_also_while_threads_of_the_parent_use_the_client(run):
-    told = run("""
+def test_children_get_answers_while_threads_of_the_parent_use_the_client(run):
+    output = run("""
 own = [ask(image) for image in images]
 stop, failed = threading.Event(), []
 
@@ -95,11 +95,11 @@ for thread in threads:
     thread.join()
 print(failed)
 """)
-    assert told == "[0, 0, 0, 0]\n[False, False, False]\n"
+    assert output == "[0, 0, 0, 0]\n[False, False, False]\n"
 
 
 def test_pictures_are_read_in_children_of_a_parent_that_has_read_some(run):
-    told = run("""
+    output = run("""
 import matplotlib.cbook
 portrait = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
 
@@ -110,19 +110,19 @@ def of_portrait():
 expected = of_portrait()
 print(len(expected["faces"]), ended([fork(lambda: of_portrait() == expected) for _ in range(2)]))
 """)
-    assert told == "1 [0, 0]\n"
+    assert output == "1 [0, 0]\n"
 
 
-def test_a_client_may_be_made_and_not_used_before_a_fork(run):
-    told = run("""
+def test_a_client_that_was_not_used_before_the_fork_works_in_children(run):
+    output = run("""
 own = [1, 2]
 print(ended([fork(lambda: ask(images[:2]).versions == {"emotion": 1, "keypoints": 1}) for _ in range(3)]))
 """)
-    assert told == "[0, 0, 0]\n"
+    assert output == "[0, 0, 0]\n"
 
 
 def test_a_child_closes_no_connection_of_its_parent(run):
-    told = run("""
+    output = run("""
 own = [ask(image) for image in images]
 
 async def with_async():
@@ -140,30 +140,30 @@ def leaves_the_block():
 print(ended([fork(leaves_the_block), fork(lambda: asks_right(0) and leaves_the_block())]))
 print(asks_right(0), repr(client).endswith("(closed)>"))
 """)
-    assert told == "[0, 0]\nTrue False\n"
+    assert output == "[0, 0]\nTrue False\n"
 
 
 def test_a_child_that_exits_normally_closes_no_connection_of_the_parent(run):
-    told = run("""
+    output = run("""
 own = [ask(image) for image in images]
 child = os.fork()
 if not child:
     sys.exit(0 if asks_right(3) else 1)
 print(ended([child]), asks_right(0))
 """)
-    assert told == "[0] True\n"
+    assert output == "[0] True\n"
 
 
 def test_children_of_children(run):
-    told = run("""
+    output = run("""
 own = [ask(image) for image in images]
 print(ended([fork(lambda: asks_right(0) and ended([fork(lambda: asks_right(5))]) == [0] and asks_right(1))]))
 """)
-    assert told == "[0]\n"
+    assert output == "[0]\n"
 
 
 def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_the_child(run):
-    told = run("""
+    output = run("""
 from mien_client._calls import telemetry
 own = [ask(image) for image in images]
 transport = client._replicas.transports[0]
@@ -187,23 +187,23 @@ def works():
 print(ended([fork(works)]), flush=True)
 os._exit(0)
 """)
-    assert told == "[0]\n"
+    assert output == "[0]\n"
 
 
 def test_a_server_that_the_parent_was_probing_is_asked_in_the_child(run):
-    told = run("""
+    output = run("""
 own = [ask(image) for image in images]
 [replica] = client._replicas._replicas
 replica.down, replica.probe_at = True, float("inf")
 print(ended([fork(lambda: not replica.down and asks_right(0))]), replica.down)
 """)
-    assert told == "[0] True\n"
+    assert output == "[0] True\n"
 
 
-def test_faces_that_come_one_by_one_go_on_in_parent_and_child(run, kind):
+def test_analyze_iter_continues_in_parent_and_child(run, kind):
     if kind == "aio":
         pytest.skip("an event loop does not outlive a fork")
-    told = run("""
+    output = run("""
 own = [ask(image) for image in images]
 
 def the_rest_is_right():
@@ -213,10 +213,10 @@ faces = client.analyze_iter(images, batch_size=1, max_in_flight=3)
 next(faces)
 print(ended([fork(the_rest_is_right)]), the_rest_is_right())
 """)
-    assert told == "[0] True\n"
+    assert output == "[0] True\n"
 
 
-def test_a_fork_does_not_wait_for_ever_for_a_server(run, kind, backend):
+def test_a_fork_does_not_wait_for_a_server_that_does_not_answer(run, kind, backend):
     if kind == "rest":
         pytest.skip("no fork waits for REST")
     cancelled, held = threading.Event(), []
@@ -228,7 +228,7 @@ def test_a_fork_does_not_wait_for_ever_for_a_server(run, kind, backend):
             cancelled.set() if len(held) > 2 else cancelled.wait(60)
 
     backend.before_answer = hold
-    told = run("""
+    output = run("""
 from mien_client.transports import grpc_forks
 grpc_forks.FORK_WAITS = 0.1
 own = [ask(image) for image in images]
@@ -241,14 +241,14 @@ print(ended([fork(lambda: asks_right(0))]))
 thread.join()
 print(right)
 """)
-    assert told == "[0]\n[True]\n"
+    assert output == "[0]\n[True]\n"
     assert cancelled.is_set()
 
 
 @pytest.mark.parametrize("replicas", ["grpc", "rest"], indirect=True)
 def test_a_client_of_several_servers(replicas):
     for kind in {"grpc": ["grpc", "aio"], "rest": ["rest"]}["rest" if "http" in replicas.addresses[0] else "grpc"]:
-        told = run_script(
+        output = run_script(
             """
 own = [ask(image) for image in images]
 print(ended([fork(lambda: asks_right(2 * number)) for number in range(3)]), asks_right(0))
@@ -256,4 +256,4 @@ print(ended([fork(lambda: asks_right(2 * number)) for number in range(3)]), asks
             kind,
             *replicas.addresses,
         )
-        assert told == "[0, 0, 0] True\n"
+        assert output == "[0, 0, 0] True\n"

@@ -1,4 +1,4 @@
-"""`hedge`: a request that takes unusually long is sent a second time."""
+"""With `hedge`, a request that takes unusually long is sent a second time."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def warm(address, backend):
         yield client
 
 
-def test_the_second_answer_counts_if_it_is_the_first_to_come(warm, backend, monkeypatch):
+def test_the_answer_that_arrives_first_is_used(warm, backend, monkeypatch):
     images, predict, slow = backend.faces(2), backend.predict, [True]
 
     def one_is_slow(model, *request):
@@ -35,7 +35,7 @@ def test_the_second_answer_counts_if_it_is_the_first_to_come(warm, backend, monk
     assert sum(model == "emotion" for model, *_ in backend.answered) == 1
 
 
-def test_at_most_one_more_is_sent_to_a_single_server(warm, backend):
+def test_a_single_server_gets_at_most_one_further_request(warm, backend):
     backend.delays["emotion"] = 0.5
     warm.analyze(backend.faces(1))
     assert sum(model == "emotion" for model, *_ in backend.asked) == 2
@@ -54,7 +54,7 @@ def test_waiting_for_the_answers_takes_no_processor_time(warm, backend, monkeypa
     assert len(pauses) < 10
 
 
-def test_nothing_is_hedged_without_budget(warm, backend):
+def test_without_retry_budget_no_request_is_hedged(warm, backend):
     while warm._retries.take():
         pass
     backend.delays["emotion"] = 0.3
@@ -62,7 +62,7 @@ def test_nothing_is_hedged_without_budget(warm, backend):
     assert sum(model == "emotion" for model, *_ in backend.asked) == 1
 
 
-def test_nothing_is_sent_twice_unless_it_is_asked_for(client, backend):
+def test_requests_are_hedged_only_if_the_client_enables_it(client, backend):
     for _ in range(NEEDED):
         client.analyze(backend.faces(1))
     backend.asked.clear()

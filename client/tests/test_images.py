@@ -22,7 +22,7 @@ def test_accepted_shapes(shape):
     assert batch.tobytes() == images.tobytes()
 
 
-def test_nothing_is_copied_that_need_not_be():
+def test_a_contiguous_array_is_not_copied():
     assert np.shares_memory(as_images(GREY), GREY)
 
 
@@ -75,7 +75,7 @@ def test_the_conversion_in_the_message_works(images):
         (np.zeros((1, 48, 48), "U3"), "type uint8, got <U3"),
     ],
 )
-def test_messages(images, sentence):
+def test_the_message_names_the_problem_and_the_conversion(images, sentence):
     with pytest.raises(InvalidImageError, match=sentence) as caught:
         as_images(images)
     assert "\n" not in str(caught.value)
@@ -87,12 +87,12 @@ def test_messages(images, sentence):
         npst.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=3),
     )
 )
-def test_no_array_of_another_shape_gets_through(images):
+def test_an_array_of_any_other_shape_is_refused(images):
     with pytest.raises(InvalidImageError):
         as_images(images)
 
 
-def test_nothing_is_sent(client, backend):
+def test_invalid_images_cause_no_request(client, backend):
     for images in (GREY.astype(np.int64), GREY[:, :47], GREY / 255, GREY.tolist()):
         with pytest.raises(ValueError, match="images"):
             client.analyze(images)

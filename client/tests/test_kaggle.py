@@ -87,7 +87,7 @@ class TestBadRows:
             ((3, "1 " * 2304), "expected 3 columns, found 2"),
         ],
     )
-    def test_names_file_row_and_expectation_or_is_skipped_and_listed(self, write_csv, pixel_text, row, complaint):
+    def test_are_errors_that_name_the_row_or_are_skipped_and_listed(self, write_csv, pixel_text, row, complaint):
         good = (3, pixel_text(IMAGE), "Training")
         path = write_csv("emotion,pixels,Usage", [good, row, good])
         with pytest.raises(DataError) as caught:
@@ -99,7 +99,7 @@ class TestBadRows:
         assert len(data.skipped) == 1
         assert complaint in data.skipped[0]
 
-    def test_key_point_rows_too(self, write_csv, pixel_text):
+    def test_of_key_point_files_are_handled_in_the_same_way(self, write_csv, pixel_text):
         cells = ["10"] * 30
         rows = [
             [*cells, pixel_text(LARGE)],
@@ -136,7 +136,7 @@ class TestFilesThatAreSomethingElse:
             (b"PK\x03\x04nonsense", "is truncated or damaged"),
         ],
     )
-    def test_one_sentence_says_what_is_wrong(self, tmp_path, read, content, complaint):
+    def test_are_refused_with_one_sentence(self, tmp_path, read, content, complaint):
         path = tmp_path / "file"
         path.write_bytes(content)
         with pytest.raises(DataError) as caught:
@@ -144,7 +144,7 @@ class TestFilesThatAreSomethingElse:
         assert complaint in str(caught.value)
         assert str(path) in str(caught.value)
 
-    def test_the_wrong_one_of_the_two_kinds_is_told_by_its_header(self, write_csv, pixel_text):
+    def test_a_file_of_the_other_kind_is_recognised_by_its_header(self, write_csv, pixel_text):
         with pytest.raises(DataError, match="holds faces with emotions, not key points; expected the header"):
             kaggle.read_keypoints(write_csv("emotion,pixels", [(1, pixel_text(IMAGE))]))
 
@@ -174,7 +174,7 @@ class TestKeypointFiles:
         image[:, 2:] = 255
         assert kaggle.halve_images(image).tolist() == [[12, 255]]  # 11.5 rounds up
 
-    def test_half_a_point_is_no_point(self, write_csv, pixel_text):
+    def test_a_point_with_only_one_coordinate_is_missing(self, write_csv, pixel_text):
         cells = ["10", "20"] * 2 + ["30", ""] + ["", "40"] + ["", ""] * 11
         data = kaggle.read_keypoints(write_csv(KEYPOINT_HEADER, [[*cells, pixel_text(LARGE)]]))
         assert np.isnan(data.keypoints[0]).all(axis=1).tolist() == [False] * 2 + [True] * 13

@@ -1,4 +1,4 @@
-"""A server that is too full for what its callers send: they send less at a time, and all get their answers."""
+"""When a server's queue is full, clients send less at a time, and every call is answered."""
 
 import collections
 import threading
@@ -16,7 +16,7 @@ FULL = "The batch scheduling queue to which this task was submitted is full; cur
 
 
 class Queue:
-    """A queue in front of each model, which takes so many faces and refuses what does not fit."""
+    """A queue in front of each model that takes a number of faces and refuses requests that do not fit."""
 
     def __init__(self, backend, failure, size, code="UNAVAILABLE", seconds=0.002):
         self.predict, self.failure, self.size, self.code, self.seconds = backend.predict, failure, size, code, seconds
@@ -55,8 +55,8 @@ def assert_right(analysis, backend, images):
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
 @pytest.mark.parametrize("size", [1024, 100])
-def test_many_large_calls_get_through_and_nothing_is_asked_twice(client, backend, failure, code, size):
-    """A queue of 100 faces takes no request of 256: they are sent in pieces."""
+def test_many_large_calls_are_answered_and_no_face_is_computed_twice(client, backend, failure, code, size):
+    """A queue of 100 faces refuses a request of 256 faces, which is then sent in parts."""
     queue = Queue(backend, failure, size, code)
     images = [backend.faces(600, seed=caller) for caller in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -74,7 +74,7 @@ def test_one_large_call_over_a_small_queue(client, backend, failure):
     assert set(queue.answered.values()) == {1}
 
 
-def test_a_server_that_is_full_for_good_is_not_hammered(client, backend, failure):
+def test_a_server_that_stays_full_gets_few_requests(client, backend, failure):
     queue = Queue(backend, failure, 0)
 
     def ask(caller):
@@ -92,7 +92,7 @@ def test_a_server_that_is_full_for_good_is_not_hammered(client, backend, failure
     assert all(size <= 64 for size in later)
 
 
-def test_who_wants_no_repetitions_gets_the_refusal(address, backend, failure):
+def test_without_retries_the_refusal_is_raised(address, backend, failure):
     Queue(backend, failure, 10)
     with (
         Client(address, max_attempts=1, timeout=10) as client,
@@ -108,14 +108,14 @@ def test_refusals_do_not_use_up_the_attempts(client, backend, failure):
     assert [model for model, *_ in backend.asked].count("emotion") == 8
 
 
-def test_another_failure_in_between_is_told(client, backend, failure):
+def test_another_failure_between_refusals_is_raised(client, backend, failure):
     backend.hiccups["emotion"] = [failure("UNAVAILABLE", FULL), failure("INVALID_ARGUMENT", "no")]
     with pytest.raises(BadRequestError, match="refused the request") as caught:
         client.analyze(backend.faces(3))
     assert caught.value.attempts == 2
 
 
-def test_a_full_server_among_others_is_left_to_them(replicas, failure):
+def test_a_request_that_a_full_server_refuses_is_sent_to_another(replicas, failure):
     replicas.adopt()
     Queue(replicas.backends[0], failure, 0)
     images = replicas.backends[0].faces(300)
@@ -124,7 +124,7 @@ def test_a_full_server_among_others_is_left_to_them(replicas, failure):
             assert_right(client.analyze(images), replicas.backends[1], images)
 
 
-def test_closing_ends_a_call_that_waits_for_room(client, backend, failure):
+def test_closing_the_client_ends_a_call_that_waits_for_room(client, backend, failure):
     Queue(backend, failure, 0)
     closer = threading.Timer(0.3, client.close)
     closer.start()
@@ -144,12 +144,12 @@ def nobody():
     pass
 
 
-def test_without_a_refusal_nothing_is_held_back(clock):
+def test_without_a_refusal_no_request_waits(clock):
     pacer = Pacer()
     assert [pacer.take(Turn(nobody), 256) for _ in range(100)] == [256] * 100
 
 
-def test_a_burst_that_is_refused_leaves_as_much_as_was_accepted(clock):
+def test_after_a_refused_burst_the_limit_is_what_was_accepted(clock):
     pacer, turn = Pacer(), Turn(nobody)
     for _ in range(100):
         pacer.take(turn, 256)
@@ -164,7 +164,7 @@ def test_a_burst_that_is_refused_leaves_as_much_as_was_accepted(clock):
     assert pacer.take(turn, 256) == 0
 
 
-def test_an_older_call_comes_first(clock):
+def test_older_calls_take_precedence(clock):
     woken = []
     older, younger = Turn(lambda: woken.append("older")), Turn(lambda: woken.append("younger"))
     pacer = Pacer()

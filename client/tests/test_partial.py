@@ -1,11 +1,11 @@
-"""`analyze(..., partial=True)`: one model's half when the other has failed."""
+"""`analyze(..., partial=True)` returns the answers of one model when the other has failed."""
 
 import numpy as np
 import pytest
 from mien_client import EMOTIONS, MienError, ServerError, UnavailableError
 
 
-def test_when_both_answer_nothing_differs(client, backend):
+def test_when_both_models_answer_the_result_is_that_of_a_whole_call(client, backend):
     images = backend.faces(3)
     partial, whole = client.analyze(images, partial=True), client.analyze(images)
     np.testing.assert_array_equal(partial.probabilities, whole.probabilities)

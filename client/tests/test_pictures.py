@@ -1,4 +1,4 @@
-"""From files to faces: every kind of PNG and JPEG is read, faces are found, and points find their way back."""
+"""Every kind of PNG and JPEG is read, faces are found, and key points are mapped back into the picture."""
 
 import contextlib
 import io
@@ -114,7 +114,7 @@ def test_jpeg_of_every_mode(tmp_path, mode):
     ],
     ids=["alpha channel", "grey with alpha channel", "palette", "one colour"],
 )
-def test_what_is_transparent_is_white(tmp_path, image, options):
+def test_transparent_pixels_become_white(tmp_path, image, options):
     assert (read_picture(save(tmp_path / "a.png", image, **options)).colour == 255).all()
 
 
@@ -125,7 +125,7 @@ def test_colour_becomes_grey_as_the_eye_sees_it(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_turned_picture_is_turned_back(tmp_path, orientation, suffix):
+def test_the_orientation_of_a_picture_is_corrected(tmp_path, orientation, suffix):
     upright = np.zeros((40, 60), np.uint8)
     upright[:20, :30] = 255
     turned = {
@@ -193,7 +193,7 @@ def test_grey_values_of_pil_are_scaled_by_their_range(dtype, white):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (np.array([[-1, 200]], np.int32), "has grey values from -1 to 200, expected a range from 0 to 65535"),
         (np.array([[0, 70000]], np.int32), "from 0 to 70000"),
@@ -203,13 +203,13 @@ def test_grey_values_of_pil_are_scaled_by_their_range(dtype, white):
         (np.array([[0, np.inf]], np.float32), "inf"),
     ],
 )
-def test_grey_values_of_no_known_range_are_refused(values, told):
-    with pytest.raises(PictureError, match=told):
+def test_grey_values_of_no_known_range_are_refused(values, message):
+    with pytest.raises(PictureError, match=message):
         read_picture(Image.fromarray(values))
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (b"", "The picture is empty"),
         (b"<svg/>", "The picture is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"),
@@ -222,8 +222,8 @@ def test_grey_values_of_no_known_range_are_refused(values, told):
         (Image.new("L", (0, 40)), "The picture is empty: 0 × 40 pixels"),
     ],
 )
-def test_sources_that_are_not_pictures(source, told):
-    with pytest.raises(PictureError, match=told):
+def test_sources_that_are_not_pictures(source, message):
+    with pytest.raises(PictureError, match=message):
         read_picture(source)
 
 
@@ -234,7 +234,7 @@ def encoded(kind):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"hello", "is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"),
@@ -248,11 +248,11 @@ def encoded(kind):
         (encoded("PNG").replace(b"IDAT", b"IDAT" + bytes(9)), "is damaged: "),
     ],
 )
-def test_a_file_that_is_not_a_whole_picture_is_described_in_one_sentence(tmp_path, content, told):
+def test_a_file_that_is_not_a_whole_picture_is_described_in_one_sentence(tmp_path, content, message):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(PictureError) as caught:
         read_picture(tmp_path / "a.png")
-    assert str(caught.value).startswith(f"{tmp_path / 'a.png'} {told}")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.png'} {message}")
     assert "\n" not in str(caught.value)
 
 
@@ -263,7 +263,7 @@ def test_files_that_cannot_be_read(tmp_path):
         read_picture(tmp_path)
 
 
-def test_what_is_not_a_regular_file_is_not_read(tmp_path):
+def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     for path, kind in (
@@ -285,7 +285,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize(("width", "height"), [(8193, 8192), (13200, 13200), (20000, 20000)])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(kind, width, height):
-    """Without its pixels, so that a decoder would have failed."""
+    """The file has no pixels, so a decoder would have failed."""
     small = io.BytesIO()
     Image.new("L", (1039, 1051)).save(small, kind)
     big = kind in ("PNG", "JPEG") or small.getvalue().startswith(b"MM")
@@ -313,7 +313,7 @@ def test_a_picture_of_the_most_pixels_is_read(monkeypatch, recwarn):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_damage_of_any_kind_is_a_picture_or_a_sentence(tmp_path, kind, data):
+def test_a_damaged_file_is_read_or_refused_with_one_sentence(tmp_path, kind, data):
     content = bytearray(encoded(kind))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -130,7 +130,7 @@ def test_our_predict_request_is_the_one_that_the_official_package_would_send(off
 
 @pytest.mark.parametrize("values", [[[1.5, -2.0, 0.25]], [[7.0] * 3] * 4, [[0.0] * 3], np.zeros((0, 3)), 3.0])
 def test_tensors_of_tensorflow_are_read(official, values):
-    """It packs some and writes others as typed fields, leaving out repetitions of the last value."""
+    """TensorFlow packs some into bytes and writes others as typed fields, without repetitions of the last value."""
     import tensorflow as tf
 
     array = np.array(values, np.float32)
@@ -143,7 +143,7 @@ def test_tensors_of_tensorflow_are_read(official, values):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "told"),
+    ("tensor", "message"),
     [
         ("dtype: DT_INT64 int64_val: 1", "of type DT_INT64, not DT_FLOAT"),
         ("dtype: 999 float_val: 1", "of type 999, not DT_FLOAT"),
@@ -154,8 +154,8 @@ def test_tensors_of_tensorflow_are_read(official, values):
         ("dtype: DT_FLOAT tensor_shape { dim { size: 2 } } tensor_content: 'abcd'", "do not fill its shape"),
     ],
 )
-def test_invalid_tensors_are_refused(tensor, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_tensors_are_refused(tensor, message):
+    with pytest.raises(ValueError, match=message):
         to_array(text_format.Parse(tensor, protos.TensorProto()))
 
 
@@ -187,8 +187,8 @@ def test_mypy_knows_every_message_and_field(tmp_path):
     assert [text in line for text, (_, line) in zip(["bytes", "nmae", "str"], lines, strict=True)] == [True] * 3
 
 
-def test_the_stubs_name_what_is_there():
-    """No more and no less: nested messages and enums too."""
+def test_the_stubs_name_every_class_and_nothing_else():
+    """This includes nested messages and enums."""
     tree = ast.parse(Path(protos.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     aliases = {ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)}
@@ -212,12 +212,12 @@ def test_our_classes_can_be_imported_after_the_official_ones():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
-def test_enums_are_there_too():
+def test_enums_are_generated():
     assert protos.DataType.Name(protos.DataType.DT_UINT8) == "DT_UINT8"
     assert protos.ModelVersionStatus.State.Name(30) == "AVAILABLE"
 
 
-def test_a_name_that_is_no_message():
+def test_an_unknown_message_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="Nope"):
         protos.Nope  # type: ignore[attr-defined]  # noqa: B018
     assert "PredictRequest" in dir(protos)

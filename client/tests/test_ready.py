@@ -70,7 +70,7 @@ def test_the_label_that_the_client_asks_for_counts(address, backend):
         client.wait_ready(timeout=5)
 
 
-def test_what_is_missing_is_told(client, backend):
+def test_the_error_names_what_is_not_ready(client, backend):
     backend.versions = {}
     backend.states = {("emotion", 1): ("LOADING", ""), ("keypoints", 4): ("END", "file is broken")}
     with pytest.raises(UnavailableError) as caught:
@@ -81,7 +81,7 @@ def test_what_is_missing_is_told(client, backend):
     )
 
 
-def test_an_error_that_waiting_does_not_cure_is_raised_at_once(client, backend, failure):
+def test_a_permanent_error_is_raised_at_once(client, backend, failure):
     backend.failures["emotion"] = failure("PERMISSION_DENIED", "not you")
     with pytest.raises(AccessDeniedError, match="not you"):
         client.wait_ready(timeout=60)

@@ -1,4 +1,4 @@
-"""Several servers: calls take turns, and one that dies, freezes or lacks a model fails none."""
+"""Calls go to several servers in turn; a server that dies, freezes or lacks a model fails no call."""
 
 import concurrent.futures
 import itertools
@@ -25,7 +25,7 @@ CALLERS = 5
 
 
 def numbered(numbers):
-    """Faces from whose answers, of either model, their numbers can be read again."""
+    """Return faces whose numbers can be computed from the answers of either model."""
     images = np.zeros((len(numbers), 48, 48), np.uint8)
     images[:, :2, :3] = [[tuple(number.to_bytes(3))] for number in numbers]
     images[:, 0, 3] = 255
@@ -41,7 +41,7 @@ def numbers_of(face):
 
 
 class Load:
-    """Callers that ask all the time, and one stream; each face is sent once, and all results are kept."""
+    """Callers and one stream that send requests continuously; each face is sent once, and all results are kept."""
 
     def __init__(self, client):
         self.client = client
@@ -121,7 +121,7 @@ def test_no_result_is_lost_or_doubled_while_replicas_die_freeze_and_come_back(ki
 
 
 def test_a_name_that_stands_for_several_servers(processes):
-    """gRPC's own list of addresses takes the way that a name in the DNS takes."""
+    """A list of addresses in gRPC's own syntax is resolved as a DNS name is."""
     ports = ",".join(process.addresses["grpc"] for process in processes)
     with Client(f"ipv4:{ports}", timeout=60) as client, Load(client) as load:
         processes[0].kill()
@@ -135,7 +135,7 @@ def test_a_name_in_the_dns(grpc_address, backend):
         assert len(client.analyze(backend.faces(2))) == 2
 
 
-def test_calls_take_turns(replicas):
+def test_calls_go_to_the_servers_in_turn(replicas):
     replicas.adopt()
     with Client(replicas.addresses) as client:
         for _ in range(9):
@@ -144,7 +144,7 @@ def test_calls_take_turns(replicas):
 
 
 def test_all_requests_of_a_call_go_to_one_server(replicas, monkeypatch):
-    """Servers get new versions one after the other, and the answers of a call must be of one."""
+    """Servers get new versions one after the other, and all answers of a call must be of the same version."""
     monkeypatch.setattr(calls, "PATIENCE_SECONDS", 60)
     for version, backend in enumerate(replicas.backends, start=1):
         backend.versions = {"emotion": {version}, "keypoints": {version}}
@@ -156,14 +156,14 @@ def test_all_requests_of_a_call_go_to_one_server(replicas, monkeypatch):
     assert replicas.asked() == [10, 10, 10]
 
 
-def test_a_server_that_lacks_the_version_passes_the_request_on(replicas):
+def test_a_request_for_a_version_that_a_server_lacks_goes_to_another(replicas):
     replicas.backends[2].versions = {"emotion": {1, 7}, "keypoints": {1}}
     with Client(replicas.addresses, max_attempts=1) as client:
         for _ in range(3):
             assert client.analyze(replicas.backends[0].faces(1), emotion_version=7).versions["emotion"] == 7
 
 
-def test_a_server_that_has_no_models_yet_passes_requests_on(replicas):
+def test_requests_to_a_server_without_models_go_to_another(replicas):
     replicas.adopt()
     replicas.backends[0].versions = {}
     with Client(replicas.addresses) as client:
@@ -178,7 +178,7 @@ def test_a_server_that_has_no_models_yet_passes_requests_on(replicas):
     assert replicas.asked()[0] > asked  # ... until it has them.
 
 
-def test_what_no_server_has_is_an_error(replicas):
+def test_a_version_that_no_server_has_is_an_error(replicas):
     for backend in replicas.backends:
         del backend.versions["emotion"]
     with Client(replicas.addresses) as client:
@@ -188,7 +188,7 @@ def test_what_no_server_has_is_an_error(replicas):
         assert caught.value.attempts == 3
 
 
-def test_a_bad_request_is_not_passed_on(replicas, failure):
+def test_an_invalid_request_is_not_sent_to_another_server(replicas, failure):
     for backend in replicas.backends:
         backend.failures["emotion"] = failure("INVALID_ARGUMENT", "no")
     replicas.adopt()
@@ -209,7 +209,7 @@ def test_when_all_are_down_all_are_asked(replicas, failure):
         client.analyze(backend.faces(1))
 
 
-def test_a_silent_server_delays_no_call(replicas, monkeypatch):
+def test_a_server_that_does_not_answer_delays_no_call(replicas, monkeypatch):
     """After a second the request goes to another server too, and the first answer counts."""
     monkeypatch.setattr(client_replicas, "FIRST_REST", 60)
     replicas.adopt()
@@ -293,7 +293,7 @@ def test_a_replica_that_failed_rests_and_is_probed_before_it_is_asked_again(cloc
     assert sorted(picks(replicas, 4)) == ["a", "a", "b", "b"]
 
 
-def test_rests_grow_up_to_a_limit(clock):
+def test_pauses_of_a_failing_replica_grow_up_to_a_limit(clock):
     replicas = Replicas([Somebody("a"), Somebody("b")])
     first = replicas.pick()
     replicas.failed(first, UnavailableError(""))
@@ -308,7 +308,7 @@ def test_rests_grow_up_to_a_limit(clock):
     assert rests[-1] == LONGEST_REST
 
 
-def test_an_answer_from_before_a_failure_proves_nothing(clock):
+def test_an_answer_to_a_request_from_before_the_failure_does_not_count(clock):
     replicas = Replicas([Somebody("a"), Somebody("b")])
     first = replicas.pick()
     replicas.failed(first, UnavailableError(""))
@@ -318,7 +318,7 @@ def test_an_answer_from_before_a_failure_proves_nothing(clock):
     assert not first.down
 
 
-def test_a_slow_answer_is_not_silence(clock):
+def test_a_slow_answer_is_not_a_failure(clock):
     replicas = Replicas([Somebody("a"), Somebody("b")])
     first = replicas.pick()
     clock[0] += 5

@@ -1,4 +1,4 @@
-"""What is sent again, how often, and when it is not."""
+"""Which requests are retried, how often, and when they are not."""
 
 import socket
 import threading
@@ -32,14 +32,14 @@ def asked(backend, model):
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
-def test_a_hiccup_is_bridged(client, backend, failure, code):
+def test_a_temporary_failure_is_retried(client, backend, failure, code):
     images = backend.faces(3)
     backend.hiccups["emotion"] = [failure(code, "queue full")] * 2
     np.testing.assert_allclose(client.analyze(images).probabilities, backend.values("emotion", 1, images), atol=1e-6)
     assert (asked(backend, "emotion"), asked(backend, "keypoints")) == (3, 1)
 
 
-def test_a_hiccup_in_one_chunk_repeats_that_chunk_alone(client, backend, failure):
+def test_a_temporary_failure_of_one_chunk_repeats_only_that_chunk(client, backend, failure):
     images = backend.faces(256 * 4)
     client.analyze(images[:1])
     backend.asked.clear()
@@ -49,7 +49,7 @@ def test_a_hiccup_in_one_chunk_repeats_that_chunk_alone(client, backend, failure
 
 
 @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "INTERNAL", "UNAUTHENTICATED", "DEADLINE_EXCEEDED"])
-def test_what_would_end_the_same_way_is_sent_once(client, backend, failure, code):
+def test_a_permanent_failure_is_not_retried(client, backend, failure, code):
     backend.failures["emotion"] = failure(code, "no")
     with pytest.raises(MienError) as caught:
         client.analyze(backend.faces(1))
@@ -64,20 +64,20 @@ def test_a_message_over_a_size_limit_is_sent_once(client, backend, failure):
     assert asked(backend, "emotion") == 1
 
 
-def test_an_error_tells_how_often_the_request_was_sent(client, backend, failure):
+def test_an_error_has_the_number_of_attempts(client, backend, failure):
     backend.failures["keypoints"] = failure("UNAVAILABLE", "down for good")
     with pytest.raises(UnavailableError, match="down for good") as caught:
         client.analyze(backend.faces(1))
     assert caught.value.attempts == asked(backend, "keypoints") == 5
 
 
-def test_an_error_before_anything_was_sent_tells_of_no_attempt(client):
+def test_an_error_before_the_first_request_has_no_attempts(client):
     with pytest.raises(InvalidImageError) as caught:
         client.analyze([1, 2])
     assert caught.value.attempts == 0
 
 
-def test_the_last_failure_is_the_one_that_is_told(client, backend, failure):
+def test_the_last_failure_is_raised(client, backend, failure):
     backend.hiccups["emotion"] = [failure("UNAVAILABLE", "queue full"), failure("INTERNAL", "broken")]
     with pytest.raises(ServerError, match="broken") as caught:
         client.analyze(backend.faces(1))
@@ -101,7 +101,7 @@ def test_an_invalid_number_of_attempts_is_refused(wrong):
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
 def test_a_server_that_comes_back_is_found_again(scheme, backend):
-    """Nobody listens at first; then somebody does who hangs up on each; the client has asked both."""
+    """First no server listens; then one closes every connection; the client has tried both."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         seen = threading.Event()
@@ -123,7 +123,7 @@ def test_a_server_that_comes_back_is_found_again(scheme, backend):
 
 
 def test_all_attempts_share_the_deadline_of_the_call(address, backend, failure):
-    """Each takes a third of it, so there are three at most, and the last one is cut short."""
+    """Each attempt takes a third of the deadline, so there are at most three, and the last one is cut short."""
     backend.delays["emotion"] = 0.3
     backend.failures["emotion"] = failure("UNAVAILABLE", "slow and broken")
     client = Client(address, timeout=0.8, max_attempts=1000)
@@ -158,7 +158,7 @@ def test_when_one_model_has_failed_the_other_is_not_sent_again(client, backend, 
     assert "too" in caught.value.__notes__[0]
 
 
-def test_a_dying_server_is_not_finished_off(client, backend, failure):
+def test_without_retry_budget_requests_are_not_retried(client, backend, failure):
     """Once the budget is spent, a failing server gets one request for each call and model, and no more."""
     backend.failures = dict.fromkeys(("emotion", "keypoints"), failure("UNAVAILABLE", "overloaded"))
     while client._retries.take():
@@ -169,7 +169,7 @@ def test_a_dying_server_is_not_finished_off(client, backend, failure):
     assert len(backend.asked) == 20
 
 
-def test_status_is_asked_again_too(client, backend, failure, monkeypatch):
+def test_status_requests_are_retried(client, backend, failure, monkeypatch):
     status, failures = backend.status, [failure("UNAVAILABLE", "starting")]
 
     def hiccup(model):
@@ -197,11 +197,11 @@ def test_pauses_grow_up_to_a_limit_and_are_random(attempts):
     assert len(set(pauses)) > 1
 
 
-def test_nothing_waits_for_a_moment_after_the_deadline():
+def test_no_pause_ends_after_the_deadline():
     assert Retries(5).pause(1, UnavailableError(""), remaining=0) is None
 
 
-def test_a_closed_client_sends_nothing_again():
+def test_a_closed_client_does_not_retry():
     retries = Retries(5)
     retries.close()
     assert retries.pause(1, UnavailableError(""), remaining=60) is None

@@ -155,7 +155,7 @@ def test_a_clients_certificate(open_at, certificates, backend):
 
 
 @pytest.mark.parametrize(("kind", "secret"), [("token", TOKEN), ("api_key", API_KEY)])
-def test_who_asks_is_told(open_at, certificates, backend, kind, secret):
+def test_the_token_or_api_key_is_sent_and_checked(open_at, certificates, backend, kind, secret):
     ca = certificates / "ca.pem"
     assert len(open_at(kind, backend.faces(2), ca_file=ca, **{kind: secret})) == 2
     for wrong in ({}, {kind: f"{secret}-not"}):
@@ -164,7 +164,7 @@ def test_who_asks_is_told(open_at, certificates, backend, kind, secret):
         assert not caught.value.retryable
 
 
-def test_the_environment_says_it_too(open_at, certificates, backend, monkeypatch):
+def test_the_environment_sets_certificates_token_and_api_key(open_at, certificates, backend, monkeypatch):
     monkeypatch.setenv("MIEN_CA_FILE", str(certificates / "ca.pem"))
     monkeypatch.setenv("MIEN_TOKEN", TOKEN)
     monkeypatch.setenv("MIEN_API_KEY", API_KEY)
@@ -189,15 +189,15 @@ def test_secrets_are_in_no_error_and_no_log(open_at, certificates, backend, capl
     for server, ca in [("api_key", "ca.pem"), ("open", "stranger.pem")]:
         with pytest.raises(MienError) as caught:
             open_at(server, backend.faces(1), ca_file=certificates / ca, **secrets)
-        told = f"{caught.value!r} {caught.value} {vars(caught.value)} {getattr(caught.value, '__notes__', '')}"
-        assert "nobody-sees" not in told + caplog.text
+        output = f"{caught.value!r} {caught.value} {vars(caught.value)} {getattr(caught.value, '__notes__', '')}"
+        assert "nobody-sees" not in output + caplog.text
     client = Client("https://localhost:1", **secrets)
     assert "nobody-sees" not in f"{client!r} {vars(client)}"
 
 
 @pytest.mark.parametrize("name", ["token", "api_key"])
 @pytest.mark.parametrize("wrong", ["nobody-sees\n", "nobody sees", "nobody-sees-é", b"nobody-sees"])
-def test_a_secret_that_no_header_can_hold_is_refused_without_being_told(name, wrong):
+def test_a_secret_that_no_header_can_hold_is_refused_and_not_shown(name, wrong):
     with pytest.raises(ConfigurationError, match="printable ASCII") as caught:
         Client("localhost:8500", **{name: wrong})
     assert "nobody" not in str(caught.value)
@@ -219,16 +219,16 @@ def test_a_secret_that_no_header_can_hold_is_refused_without_being_told(name, wr
         ("unix:/run/mien.sock", False),
     ],
 )
-def test_a_secret_that_goes_out_unencrypted_is_warned_of(address, warned, caplog):
+def test_a_warning_is_logged_when_a_secret_is_sent_unencrypted(address, warned, caplog):
     Client(address, token=TOKEN).close()
-    told = [f"The token or API key is sent to {address} unencrypted"]
-    assert [record.getMessage() for record in caplog.records] == told * warned
+    warnings = [f"The token or API key is sent to {address} unencrypted"]
+    assert [record.getMessage() for record in caplog.records] == warnings * warned
 
 
 def test_invalid_certificate_files_are_refused(certificates, tmp_path):
     ca, cert, key = (certificates / name for name in ("ca.pem", "client.pem", "client.key"))
     (tmp_path / "text").write_text("hello", encoding="utf-8")
-    for told, options in [
+    for message, options in [
         ("missing.pem cannot be read: No such file", {"ca_file": tmp_path / "missing.pem"}),
         ("certificates in PEM form in .*text, found none", {"ca_file": tmp_path / "text"}),
         ("Expected both cert_file and key_file", {"cert_file": cert}),
@@ -236,7 +236,7 @@ def test_invalid_certificate_files_are_refused(certificates, tmp_path):
         ("Expected a certificate and its key in PEM form", {"cert_file": cert, "key_file": certificates / "ca.key"}),
         ("TLS is switched off", {"ca_file": ca, "tls": False}),
     ]:
-        with pytest.raises(ConfigurationError, match=told):
+        with pytest.raises(ConfigurationError, match=message):
             Client("localhost:8500", **options)
     for options in ({"tls": True}, {"ca_file": ca}):
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Who names no version gets what is labelled ``stable``; a model without that label answers with its newest version."""
+"""Without a version in the call, the version labelled ``stable`` answers; without that label, the newest one."""
 
 import json
 import time
@@ -45,12 +45,12 @@ def test_a_caller_who_names_no_version_stays_with_stable(client, rollout):
     assert [face.versions for face in client.analyze_iter(rollout.faces(3), batch_size=2)] == [ONE] * 3
 
 
-def test_so_does_a_call_that_is_hedged(address, rollout):
+def test_a_hedged_call_stays_with_stable(address, rollout):
     with Client(address, hedge=0.5) as client:
         assert all(client.analyze(rollout.faces(1)).versions == ONE for _ in range(20))
 
 
-def test_so_does_the_rest_of_a_client_with_a_canary(address, rollout):
+def test_calls_beside_the_canary_stay_with_stable(address, rollout):
     rollout.labels |= {("emotion", "canary"): 2, ("keypoints", "canary"): 2}
     with Client(address, canary=0.5) as client:
         versions = [client.analyze(rollout.faces(1), key=key).versions for key in range(20)]
@@ -61,7 +61,7 @@ def test_so_does_the_rest_of_a_client_with_a_canary(address, rollout):
         assert client.analyze(rollout.faces(1)).versions == ONE
 
 
-def test_so_does_mien_analyze(address, rollout, tmp_path, capsys):
+def test_mien_analyze_stays_with_stable(address, rollout, tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     image.fromarray(rollout.faces(1)[0]).save(tmp_path / "face.png")
     assert main(["analyze", str(tmp_path / "face.png"), "--server", address, "--json"]) == 0
@@ -97,7 +97,7 @@ def test_a_model_without_labels_is_not_asked_for_them_by_every_call(client, unla
     assert sorted(asked) == ["emotion", "keypoints"]
 
 
-def test_nor_is_one_without_a_canary(address, rollout, monkeypatch):
+def test_a_model_without_a_canary_is_not_asked_for_it_by_every_call(address, rollout, monkeypatch):
     monkeypatch.setattr(halves, "_MISSING_SECONDS", 3600)
     asked = times_asked(rollout, "canary", monkeypatch)
     with Client(address, canary=1) as client:

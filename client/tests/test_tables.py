@@ -1,4 +1,4 @@
-"""Files as people have them: however they are packed and written, the same faces; or a sentence that says why not."""
+"""Files in any packing and layout give the same faces, or an error that says why they cannot be read."""
 
 import gzip
 import io
@@ -137,7 +137,7 @@ WRITINGS = st.builds(
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writing=WRITINGS)
-def test_the_same_faces_come_out_of_every_way_of_writing_and_packing_them(tmp_path, writing):
+def test_every_way_of_writing_and_packing_gives_the_same_faces(tmp_path, writing):
     (tmp_path / "faces").write_bytes(writing.content())
     data = kaggle.read_emotion(tmp_path / "faces")
     np.testing.assert_array_equal(data.images, IMAGES[[0, 1, 3, 4, 5, 7, 8]])
@@ -194,11 +194,11 @@ def refusal(path, read=kaggle.read_emotion, **options):
         (zipped(), "is an archive without a CSV file"),
     ],
 )
-def test_what_is_unusual_about_a_file_is_said(tmp_path, content, sentence):
+def test_the_error_says_what_is_unusual_about_an_emotion_file(tmp_path, content, sentence):
     assert sentence in refusal(write(tmp_path, content))
 
 
-def test_what_is_unusual_about_a_key_point_file_is_said(tmp_path):
+def test_the_error_says_what_is_unusual_about_a_key_point_file(tmp_path):
     for content, sentence in (
         (FER, "holds faces with emotions, not key points; expected the header 'left_eye_center_x,"),
         (VOTES, "is a votes file"),
@@ -226,7 +226,7 @@ def test_an_encrypted_member_is_named(tmp_path):
     assert "fer.csv is encrypted" in refusal(write(tmp_path, bytes(content)))
 
 
-def test_text_that_stops_being_utf_8_is_said_where_it_does(tmp_path):
+def test_the_error_says_where_text_stops_being_utf_8(tmp_path):
     people = "row,person\n" + "0,Ann\n" * 2000 + "1,Jürgen\n"
     path = write(tmp_path, people.encode("latin-1"))
     assert "is not UTF-8, as of the byte 0xfc; save the file as CSV UTF-8" in refusal(
@@ -261,7 +261,7 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(tmp_path, packing, shar
 
 
 class TestThingsThatAreNotFiles:
-    """They are refused before they are opened: a pipe would keep the reader waiting for ever."""
+    """They are refused before they are opened, because opening a pipe blocks."""
 
     def test_a_directory(self, tmp_path):
         assert "it is a folder, not a regular file" in refusal(tmp_path)
@@ -294,14 +294,14 @@ class TestBombs:
         monkeypatch.setattr(tables, "MAX_BYTES", 20_000_000)
 
     @pytest.mark.parametrize("packings", [["gzip"], ["gzip", "gzip"], ["zip"], ["tar", "gzip"], ["zip", "zip", "gzip"]])
-    def test_what_unpacks_to_more_than_is_read(self, tmp_path, packings):
+    def test_a_file_that_unpacks_beyond_the_limit(self, tmp_path, packings):
         packed = b"emotion,pixels\n" + (b" " * 500_000 + b"\n") * 60
         for packing in packings:
             packed = PACKINGS[packing](packed)
         assert len(packed) < 500_000
         assert "unpacks to more than 0.0 GB, which is the most that is read" in refusal(write(tmp_path, packed))
 
-    def test_what_stands_before_the_table_in_a_tar_file_counts(self, tmp_path):
+    def test_bytes_before_the_table_in_a_tar_file_count(self, tmp_path):
         packed = gzip.compress(tarred(("face.jpg", bytes(30_000_000)), ("fer.csv", FER)))
         assert "unpacks to more than" in refusal(write(tmp_path, packed))
 
@@ -327,15 +327,15 @@ class TestBombs:
         assert "is packed more than 4 times" in refusal(write(tmp_path, packed))
 
 
-def test_progress_is_told_in_bytes_of_the_file(tmp_path):
+def test_progress_is_reported_in_bytes_of_the_file(tmp_path):
     path = write(tmp_path, gzip.compress(FER))
-    told = []
-    kaggle.read_emotion(path, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (path.stat().st_size, path.stat().st_size)
+    calls: list[tuple[int, int]] = []
+    kaggle.read_emotion(path, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (path.stat().st_size, path.stat().st_size)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files cannot be listed here")
-def test_what_is_open_is_closed_again_also_after_a_refusal(tmp_path):
+def test_files_are_closed_also_after_a_refusal(tmp_path):
     before = list(Path("/proc/self/fd").iterdir())
     bad = b"emotion,pixels\n1,1\n"
     for content in (zipped(("a.zip", zipped(("fer.csv", FER)))), b"a,b\n", bad, tarred(("fer.csv", bad))):

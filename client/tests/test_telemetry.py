@@ -35,8 +35,8 @@ def test_a_span_for_the_call_and_one_for_each_request(client, backend, failure, 
     assert call.parent.span_id == parent.context.span_id
     assert dict(call.attributes) == {"mien.faces": 3}
     assert all(request.parent.span_id == call.context.span_id for request in requests)
-    told = sorted((r.attributes["mien.model"], r.attributes["mien.attempt"], r.status.is_ok) for r in requests)
-    assert told == [("emotion", 1, False), ("emotion", 2, True), ("keypoints", 1, True)]
+    recorded = sorted((r.attributes["mien.model"], r.attributes["mien.attempt"], r.status.is_ok) for r in requests)
+    assert recorded == [("emotion", 1, False), ("emotion", 2, True), ("keypoints", 1, True)]
     assert {r.attributes["server.address"] for r in requests} == {client._replicas.endpoint}
     assert {r.attributes.get("mien.version") for r in requests} == {1, None}
 
@@ -50,7 +50,7 @@ def test_a_call_that_fails_says_why(client, backend, failure, spans):
     assert not call.status.is_ok
 
 
-def test_a_stream_stays_below_the_span_of_its_caller(client, backend, spans):
+def test_the_spans_of_a_stream_are_children_of_its_callers_span(client, backend, spans):
     from opentelemetry import trace
 
     with trace.get_tracer("test").start_as_current_span("backend"):
@@ -84,7 +84,7 @@ def test_counters(client, backend, failure):
     assert [after - was for after, was in zip(readings(), before, strict=True)] == [1, 1, 5, 1, 1, 2]
 
 
-def test_neither_package_is_loaded_for_its_own_sake(grpc_address):
+def test_the_client_loads_neither_opentelemetry_nor_prometheus(grpc_address):
     code = """
 import sys, numpy
 from mien_client import Client

@@ -7,7 +7,7 @@ from mien_client import EMOTIONS, KEYPOINTS
 
 
 def assert_plain(value):
-    """Only what JSON has, in its own types: NumPy's numbers are not among them, although some look like Python's."""
+    """Assert that a value consists of the plain types of JSON; NumPy's numbers are not among them."""
     if type(value) is dict:
         assert all(type(key) is str for key in value)
         value = list(value.values())

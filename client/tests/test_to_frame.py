@@ -30,7 +30,7 @@ def test_no_faces_give_no_rows_and_the_same_columns(client, backend):
     assert {"emotion", "confidence", "nose_tip_x", *EMOTIONS} <= set(frame.columns)
 
 
-def test_without_pandas_it_says_what_to_install():
+def test_the_error_without_pandas_says_what_to_install():
     code = (
         "import sys; sys.modules['pandas'] = None\n"
         "import numpy as np; from mien_client import Analysis\n"

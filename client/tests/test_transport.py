@@ -29,7 +29,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "testing.md"
 
 
 def answer(request):
-    """Numbers that differ between images."""
+    """Answer with numbers that differ between images."""
     brightness = request.images.mean(axis=(1, 2)).astype(np.float32) / 255
     if request.model == "emotion":
         return Answer(np.stack([brightness, 1 - brightness, *[brightness * 0] * 3], axis=1), version=3)
@@ -68,7 +68,7 @@ def test_answers_come_from_a_function():
         assert repr(client) == "<Client of mock>"
 
 
-def test_under_asyncio_too():
+def test_an_async_client_takes_answers_from_a_function():
     async def ask():
         async with AsyncClient(transport=MockTransport(answer)) as client:
             await client.wait_ready(timeout=5)
@@ -104,7 +104,7 @@ def test_both_models_are_asked_at_the_same_time():
         assert is_right(client.analyze(IMAGES))
 
 
-def test_failures_are_handled_as_those_of_a_server():
+def test_failures_of_the_function_are_retried_as_those_of_a_server():
     attempts = []
 
     def fail_once(request):
@@ -118,7 +118,7 @@ def test_failures_are_handled_as_those_of_a_server():
     assert sorted(attempts) == ["emotion"] * 2 + ["keypoints"] * 2
 
 
-def test_an_error_says_where_it_comes_from():
+def test_an_error_names_the_mock_transport():
     def fail(request):
         raise ServerError("broken")
 
@@ -137,7 +137,7 @@ def test_a_label_that_is_missing_leads_to_the_newest_version():
         assert is_right(client.analyze(IMAGES))
 
 
-def test_a_slow_answer_is_the_deadline():
+def test_a_slow_answer_exceeds_the_deadline():
     with Client(transport=MockTransport(lambda request: time.sleep(2)), timeout=0.2) as client:
         with pytest.raises(DeadlineExceededError, match="mock gave no answer"):
             client.analyze(IMAGES)
@@ -173,7 +173,7 @@ def test_several_transports_are_several_servers():
 
 
 class Pool(Transport):
-    """The least that a transport of one's own is."""
+    """A minimal transport of a user."""
 
     def __init__(self):
         self.pool = ThreadPoolExecutor(4)
@@ -222,7 +222,7 @@ def test_a_real_transport_can_be_watched(address, backend):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({}, "Expected an address such as 'localhost:8500', or a transport, got neither"),
         ({"address": "localhost:8500", "transport": MockTransport(answer)}, "got both"),
@@ -232,6 +232,6 @@ def test_a_real_transport_can_be_watched(address, backend):
     ],
 )
 @pytest.mark.parametrize("make", [Client, AsyncClient])
-def test_an_address_or_a_transport_is_needed(make, arguments, told):
-    with pytest.raises(ConfigurationError, match=told):
+def test_an_address_or_a_transport_is_needed(make, arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
         make(**arguments)

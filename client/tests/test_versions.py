@@ -1,4 +1,4 @@
-"""Versions come and go while calls are answered: none fails, none mixes them, and the result names the right one."""
+"""While versions change, no call fails or mixes versions, and each result names the version that answered."""
 
 import threading
 import time
@@ -78,7 +78,7 @@ def test_swaps_under_load_fail_no_call(client, backend):
         thread.join()
 
 
-def test_a_version_that_was_asked_for_by_number_is_not_replaced_by_another(client, backend):
+def test_a_version_requested_by_number_is_not_replaced_by_another(client, backend):
     def unload(model, version):
         if model == "emotion" and version == 1:
             swap(backend, "emotion", 1, 2)
@@ -90,7 +90,7 @@ def test_a_version_that_was_asked_for_by_number_is_not_replaced_by_another(clien
 
 
 def test_replicas_that_never_agree_end_in_an_error(client, backend):
-    """The version that answers first is never there for the next request, as behind a bad load balancer."""
+    """The version that answers the first request is never available for the next one, as behind a bad load balancer."""
 
     def vanish(model, version):
         if model == "emotion":
@@ -101,7 +101,7 @@ def test_replicas_that_never_agree_end_in_an_error(client, backend):
         client.analyze(backend.faces(FACES))
 
 
-def test_rest_finds_the_version_out_once_a_second_at_most(rest_address, backend):
+def test_over_rest_calls_share_requests_for_the_version(rest_address, backend):
     images = backend.faces(1)
     with Client(rest_address) as client:
         for _ in range(20):

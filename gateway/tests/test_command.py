@@ -18,7 +18,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--server", "ftp://host"], "Expected 'host:port' for gRPC"),
         (["--server", "host"], "Expected a port"),
@@ -28,10 +28,10 @@ def run(*arguments):
         (["--host=256.0.0.1"], "256.0.0.1"),
     ],
 )
-def test_what_cannot_work_ends_with_a_sentence(flags, told):
+def test_what_cannot_work_ends_with_a_sentence(flags, message):
     done = run("--port=0", *flags)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

@@ -1,4 +1,4 @@
-"""The batch scheduler: who shares a batch, how it is formed, and that nobody suffers from the company."""
+"""The batch scheduler: which requests share a batch, how it is formed, and that they do not affect each other."""
 
 import gc
 import os
@@ -101,7 +101,7 @@ def test_requests_that_wait_together_run_together(graph, batching):
     assert graph.batches[1:] == [[1, 2, 3]]
 
 
-def test_a_request_alone_does_not_wait_for_others_by_default(graph, batching):
+def test_by_default_a_batch_does_not_wait_for_more_requests(graph, batching):
     assert batching([1])[0].result(PATIENT) == [2]
 
 
@@ -170,7 +170,7 @@ def test_a_full_queue_refuses_whole_requests_too(graph, batching):
     )
 
 
-def test_one_full_queue_does_not_concern_other_servables(graph, batching):
+def test_a_full_queue_does_not_affect_other_servables(graph, batching):
     busy(graph, batching)
     batching([1, 2, 3, 4], max_enqueued_batches=1)
     (other,) = batching([5], owner="another", max_enqueued_batches=1)
@@ -178,7 +178,7 @@ def test_one_full_queue_does_not_concern_other_servables(graph, batching):
     assert other.result(PATIENT) == [10]
 
 
-def test_a_bad_request_fails_alone(graph, batching):
+def test_an_invalid_request_does_not_fail_others_of_its_batch(graph, batching):
     busy(graph, batching)
     answers = batching([1], [-1], [3])
     graph.gate.set()
@@ -186,7 +186,7 @@ def test_a_bad_request_fails_alone(graph, batching):
     assert [answers[0].result(PATIENT), answers[2].result(PATIENT)] == [[2], [6]]
 
 
-def test_a_large_request_fails_once_even_if_several_of_its_parts_do(graph, batching, caplog):
+def test_a_large_request_fails_once_even_if_several_of_its_parts_fail(graph, batching, caplog):
     (answer,) = batching([-1] * 8)
     assert str(error_of(answer)) == "INVALID_ARGUMENT: no -1"
     assert batching([1])[0].result(PATIENT) == [2]
@@ -297,7 +297,7 @@ def test_a_request_without_a_batch_dimension_is_refused(graph, feeds, message):
         (np.zeros(3), "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes"),
     ],
 )
-def test_an_output_that_cannot_be_parted_is_an_error(output, message):
+def test_an_output_that_cannot_be_split_is_an_error(output, message):
     scheduler = BatchScheduler(1)
     with pytest.raises(StatusError) as error:
         scheduler.submit("m", lambda *_: [output], {"x": np.zeros(2)}, ["y"], FOREVER, BatchingOptions()).outputs()
@@ -354,7 +354,7 @@ def test_a_server_with_batching_answers_each_request_as_one_without(batching_ser
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this scheduling policy")
-def test_the_network_lets_batches_go_first(server, batching_server):
+def test_with_batching_the_server_has_the_batch_scheduler_class(server, batching_server):
     assert os.sched_getscheduler(server.process.pid) == os.SCHED_OTHER
     assert os.sched_getscheduler(batching_server.process.pid) == os.SCHED_BATCH
 

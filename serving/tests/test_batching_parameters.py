@@ -27,7 +27,7 @@ def test_every_parameter_can_be_given(tmp_path):
     assert read(tmp_path, text) == BatchingOptions(128, 0.0015, 1_000_000, 8, "batchers", (64, 128), True, False)
 
 
-def test_what_is_not_given_is_as_in_tensorflow_serving(tmp_path):
+def test_defaults_are_those_of_tensorflow_serving(tmp_path):
     options = read(tmp_path, "")
     assert (options.max_batch_size, options.batch_timeout_s, options.max_enqueued_batches) == (1000, 0, 10)
     assert options.allowed_batch_sizes == ()
@@ -50,13 +50,13 @@ def test_what_is_not_given_is_as_in_tensorflow_serving(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, text, message):
+def test_an_invalid_value_is_refused(tmp_path, text, message):
     with pytest.raises(StatusError) as error:
         read(tmp_path, text)
     assert error.value.message == message
 
 
-def test_a_file_that_is_none_is_named(tmp_path):
+def test_a_malformed_file_is_named(tmp_path):
     with pytest.raises(StatusError, match=r"Invalid protobuf file: '.*batching\.config'; Error parsing text-format"):
         read(tmp_path, "max_batch: 3")
 

@@ -49,7 +49,7 @@ def service(services):
 
 @pytest.fixture
 def is_healthy(service):
-    """Runs the very command that the container's health is decided by, against a port of this machine."""
+    """Run the health check of the container against a port of this machine."""
     program, *arguments = service["healthcheck"]["test"][1:]
 
     def ask(port):
@@ -69,7 +69,7 @@ def composes():
 
 @pytest.fixture(params=list(composes()) or [None])
 def compose(request):
-    """Asks a Compose what it makes of docker-compose.yml."""
+    """Return a function that lets Compose resolve docker-compose.yml."""
     if request.param is None:
         pytest.skip("no Compose is installed")
 
@@ -90,7 +90,7 @@ def compose(request):
 
 
 def active(services, *profiles):
-    """What runs: 1.29 lists every service whatever its profile, later versions only those."""
+    """Return the services that run; Compose 1.29 lists every service, whatever its profile."""
     return {
         name: it
         for name, it in services.items()
@@ -98,7 +98,7 @@ def active(services, *profiles):
     }
 
 
-def test_the_container_serves_the_repository_as_the_configuration_says(service):
+def test_the_container_reads_the_repository_and_the_configuration(service):
     assert service["image"] == "tensorflow/serving:2.20.0"
     assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
     assert "./models:/models:ro" in service["volumes"]
@@ -107,7 +107,7 @@ def test_the_container_serves_the_repository_as_the_configuration_says(service):
     assert ".:/config:ro" in service["volumes"]
 
 
-def test_the_server_understands_every_flag_and_each_means_something(service):
+def test_the_server_accepts_every_flag_and_none_is_ignored(service):
     parser = argparse.ArgumentParser()
     add_flags(parser)
     flags = parser.parse_args(service["command"])
@@ -119,8 +119,8 @@ def test_the_server_understands_every_flag_and_each_means_something(service):
     assert flags.model_config_file_poll_wait_seconds == 5
 
 
-def test_a_broken_version_holds_up_no_other_and_a_start_for_less_than_a_minute(service):
-    """TensorFlow Serving's own defaults, five more tries, 60 s apart, on the only thread, hold up all for minutes."""
+def test_a_broken_version_delays_no_other_and_a_start_by_less_than_a_minute(service):
+    """With TensorFlow Serving's defaults (five retries, 60 s apart, one thread) it delays others by minutes."""
     parser = argparse.ArgumentParser()
     add_flags(parser)
     flags = parser.parse_args(service["command"])
@@ -136,7 +136,7 @@ def test_the_precision_is_a_setting(compose):
 
 @pytest.fixture
 def started(service, tmp_path):
-    """What the container's entry point does with these settings, up to where it becomes the server."""
+    """Return what the container's entry point does with these settings before it becomes the server."""
 
     def start(**changed):
         program = tmp_path / "tensorflow_model_server"
@@ -242,7 +242,7 @@ def test_the_gateway_understands_its_flags(services):
     assert {str(flags.config.parent), str(flags.repository)} == mounted
 
 
-def test_every_setting_arrives(compose):
+def test_every_setting_reaches_its_container(compose):
     running = active(
         compose("edge", "monitoring", EDGE_PORT="443", SERVING_IMAGE="mien-serving:1.0"), "edge", "monitoring"
     )
@@ -256,7 +256,7 @@ def test_replicas_have_ports_of_their_own(compose):
     assert published({"serving": serving}) == {("127.0.0.1", "18500-18502"), ("127.0.0.1", "18600-18602")}
 
 
-def test_git_sees_nothing_of_a_deployment():
+def test_git_ignores_the_files_of_a_deployment():
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout of git")
     files = [
@@ -273,7 +273,7 @@ def test_git_sees_nothing_of_a_deployment():
     assert not tracked.stdout
 
 
-def test_the_gpu_replica_stands_in_for_the_others(compose):
+def test_the_gpu_replica_replaces_the_others(compose):
     gpu = compose("gpu", SERVING_REPLICAS="0")["serving-gpu"]
     assert gpu["image"] == "tensorflow/serving:2.20.0-gpu"
     assert gpu["networks"]["serving"]["aliases"] == ["serving"]

@@ -48,7 +48,7 @@ def test_a_malformed_file_is_named_with_the_line(tmp_path):
     assert 'no field named "nmae"' in error.value.message
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_binary_file_is_refused(tmp_path):
     file = tmp_path / "models.config"
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StatusError, match="not UTF-8 text"):
@@ -76,7 +76,7 @@ ONE = 'model_config_list { config { name: "m" base_path: "/models/m" model_platf
         (b" " * (5 * 2**20), "it is larger than 4 MiB"),
     ],
 )
-def test_a_file_as_an_editor_or_a_stranger_leaves_it_is_refused_with_what_to_do(tmp_path, content, message):
+def test_an_unusual_encoding_is_refused_with_what_to_do(tmp_path, content, message):
     file = tmp_path / "models.config"
     file.write_bytes(content)
     with pytest.raises(StatusError, match=message):
@@ -84,14 +84,14 @@ def test_a_file_as_an_editor_or_a_stranger_leaves_it_is_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize("name", ["“m”", "m\u00a0n", "\ufeffm"])
-def test_what_editors_do_is_welcome_in_strings_and_comments(tmp_path, name):
+def test_any_character_is_accepted_in_strings_and_comments(tmp_path, name):
     file = tmp_path / "models.config"
     file.write_text(f"# {name}: here “it” is\n" + ONE.replace('"m"', f'"{name}"'), encoding="utf-8")
     assert read_config(file).model_config_list.config[0].name == name
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_not_a_file_is_refused_by_name(tmp_path, make):
+def test_anything_but_a_file_is_refused_by_name(tmp_path, make):
     make(tmp_path / "models.config")
     with pytest.raises(StatusError, match=r"models\.config; it is a .*, not a regular file"):
         read_config(tmp_path / "models.config")
@@ -168,7 +168,7 @@ def test_a_custom_configuration_is_refused():
         check_config(config)
 
 
-def test_the_deprecated_model_type_is_understood():
+def test_the_deprecated_model_type_is_accepted():
     check_config(config_of({"name": "m", "base_path": "/a", "model_platform": "", "model_type": "TENSORFLOW"}))
 
 

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving itself answered, recorded, is what `mien serve` answers."""
+"""`mien serve` answers as TensorFlow Serving did when the cases were recorded."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The edge's own configuration, run by a real HAProxy in front of real servers: who gets in, and how much."""
+"""The configuration of the edge, run by a real HAProxy in front of real servers: access and limits."""
 
 import base64
 import http.server
@@ -153,7 +153,7 @@ def kind(request):
 
 @pytest.fixture
 def ask(certificates):
-    """Asks an edge for 1 + 1, and tells the status (a gRPC code's name, or HTTP's number) and what was said."""
+    """Ask an edge for 1 + 1; return the status (the name of a gRPC code, or an HTTP status) and the message."""
 
     def over_grpc(edge, key, pair, numbers):
         files = [certificates / "ca.crt", *(reversed(pair) if pair else (None, None))]
@@ -210,21 +210,21 @@ def pair(certificates):
     return certificates / "client.crt", certificates / "client.key"
 
 
-def test_a_key_lets_in(ask, edge, kind, key):
+def test_a_valid_key_is_accepted(ask, edge, kind, key):
     assert ask(edge, kind, key=key) == answered(kind)
 
 
-def test_a_certificate_lets_in(ask, edge, kind, pair):
+def test_a_valid_certificate_is_accepted(ask, edge, kind, pair):
     assert ask(edge, kind, pair=pair) == answered(kind)
 
 
 @pytest.mark.parametrize("wrong", [None, "0" * 64, ""])
-def test_without_either_nobody_gets_in(ask, edge, kind, wrong):
+def test_a_call_without_a_key_or_certificate_is_refused(ask, edge, kind, wrong):
     text = "a client certificate or an API key is needed"
     assert ask(edge, kind, key=wrong) == refused(kind, "UNAUTHENTICATED", 401, text)
 
 
-def test_a_certificate_by_somebody_else_is_refused(ask, edge, kind, key, tmp_path):
+def test_a_certificate_of_another_authority_is_refused(ask, edge, kind, key, tmp_path):
     subprocess.run([EDGE / "make-certificates", tmp_path / "other", "localhost"], check=True, capture_output=True)
     pair = (tmp_path / "other/client.crt", tmp_path / "other/client.key")
     text = "a client certificate or an API key is needed"
@@ -237,7 +237,7 @@ def test_keys_do_not_replace_certificates_where_those_are_required(start_edge, a
     assert ask(strict, kind, pair=pair) == answered(kind)
 
 
-def test_the_server_is_who_it_says(edge, certificates):
+def test_an_unknown_authority_and_outdated_tls_are_refused(edge, certificates):
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(f"{edge.rest}/v1/models/ours", timeout=30)
     old = ssl.create_default_context(cafile=certificates / "ca.crt")
@@ -275,8 +275,8 @@ def test_when_no_replica_answers_clients_may_try_again(start_edge, ask, kind, ke
     assert ask(alone, kind, key=key) == refused(kind, "UNAVAILABLE", 503, "no replica answers")
 
 
-def test_orders_do_not_pass(edge, certificates, key):
-    """The configuration is changed, and metrics are read, at the replicas only."""
+def test_calls_that_change_or_inspect_replicas_are_refused(edge, certificates, key):
+    """Reloading the configuration and reading metrics is possible only at the replicas."""
     credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
     with grpc.secure_channel(edge.grpc, credentials) as channel:
         reload: Any = channel.unary_unary(RELOAD, protos.ReloadConfigRequest.SerializeToString)
@@ -372,13 +372,13 @@ def test_paths_of_the_api_pass(status_of, path):
 
 
 @pytest.mark.parametrize("path", ALMOST)
-def test_no_other_spelling_of_a_path_passes(status_of, path):
+def test_other_spellings_of_a_path_are_refused(status_of, path):
     assert status_of(path) in (400, 404, 405)
 
 
 @hypothesis.given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join))
 @hypothesis.settings(max_examples=200)
-def test_whatever_passes_is_a_path_of_the_api(edge, status_of, path):
+def test_only_paths_of_the_api_pass(edge, status_of, path):
     if status_of(f"/{path}") not in (400, 404, 405):
         # A list of models is the gateway's, whose API has queries.
         assert re.fullmatch(r"v1/models(\?.*)?|v1/models/\w+(/versions/\d+|/labels/\w+)?(/metadata)?", path)
@@ -400,7 +400,7 @@ def test_whatever_passes_is_a_path_of_the_api(edge, status_of, path):
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     ],
 )
-def test_no_other_call_passes(edge, certificates, key, path):
+def test_calls_of_other_services_are_refused(edge, certificates, key, path):
     credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
     with grpc.secure_channel(edge.grpc, credentials) as channel:
         call: Any = channel.unary_unary(path)
@@ -410,7 +410,7 @@ def test_no_other_call_passes(edge, certificates, key, path):
     assert "404" in refused.value.details()  # the edge's own
 
 
-def test_compressed_messages_are_refused_since_nobody_knows_how_large_they_are(edge, certificates, key):
+def test_compressed_messages_are_refused_because_their_size_is_unknown(edge, certificates, key):
     credentials = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
     message, metadata = bytes(1_000_000), (("x-api-key", key),)
     with grpc.secure_channel(edge.grpc, credentials) as channel:
@@ -428,7 +428,7 @@ def test_compressed_messages_are_refused_since_nobody_knows_how_large_they_are(e
         ({}, iter([b"x"]), 411),  # in chunks, without a Content-Length
     ],
 )
-def test_bodies_whose_size_is_not_known_are_refused(edge, certificates, key, headers, data, status):
+def test_bodies_of_unknown_size_are_refused(edge, certificates, key, headers, data, status):
     answer = requests.post(
         f"{edge.rest}/v1/models/ours:predict",
         data=data,
@@ -479,7 +479,7 @@ def channel(certificates):
 
 
 def test_requests_are_spread_and_a_frozen_replica_gets_none(start_edge, two_replicas, ask, kind, key):
-    """A frozen process takes connections, since the kernel does so, and answers nothing."""
+    """A frozen process accepts connections, because the kernel does, and answers nothing."""
     edge = start_edge(*((it.grpc_port, it.rest_port) for it in two_replicas), patience="1s")
 
     def replicas(calls):
@@ -492,7 +492,7 @@ def test_requests_are_spread_and_a_frozen_replica_gets_none(start_edge, two_repl
     assert len(replicas(10)) == 2
     two_replicas[0].process.send_signal(signal.SIGSTOP)
     try:
-        # One request waits for it, until it has not answered three times; whoever sent it is told to ask again.
+        # One request waits for it, until it has not answered three times; its caller is asked to retry.
         answers = {ask(edge, kind, key=key) for _ in range(2)}
         assert answers <= {answered(kind), refused(kind, "UNAVAILABLE", 503, "no replica answers")}
         assert len(replicas(20)) == 1
@@ -501,7 +501,7 @@ def test_requests_are_spread_and_a_frozen_replica_gets_none(start_edge, two_repl
     until(lambda: len(replicas(4)) == 2)
 
 
-def test_a_replica_is_asked_all_the_same_where_none_has_both_models(start_edge, server, ask, kind, key):
+def test_a_replica_is_used_if_none_has_both_models(start_edge, server, ask, kind, key):
     half = start_edge(model="no-such-model")
     until(lambda: "has no server available" in (half.folder / "errors").read_text(encoding="utf-8"))
     assert ask(half, kind, key=key) == answered(kind)
@@ -515,7 +515,9 @@ def lines(edge):
     ]
 
 
-def test_an_answer_may_take_longer_than_a_part_of_a_body(start_edge, two_replicas, channel, key, tmp_path):
+def test_an_answer_may_take_longer_than_the_timeout_between_parts_of_a_body(
+    start_edge, two_replicas, channel, key, tmp_path
+):
     replicas = [(it.grpc_port, it.rest_port) for it in two_replicas]
     impatient = start_edge(*replicas, instead={"timeout client 10s": "timeout client 1s"})
     call = waiting(channel(impatient), key, tmp_path / "go")
@@ -524,7 +526,7 @@ def test_an_answer_may_take_longer_than_a_part_of_a_body(start_edge, two_replica
     call.result()
 
 
-def test_a_caller_may_not_ask_for_too_much_at_once(start_edge, two_replicas, channel, ask, key, pair, tmp_path):
+def test_a_caller_has_a_limited_number_of_requests_at_once(start_edge, two_replicas, channel, ask, key, pair, tmp_path):
     edge = start_edge(*((it.grpc_port, it.rest_port) for it in two_replicas), REQUESTS_AT_ONCE=2)
     files = [tmp_path / "first", tmp_path / "second"]
     calls = [waiting(channel(edge), key, file) for file in files]
@@ -541,7 +543,7 @@ def test_a_caller_may_not_ask_for_too_much_at_once(start_edge, two_replicas, cha
         until(lambda kind=kind: ask(edge, kind, key=key) == answered(kind))
 
 
-def test_large_bodies_that_never_end_hold_up_nobody(edge, certificates, ask, key, pair):
+def test_unfinished_large_bodies_do_not_delay_other_callers(edge, certificates, ask, key, pair):
     context = ssl.create_default_context(cafile=certificates / "ca.crt")
     head = f"POST /v1/models/ours:predict HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n"
     with ExitStack() as opened:
@@ -554,7 +556,7 @@ def test_large_bodies_that_never_end_hold_up_nobody(edge, certificates, ask, key
             assert ask(edge, kind, pair=pair, numbers=1_000_000) == answered(kind)  # a large one, of another
 
 
-def test_a_refused_body_that_never_ends_is_not_waited_for(start_edge, certificates):
+def test_the_edge_does_not_wait_for_the_end_of_a_refused_body(start_edge, certificates):
     impatient = start_edge(instead={"timeout server 10s": "timeout server 500ms"})
     context = ssl.create_default_context(cafile=certificates / "ca.crt")
     head = "POST /v1/models/ours:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n"
@@ -567,7 +569,7 @@ def test_a_refused_body_that_never_ends_is_not_waited_for(start_edge, certificat
             pass
 
 
-def test_the_log_tells_who_asked_what_and_never_what_was_sent(start_edge, ask, kind, key, pair):
+def test_the_log_has_caller_and_request_but_no_content(start_edge, ask, kind, key, pair):
     edge = start_edge()
     ask(edge, kind, key=key)
     ask(edge, kind, pair=pair)
@@ -590,7 +592,7 @@ def test_the_log_tells_who_asked_what_and_never_what_was_sent(start_edge, ask, k
         assert secret not in (edge.folder / "errors").read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_a_missing_certificate_is_named_with_what_to_do(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "CERTIFICATES": str(tmp_path), "TMPDIR": str(tmp_path)}
     done = subprocess.run(["sh", EDGE / "start.sh"], env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 1
@@ -598,7 +600,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "make-certificates" in done.stderr
 
 
-def test_certificates_are_readable_by_those_who_need_them_only(certificates):
+def test_certificates_are_readable_only_by_their_owner_and_never_overwritten(certificates):
     for file in certificates.rglob("*"):
         assert file.stat().st_mode & 0o077 == 0, file
     assert {file.name for file in (certificates / "edge").iterdir()} == {
@@ -619,8 +621,8 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         length = int(self.headers.get("content-length", 0))
-        told = {"path": self.path, "headers": dict(self.headers.items()), "bytes": len(self.rfile.read(length))}
-        body = json.dumps(told).encode()
+        received = {"path": self.path, "headers": dict(self.headers.items()), "bytes": len(self.rfile.read(length))}
+        body = json.dumps(received).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -666,9 +668,9 @@ class TestGateway:
     def test_its_api_is_for_those_with_a_key(self, call, key, pair, method, path):
         assert call(method, path, data=b"x" if method == "POST" else None).status_code == 401
         for who in ({"x-api-key": key}, {"Authorization": f"Bearer {key}"}):
-            told = call(method, path, headers=who, data=b"x" if method == "POST" else None).json()
-            assert told["path"] == path
-            assert not {"x-api-key", "authorization"} & {name.lower() for name in told["headers"]}
+            output = call(method, path, headers=who, data=b"x" if method == "POST" else None).json()
+            assert output["path"] == path
+            assert not {"x-api-key", "authorization"} & {name.lower() for name in output["headers"]}
         assert (
             call(method, path, cert=tuple(map(str, pair)), data=b"x" if method == "POST" else None).status_code == 200
         )

@@ -223,7 +223,7 @@ def test_a_configuration_file_is_read_again_only_when_it_is_polled(start_server,
     assert reading_once.states("tf1") == {VERSION: ("AVAILABLE", "OK")}
 
 
-def test_what_is_wrong_with_a_configuration_is_on_standard_error(tmp_path):
+def test_errors_of_a_configuration_are_on_standard_error(tmp_path):
     file = tmp_path / "bad.config"
     file.write_text("improperly formatted file\n", encoding="utf-8")
     command = [

@@ -1,4 +1,4 @@
-"""What the front ends can be told beyond their ports: a UNIX socket, channel arguments, the health service, CORS…"""
+"""Options of the front ends besides their ports: a UNIX socket, channel arguments, the health service, CORS…"""
 
 import json
 import socket
@@ -60,7 +60,7 @@ def test_channel_arguments_reach_grpc(optioned):
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_answers_are_bytes_if_asked_and_rest_is_not_concerned(optioned):
+def test_answers_are_packed_as_bytes_over_grpc_only(optioned):
     request = protos.PredictRequest(model_spec={"name": "tiny"})
     x = request.inputs["x"]
     x.dtype = protos.DataType.DT_FLOAT
@@ -80,7 +80,7 @@ def test_answers_are_bytes_if_asked_and_rest_is_not_concerned(optioned):
         ("regress", "classify", "regression signature method_name to be tensorflow/serving/regress"),
     ],
 )
-def test_with_its_flag_a_signature_answers_only_what_its_method_name_is_for(optioned, verb, signature, expected):
+def test_with_its_flag_a_signature_answers_only_the_method_that_it_names(optioned, verb, signature, expected):
     def ask(signature):
         body = json.dumps({"signature_name": signature, "examples": [{"x": [1.5, 2.5]}]})
         return requests.post(f"{optioned.url}/v1/models/tiny:{verb}", data=body, timeout=20)
@@ -89,14 +89,14 @@ def test_with_its_flag_a_signature_answers_only_what_its_method_name_is_for(opti
 
 
 @pytest.mark.parametrize("service", ["", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"])
-def test_the_health_service_says_that_the_server_and_each_of_its_services_serve(optioned, service):
+def test_the_health_service_reports_the_server_and_each_service_as_serving(optioned, service):
     stub = health_pb2_grpc.HealthStub(optioned.channel)
     request = health_pb2.HealthCheckRequest(service=service)
     assert stub.Check(request, timeout=20).status == SERVING
     assert next(iter(stub.Watch(request, timeout=20))).status == SERVING
 
 
-def test_the_health_of_a_service_that_is_not_there_is_not_found(optioned):
+def test_the_health_of_an_unknown_service_is_not_found(optioned):
     with pytest.raises(grpc.RpcError) as error:
         health_pb2_grpc.HealthStub(optioned.channel).Check(health_pb2.HealthCheckRequest(service="x"), timeout=20)
     assert error.value.code() is grpc.StatusCode.NOT_FOUND

@@ -1,4 +1,4 @@
-"""gRPC as clients meet it: the stock client, limits, and deadlines."""
+"""gRPC over connections: the official client, limits and deadlines."""
 
 import asyncio
 import threading
@@ -35,7 +35,7 @@ def test_the_official_client_works_unchanged(server):
 
 
 def outcome(call, *arguments):
-    """The status and the details that a call ends with."""
+    """Return the status and the details of a call."""
     try:
         call(*arguments)
     except grpc.RpcError as error:
@@ -62,7 +62,7 @@ def test_a_request_whose_deadline_passes_frees_its_thread(server, tmp_path):
     server.until(lambda: outcome(server.predict, "ours")[0] is grpc.StatusCode.OK)
 
 
-def test_a_message_that_is_none_is_an_error_of_that_request_alone(server):
+def test_an_invalid_message_is_an_error_of_that_request_alone(server):
     call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     assert outcome(call, b"\xff\xff\xff", 20) == (grpc.StatusCode.INTERNAL, "The request is not a PredictRequest")
 
@@ -72,7 +72,7 @@ def test_an_unknown_method_is_unimplemented(server):
     assert outcome(call, b"", 20)[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_message_larger_than_grpc_usually_takes_is_taken(server):
+def test_messages_above_the_default_limit_of_grpc_are_accepted(server):
     request = protos.PredictRequest()
     request.model_spec.name = "tiny"
     request.model_spec.signature_name = "mean"
@@ -122,7 +122,7 @@ class TestConcurrency:
         everybody = threading.Barrier(2 * 64)
 
         class Meeting(Predictor):
-            """Answers a prediction when all of them are there."""
+            """Answers predictions once all of them have arrived."""
 
             def predict(self, *_):
                 everybody.wait(60)

@@ -1,4 +1,4 @@
-"""Connections that make no progress: each is closed, with what was not finished on it."""
+"""Connections that make no progress are closed, together with their unfinished requests."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ CLOSED_FOR_STALLING = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncon
 
 
 class Api:
-    """Answers every request with as many bytes, once its gate is open."""
+    """Answers every request with a number of bytes, once its gate is open."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -87,7 +87,7 @@ def test_a_connection_that_waits_for_another_request_is_closed(api):
 
 
 @pytest.mark.parametrize("sent", [b"POST /", HEAD, HEAD + b"1"])
-def test_dripping_does_not_keep_a_connection_open(api, sent):
+def test_single_bytes_do_not_keep_a_connection_open(api, sent):
     async def use(reader, writer):
         writer.write(sent)
         answer = asyncio.create_task(reader.read())

@@ -1,4 +1,4 @@
-"""The image of the local model server: what goes into it, and what it is started with."""
+"""The image of the local model server: its content and its command."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def pins(path):
     return {(name, version): condition for name, version, condition, _ in PIN.findall(path.read_text(encoding="utf-8"))}
 
 
-def test_its_packages_are_pinned_by_hash_to_what_the_tests_run_with():
+def test_packages_of_the_image_are_pinned_by_hash_to_the_tested_versions():
     image, tested = pins(DOCKER / "requirements.lock"), pins(ROOT / "requirements.lock")
     assert len(image) == len(
         re.findall("^[a-z]", (DOCKER / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
@@ -36,14 +36,14 @@ def test_there_is_one_tensorflow_for_every_processor():
     assert not re.search(r"amd64|x86_64|aarch64|arm64|uname", DOCKERFILE.partition("ARG BASE_IMAGE")[2])
 
 
-def test_it_is_not_root_and_has_nothing_that_it_was_built_with():
+def test_the_image_does_not_run_as_root_and_holds_no_build_tools():
     _, final = DOCKERFILE.split("FROM $BASE_IMAGE\n")
     assert re.search(r"^USER 65534:65534$", final, re.MULTILINE)
     assert "pip" not in final
     assert "apt-get" not in final
 
 
-def test_nothing_says_where_packages_come_from():
+def test_no_file_of_the_image_names_a_package_index():
     for file in (
         DOCKER / "Dockerfile",
         DOCKER / "requirements.in",
@@ -53,7 +53,7 @@ def test_nothing_says_where_packages_come_from():
         assert not re.search(r"index-url\b|https?://(?!127\.0\.0\.1)", file.read_text(encoding="utf-8")), file
 
 
-def test_its_model_server_listens_on_every_address(tmp_path):
+def test_the_server_of_the_image_listens_on_every_address(tmp_path):
     program = tmp_path / "mien"
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
     program.chmod(0o755)

@@ -41,7 +41,7 @@ def test_classes_and_scores_are_paired():
     assert found == [[("a", 0.25), ("b", 0.75)], [("a", 1), ("b", 0)]]
 
 
-def test_either_of_them_is_enough():
+def test_a_classifier_may_have_only_classes_or_only_scores():
     only_classes = classify(Model(classes=ANY_CLASSES), "", TWO_EXAMPLES).classifications[0].classes
     only_scores = classify(Model(scores=ANY_SCORES + 3), "", TWO_EXAMPLES).classifications[0].classes
     assert [(one.label, one.score) for one in only_classes] == [("a", 0), ("b", 0)]
@@ -163,7 +163,7 @@ def test_a_context_that_becomes_gigabytes_once_each_example_has_a_copy_is_refuse
         ),
     ],
 )
-def test_a_signature_or_an_answer_that_does_not_fit_is_told(call, model, code, message):
+def test_an_unsuitable_signature_or_answer_is_an_error(call, model, code, message):
     with pytest.raises(StatusError) as error:
         call(model, "", TWO_EXAMPLES)
     assert error.value.code is Code[code]
@@ -171,7 +171,7 @@ def test_a_signature_or_an_answer_that_does_not_fit_is_told(call, model, code, m
 
 
 @pytest.mark.parametrize("call", [classify, regress])
-def test_an_unknown_signature_and_no_examples_are_told(call):
+def test_an_unknown_signature_and_missing_examples_are_errors(call):
     with pytest.raises(StatusError, match="INVALID_ARGUMENT: No signature was found with the name: nope"):
         call(Model(), "nope", TWO_EXAMPLES)
     model = Model(classes=ANY_CLASSES) if call is classify else Model(outputs=ANY_SCORES)
@@ -232,7 +232,7 @@ def test_several_tasks_are_answered_in_their_order_from_one_run():
         ),
     ],
 )
-def test_tasks_that_do_not_go_together_are_told(request_of, code, message):
+def test_incompatible_tasks_are_an_error(request_of, code, message):
     with pytest.raises(StatusError) as error:
         multi_inference(both_kinds(), 1, tasks(*request_of))
     assert (error.value.code, error.value.message) == (Code[code], message)

@@ -1,4 +1,4 @@
-"""JSON classify and regress: from JSON to examples, and what is said about values that no example can have."""
+"""JSON classify and regress: from JSON to examples, and the errors for values that an example cannot have."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_an_empty_list_is_a_feature_without_values():
     assert list(example.features.feature) == ["x"]
 
 
-def test_a_context_is_kept_apart():
+def test_the_context_is_not_part_of_the_examples():
     read = read_examples({"context": {"query": "pizza"}, "examples": [{"x": 1}, {}]}).example_list_with_context
     assert features(read.context) == {"query": ("bytes_list", [b"pizza"])}
     assert [features(example) for example in read.examples] == [{"x": ("int64_list", [1])}, {}]
@@ -65,7 +65,7 @@ def test_a_context_is_kept_apart():
         ({"examples": [{"x": {"b64": "***"}}]}, "Unable to base64 decode"),
     ],
 )
-def test_what_is_no_example_is_told_in_tensorflow_servings_words(document, message):
+def test_an_invalid_example_is_refused_in_tensorflow_servings_words(document, message):
     with pytest.raises(StatusError) as error:
         read_examples(document)
     assert (error.value.code, error.value.message) == (Code.INVALID_ARGUMENT, message)

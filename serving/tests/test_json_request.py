@@ -1,4 +1,4 @@
-"""JSON predict requests: values that are accepted, and what is said about the others.
+"""JSON predict requests: which values are accepted, and the errors for others.
 
 The recorded cases cover the common errors word by word; here is what they leave out.
 """
@@ -47,8 +47,8 @@ JSON_VALUES = st.one_of(
     st.lists(nested(JSON_VALUES), min_size=1, max_size=3),
     st.sampled_from(["FLOAT", "DOUBLE", "UINT8", "INT32", "INT64", "UINT64"]),
 )
-def test_the_quick_way_reads_what_the_careful_way_reads(instances, data_type):
-    """Booleans aside, which the quick way must not be shown."""
+def test_the_fast_reader_gives_the_same_result_as_the_careful_one(instances, data_type):
+    """Requests with booleans excepted, which the fast reader is never given."""
 
     def read(may_hold_booleans):
         try:
@@ -83,7 +83,7 @@ def test_small_integer_types_wrap_around_as_in_tensorflow_serving():
     assert rows([128], "INT8", may_hold_booleans=False).tolist() == [-128]
 
 
-def test_not_a_number_and_infinity_are_numbers():
+def test_nan_and_infinity_are_accepted():
     document = parse_object(b'{"instances": [NaN, Infinity, -Infinity, 1e50]}')
     inputs, _ = predict_inputs(document, infos(x="FLOAT"))
     np.testing.assert_array_equal(inputs["x"], np.array([np.nan, np.inf, -np.inf, np.inf], np.float32))
@@ -112,7 +112,7 @@ def test_bytes_without_a_name_go_to_the_first_input_and_the_others_are_missing()
     assert {name: values.tolist() for name, values in inputs.items()} == {"a": [b"a"]}
 
 
-def test_more_dimensions_than_an_array_has_are_no_tensor():
+def test_more_dimensions_than_numpy_supports_are_refused():
     deep: Any = 1
     for _ in range(70):
         deep = [deep]
@@ -188,7 +188,7 @@ def test_column_format_takes_bytes_without_a_list():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_in_tensorflow_servings_words(document, types, message):
+def test_an_invalid_request_is_refused_in_tensorflow_servings_words(document, types, message):
     for may_hold_booleans in (True, False):
         with pytest.raises(StatusError) as error:
             predict_inputs(document, infos(**types), may_hold_booleans)
@@ -215,7 +215,7 @@ def test_types_that_json_cannot_express_are_unimplemented():
         (b"\xef\xbb\xbf{", "JSON Parse error: Missing a name for object member. at offset: 4"),
     ],
 )
-def test_a_body_that_is_no_json_is_told_so(body, message):
+def test_a_body_that_is_not_json_is_refused(body, message):
     with pytest.raises(StatusError) as error:
         parse_object(body)
     assert error.value.message == message
@@ -246,7 +246,7 @@ def in_objects(document: Any, levels):
         in_objects(dict.fromkeys(map(str, range(10**5)), 1), 200),
     ],
 )
-def test_of_a_large_value_an_error_tells_how_it_begins(document):
+def test_an_error_shows_only_the_beginning_of_a_large_value(document):
     tracemalloc.start()
     try:
         assert len(text(document)) < 11_000

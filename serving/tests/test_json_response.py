@@ -29,7 +29,7 @@ def test_tensors_arrive_as_they_were_in_both_formats(array):
 
 
 @given(ARRAYS)
-def test_several_outputs_are_told_apart_by_name_in_both_formats(array):
+def test_several_outputs_are_named_in_both_formats(array):
     outputs = {"a": array, "b": np.arange(len(array))}
     columns = json.loads(predict_body(outputs, row_format=False))["outputs"]
     assert same(columns["a"], array)
@@ -91,7 +91,7 @@ def test_strings_that_are_not_utf_8_pass_through_as_they_are():
         ({"y": np.zeros(2, np.float16)}, "Failed to write JSON value for tensor type: half"),
     ],
 )
-def test_what_has_no_row_format_is_told_so(outputs, message):
+def test_an_output_without_a_row_format_is_an_error(outputs, message):
     with pytest.raises(StatusError) as error:
         predict_body({name: np.asarray(value) for name, value in outputs.items()}, row_format=True)
     assert error.value.message == message
@@ -103,5 +103,5 @@ def test_no_rows_are_an_empty_list(outputs):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_errors_are_json_whatever_they_say(message):
+def test_errors_are_valid_json_for_any_text(message):
     assert json.loads(error_body(message)) == {"error": message}

@@ -1,4 +1,4 @@
-"""deploy/k8s: what `kubectl kustomize` makes of it, against the published schemas, and setting by setting."""
+"""deploy/k8s as `kubectl kustomize` renders it: valid by the published schemas, and with the intended settings."""
 
 import argparse
 import json
@@ -39,14 +39,16 @@ SERVER, FETCH, UPDATE, KSERVE = "serving", "repository", "repository-updates", "
 def kubectl_problem():
     if shutil.which("kubectl") is None:
         return "kubectl is not installed"
-    told = subprocess.run(["kubectl", "version", "--client"], capture_output=True, encoding="utf-8", check=False).stdout
-    found = re.search(r"Kustomize Version: v(\d+)", told)
-    return "" if found and int(found[1]) >= 5 else f"kubectl is too old, its kustomize is not 5 or newer: {told!r}"
+    output = subprocess.run(
+        ["kubectl", "version", "--client"], capture_output=True, encoding="utf-8", check=False
+    ).stdout
+    found = re.search(r"Kustomize Version: v(\d+)", output)
+    return "" if found and int(found[1]) >= 5 else f"kubectl is too old, its kustomize is not 5 or newer: {output!r}"
 
 
 @cache
 def rendered(overlay):
-    """Every object that `kubectl apply -k` would send, by kind and name."""
+    """Return every object that `kubectl apply -k` would send, by kind and name."""
     if kubectl_problem():
         pytest.skip(kubectl_problem())
     done = subprocess.run(["kubectl", "kustomize", K8S / overlay], capture_output=True, encoding="utf-8", check=False)
@@ -60,7 +62,7 @@ def deployment(overlay):
 
 
 def pod(overlay):
-    """The pod's spec; of KServe's predictor, what of it is a pod's."""
+    """Return the pod's spec; of KServe's predictor, the fields that belong to a pod."""
     if overlay == "kserve":
         predictor = rendered(overlay)["InferenceService", "mien"]["spec"]["predictor"]
         return {key: value for key, value in predictor.items() if key not in PREDICTORS_OWN}
@@ -79,14 +81,14 @@ def server(overlay):
     return containers(overlay)[KSERVE if overlay == "kserve" else SERVER]
 
 
-def test_the_overlays_are_all_there_is():
+def test_every_kustomization_is_tested():
     found = {path.parent.relative_to(K8S).as_posix() for path in K8S.rglob("kustomization.yaml")}
     assert found == {*EVERYTHING, "base", "components/s3", "gateway"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", EVERYTHING)
-def test_every_object_is_as_kubernetes_publishes_it(overlay, version):
+def test_every_object_is_valid_by_the_schema_of_kubernetes(overlay, version):
     for found in rendered(overlay).values():
         if found["apiVersion"] == "serving.kserve.io/v1beta1":
             # Its schema is in no package that goes beside TensorFlow; that of the pod in it is Kubernetes' own.
@@ -95,7 +97,7 @@ def test_every_object_is_as_kubernetes_publishes_it(overlay, version):
             kubernetes_validate.validate(found, version, strict=True)
 
 
-def test_the_schemas_would_notice_a_misspelt_field():
+def test_the_schemas_refuse_a_misspelt_field():
     found = json.loads(json.dumps(rendered("overlays/production")["Deployment", "mien-serving"]))
     found["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
@@ -103,7 +105,7 @@ def test_the_schemas_would_notice_a_misspelt_field():
 
 
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PrometheusRule"])
-def test_what_is_for_the_prometheus_operator_is_as_that_publishes_it(kind):
+def test_objects_of_the_prometheus_operator_are_valid_by_its_schema(kind):
     found = rendered("overlays/production")[kind, "mien-serving"]
     # The models leave out what they do not know.
     read = getattr(prometheus_operator, kind).model_validate(found)
@@ -111,7 +113,7 @@ def test_what_is_for_the_prometheus_operator_is_as_that_publishes_it(kind):
 
 
 @pytest.mark.parametrize("overlay", EVERYTHING)
-def test_it_is_all_in_one_namespace_that_refuses_pods_with_privileges(overlay):
+def test_all_objects_are_in_one_namespace_with_restricted_pods(overlay):
     [namespace] = [found for (kind, _), found in rendered(overlay).items() if kind == "Namespace"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for (kind, _), found in rendered(overlay).items():
@@ -121,7 +123,7 @@ def test_it_is_all_in_one_namespace_that_refuses_pods_with_privileges(overlay):
 
 @pytest.mark.parametrize("overlay", EVERYTHING)
 class TestLocked:
-    def test_nobody_has_rights_in_the_cluster(self, overlay):
+    def test_no_role_or_service_account_token_is_used(self, overlay):
         kinds = {kind for kind, _ in rendered(overlay)}
         assert not kinds & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
         assert pod(overlay)["automountServiceAccountToken"] is False
@@ -129,7 +131,7 @@ class TestLocked:
             assert rendered(overlay)["ServiceAccount", "mien-serving"]["automountServiceAccountToken"] is False
             assert pod(overlay)["serviceAccountName"] == "mien-serving"
 
-    def test_the_pod_is_nobodys_and_filters_system_calls(self, overlay):
+    def test_the_pod_runs_as_nobody_with_the_default_seccomp_profile(self, overlay):
         security = pod(overlay)["securityContext"]
         assert security["runAsNonRoot"] is True
         assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == 65534
@@ -155,7 +157,7 @@ class TestLocked:
             assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
 
-    def test_the_server_can_write_nothing_but_its_scratch(self, overlay):
+    def test_the_server_can_write_only_its_scratch_folder(self, overlay):
         writable = [mount["name"] for mount in server(overlay)["volumeMounts"] if not mount.get("readOnly")]
         assert writable == ["tmp"]
         [scratch] = [volume for volume in pod(overlay)["volumes"] if volume["name"] == "tmp"]
@@ -182,7 +184,7 @@ class TestReadiness:
             [config] = [found for (kind, _), found in rendered(overlay).items() if kind == "ConfigMap" and ready(found)]
             assert compose_health_check() in ready(config)
 
-    def test_there_is_time_to_load_and_then_none_to_waste(self, overlay):
+    def test_a_pod_has_five_minutes_to_start_and_is_then_probed_every_few_seconds(self, overlay):
         start, readiness = server(overlay)["startupProbe"], server(overlay)["readinessProbe"]
         assert start["periodSeconds"] * start["failureThreshold"] == 300
         assert readiness["periodSeconds"] * readiness["failureThreshold"] <= 10
@@ -194,19 +196,19 @@ class TestReadiness:
         start = server(overlay)["startupProbe"]
         assert 0 < retries_s < start["periodSeconds"] * start["failureThreshold"] / 5
 
-    def test_a_server_is_killed_for_silence_only(self, overlay):
+    def test_liveness_fails_only_if_the_server_does_not_answer(self, overlay):
         probe = server(overlay)["livenessProbe"]
         assert probe["grpc"] == {"port": 8500}
         assert "--enable_grpc_healthcheck_service=true" in server(overlay)["args"]
         assert probe["periodSeconds"] * probe["failureThreshold"] == 60
 
-    def test_callers_learn_that_it_goes_before_it_goes(self, overlay):
+    def test_a_pod_leaves_its_service_before_its_server_stops(self, overlay):
         program, seconds = server(overlay)["lifecycle"]["preStop"]["exec"]["command"]
         assert program == "sleep"
         assert 10 <= int(seconds) <= pod(overlay)["terminationGracePeriodSeconds"] - 30
 
     def test_sigterm_reaches_the_server(self, overlay, tmp_path):
-        """As the first process of a namespace, where a process without a handler for it does not get it."""
+        """The server is the first process of its namespace, which gets SIGTERM only if it has a handler for it."""
         if os.geteuid() or shutil.which("unshare") is None:
             pytest.skip("only root on Linux can make a process namespace")
         stand_in = tmp_path / "tensorflow_model_server"
@@ -260,7 +262,7 @@ def server_flags(overlay):
 
 
 @pytest.mark.parametrize("overlay", EVERYTHING)
-def test_the_server_understands_its_flags(overlay):
+def test_the_server_accepts_its_flags(overlay):
     flags = server_flags(overlay)
     assert (flags.port, flags.rest_api_port) == (8500, 8501)
     assert {port["containerPort"] for port in server(overlay)["ports"]} == {8500, 8501}
@@ -276,7 +278,7 @@ def test_the_server_understands_its_flags(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_was_rolled_out_is_not_set_back_by_applying_the_overlay_again(overlay):
+def test_applying_an_overlay_again_does_not_undo_a_rollout(overlay):
     assert ("ConfigMap", ROLLED_OUT) not in rendered(overlay)
     create = f"kubectl -n mien create configmap {ROLLED_OUT} --from-file=mien/deploy/k8s/models.config"
     assert create in (K8S / "README.md").read_text(encoding="utf-8")
@@ -357,7 +359,7 @@ class TestEveryOverlay:
         assert service["clusterIP"] == "None"
         assert not service.get("publishNotReadyAddresses")
 
-    def test_only_clients_and_prometheus_get_in(self, overlay):
+    def test_only_clients_and_prometheus_may_connect_to_servers(self, overlay):
         policy = rendered(overlay)["NetworkPolicy", "mien-serving"]["spec"]
         assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
         client = {"podSelector": {"matchLabels": {"mien-client": "true"}}}
@@ -372,12 +374,12 @@ class TestEveryOverlay:
         ]
         assert [port["port"] for port in prometheus["ports"]] == [8501]
 
-    def test_servers_get_nowhere(self, overlay):
+    def test_servers_may_not_open_connections(self, overlay):
         assert rendered(overlay)["NetworkPolicy", "mien-serving"]["spec"]["egress"] == []
         policies = {name for kind, name in rendered(overlay) if kind == "NetworkPolicy"}
         assert policies <= {"mien-serving", "mien-serving-storage"}
 
-    def test_a_rollout_restarts_nothing_and_a_new_setting_everything(self, overlay):
+    def test_a_rollout_restarts_no_pod_and_a_new_setting_restarts_all(self, overlay):
         names = {volume["configMap"]["name"] for volume in pod(overlay)["volumes"] if "configMap" in volume}
         assert ROLLED_OUT in names
         assert any(re.fullmatch(r"mien-serving-[a-z0-9]{10}", name) for name in names)
@@ -386,7 +388,7 @@ class TestEveryOverlay:
 
 @pytest.mark.parametrize("overlay", ["overlays/production", "overlays/gpu"])
 class TestProduction:
-    def test_it_grows_with_work_and_with_waiting(self, overlay):
+    def test_replicas_are_added_for_load_and_for_waiting_requests(self, overlay):
         autoscaler = rendered(overlay)["HorizontalPodAutoscaler", "mien-serving"]["spec"]
         assert autoscaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "mien-serving"}
         assert autoscaler["minReplicas"] == 3
@@ -399,7 +401,7 @@ class TestProduction:
             waiting["pods"]["target"]["averageValue"] == {"overlays/production": "32", "overlays/gpu": "256"}[overlay]
         )
 
-    def test_requests_in_flight_are_recorded_and_handed_on_by_that_name(self, overlay):
+    def test_requests_in_flight_are_recorded_under_the_name_that_the_autoscaler_uses(self, overlay):
         [group] = rendered(overlay)["PrometheusRule", "mien-serving"]["spec"]["groups"]
         assert [rule["record"] for rule in group["rules"]] == ["mien_requests_in_flight"]
         adapter = yaml.safe_load(
@@ -409,18 +411,18 @@ class TestProduction:
         assert rule["name"]["matches"] == "mien_requests_in_flight"
         assert rule["seriesQuery"].startswith("mien_requests_in_flight{")
 
-    def test_nodes_are_emptied_one_replica_at_a_time(self, overlay):
+    def test_a_disruption_removes_one_replica_at_a_time(self, overlay):
         budget = rendered(overlay)["PodDisruptionBudget", "mien-serving"]["spec"]
         assert budget["maxUnavailable"] == 1
         assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
-    def test_no_node_has_two_while_another_has_none(self, overlay):
+    def test_replicas_are_spread_evenly_over_nodes(self, overlay):
         assert [found["whenUnsatisfiable"] for found in pod(overlay)["topologySpreadConstraints"]] == [
             "ScheduleAnyway",
             "DoNotSchedule",
         ]
 
-    def test_prometheus_meets_every_pod_once(self, overlay):
+    def test_prometheus_scrapes_every_pod_once(self, overlay):
         monitor = rendered(overlay)["ServiceMonitor", "mien-serving"]["spec"]
         [endpoint] = monitor["endpoints"]
         services = [found for (kind, _), found in rendered(overlay).items() if kind == "Service"]
@@ -431,7 +433,7 @@ class TestProduction:
         assert monitor["selector"]["matchLabels"].items() <= kept[0]["metadata"]["labels"].items()
         assert endpoint["port"] in {port["name"] for port in kept[0]["spec"]["ports"]}
 
-    def test_models_are_fetched_before_the_server_starts_and_then_looked_for(self, overlay):
+    def test_models_are_fetched_before_the_server_starts_and_then_periodically(self, overlay):
         first, updates = containers(overlay)[FETCH], containers(overlay)[UPDATE]
         assert [found["name"] for found in pod(overlay)["initContainers"]] == [FETCH]
         sync = ["mien", "repository", "sync", "$(MODELS_URL)", "/models"]
@@ -441,18 +443,18 @@ class TestProduction:
         assert models == {"name": "models", "emptyDir": {"sizeLimit": "4Gi"}}
         assert rendered(overlay)["ConfigMap", "mien-models-storage"]["data"]["MODELS_URL"].startswith("s3://")
 
-    def test_only_what_fetches_has_the_credentials(self, overlay):
+    def test_only_the_containers_that_fetch_have_the_credentials(self, overlay):
         holders = {name for name, found in containers(overlay).items() if "secretRef" in json.dumps(found)}
         assert holders == {FETCH, UPDATE}
 
-    def test_fetching_needs_names_and_tls_and_nothing_else(self, overlay):
+    def test_fetching_may_connect_only_to_dns_and_https(self, overlay):
         names, tls = rendered(overlay)["NetworkPolicy", "mien-serving-storage"]["spec"]["egress"]
         assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}
         assert names["to"][0]["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
         assert tls["ports"] == [{"port": 443, "protocol": "TCP"}]
 
 
-def test_a_gpu_is_asked_for_and_given_large_batches():
+def test_the_gpu_overlay_requests_a_gpu_and_has_large_batches():
     gpu = server("overlays/gpu")
     assert gpu["image"] == f"{server('overlays/production')['image']}-gpu"
     assert gpu["resources"]["limits"]["nvidia.com/gpu"] == "1"

@@ -72,7 +72,7 @@ def test_a_new_version_takes_over_while_requests_run_and_none_of_them_fails(serv
         return answers
 
     def watch():
-        """Whether some version was available, at every moment that was looked at."""
+        """Watch whether some version is available at every observed moment."""
         seen = keep(lambda: server.states("swap"))
         return all("AVAILABLE" in dict(states.values()) for states in seen)
 
@@ -94,7 +94,7 @@ def test_a_new_version_takes_over_while_requests_run_and_none_of_them_fails(serv
     assert server.states("swap") == {2: ("AVAILABLE", "OK"), 1: ("END", "OK")}
 
 
-def test_a_broken_version_leaves_the_old_one_serving_and_tells_why_it_ended(server, repository, publish, broken):
+def test_a_broken_version_leaves_the_old_one_serving_and_reports_why_it_ended(server, repository, publish, broken):
     publish(repository / "broken", 2, source=broken)
     server.until(lambda: server.states("broken").get(2, ("",))[0] == "END")
     assert server.predict("broken") == 1
@@ -191,7 +191,7 @@ def test_a_label_moves_only_to_a_version_that_is_available(server, config, repos
     assert ask_stable() == 400
 
 
-def test_sigterm_answers_what_is_in_flight_and_ends_with_status_0(start_server, repository, tmp_path):
+def test_on_sigterm_requests_in_flight_are_answered_and_the_status_is_0(start_server, repository, tmp_path):
     server = start_server("--model_name=m", f"--model_base_path={repository / 'labels'}")
     over_grpc = server.wait_for_file("m", tmp_path / "grpc")
     with ThreadPoolExecutor() as pool:

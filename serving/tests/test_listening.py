@@ -1,4 +1,4 @@
-"""Where the server listens: addresses, ports and sockets, and what it says when it cannot."""
+"""Where the server listens (addresses, ports and sockets), and its errors when it cannot."""
 
 import socket
 import sys
@@ -16,14 +16,14 @@ ANY_VERSION = "--model_base_path=/models"
 
 
 def complaint(capsys, *arguments):
-    """The reason that a start that fails prints."""
+    """Return the reason that a failing start prints."""
     assert main(["serve", ANY_VERSION, *map(str, arguments)]) == 255
     (line,) = capsys.readouterr().err.splitlines()
     return line.removeprefix("Failed to start server. Error: ")
 
 
 def answers(server, address):
-    """Whether gRPC and REST answer at an address."""
+    """Return whether gRPC and REST answer at an address."""
     literal = f"[{address}]" if ":" in address else address
     with grpc.insecure_channel(f"{literal}:{server.grpc_port}") as channel:
         try:
@@ -40,7 +40,7 @@ def answers(server, address):
 
 
 def listening_ports(pid):
-    """The TCP ports on which a process listens, as Linux tells them."""
+    """Return the TCP ports on which a process listens, according to Linux."""
     sockets = {file.readlink().name for file in Path(f"/proc/{pid}/fd").iterdir()}
     ports = set()
     for table in ("tcp", "tcp6"):
@@ -99,7 +99,7 @@ class TestHost:
             ("", "--host is empty; "),
         ],
     )
-    def test_a_name_or_an_address_of_no_use_is_named(self, capsys, host, reason):
+    def test_an_unusable_name_or_address_is_named(self, capsys, host, reason):
         line = complaint(capsys, f"--host={host}")
         assert line.startswith(f"INVALID_ARGUMENT: {reason}")
         assert "expected an address or a name of this machine, or 0.0.0.0 for all" in line
@@ -132,7 +132,7 @@ class TestSocket:
 
         return start
 
-    def test_with_port_0_the_socket_is_the_only_way_to_call_grpc(self, base_path, folder):
+    def test_with_port_0_grpc_listens_only_on_the_socket(self, base_path, folder):
         with LocalModelServer({"m": base_path}, flags=[f"--grpc_socket_path={folder}/s"]) as server:
             assert server.grpc_address == f"unix:{folder}/s"
             with grpc.insecure_channel(server.grpc_address) as channel:
@@ -159,12 +159,12 @@ class TestSocket:
         (folder / "file").touch()
         assert refusal(folder / "file" / "s") == "not a directory; choose another path"
 
-    def test_a_socket_that_a_server_left_behind_is_no_hindrance(self, folder):
+    def test_a_socket_that_a_server_left_behind_is_replaced(self, folder):
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(f"{folder}/s")
         check_socket(f"{folder}/s")
         assert (folder / "s").is_socket()  # gRPC replaces it when the models are loaded, not before.
 
-    def test_looking_leaves_nothing_behind(self, folder):
+    def test_checking_a_socket_creates_no_file(self, folder):
         check_socket(f"{folder}/s")
         assert not list(folder.iterdir())

@@ -1,4 +1,4 @@
-"""The library: a block in which models are served, and the pytest fixture that goes with it."""
+"""`LocalModelServer`, which serves models within a block, and its pytest fixture."""
 
 import subprocess
 import sys
@@ -29,12 +29,12 @@ def test_models_can_be_asked_when_the_block_starts_and_are_gone_after_it(conform
         server.rest_url  # noqa: B018
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path):
+def test_a_server_that_cannot_start_raises_the_reason(tmp_path):
     with pytest.raises(LocalModelServerError, match=r"^Failed to start server\. Error: NOT_FOUND: .*; No such file"):
         LocalModelServer(tmp_path / "no.config").start()
 
 
-def test_a_server_that_does_not_become_ready_is_given_up(tmp_path):
+def test_a_server_that_does_not_become_ready_in_time_is_stopped(tmp_path):
     with pytest.raises(LocalModelServerError, match="The server was not ready within 1 s"):
         LocalModelServer({"m": tmp_path / "never"}, start_timeout_s=1).start()
 

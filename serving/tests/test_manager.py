@@ -1,4 +1,4 @@
-"""The manager: available is what is aspired, and nothing goes away before its successor is there."""
+"""The manager makes aspired versions available, and unloads no version before its successor is available."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ AVAILABLE, LOADING, START, END = State.AVAILABLE, State.LOADING, State.START, St
 
 
 class Loaded:
-    """Stands for a loaded SavedModel: the manager only ever closes it."""
+    """Stands for a loaded SavedModel, which the manager only closes."""
 
     def __init__(self, version, on_close=lambda version: None):
         self.version = version
@@ -50,7 +50,7 @@ def until(condition):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads priorities of their own")
-def test_what_is_served_comes_before_what_is_loaded():
+def test_versions_load_at_a_lower_priority_while_another_is_served():
     niceness = {}
 
     def load(servable_id, path):
@@ -90,7 +90,7 @@ class TestPolicy:
 
 @settings(max_examples=50)
 @given(st.lists(st.sets(st.integers(1, 5)), min_size=1, max_size=6))
-def test_available_becomes_what_is_aspired_and_the_model_never_goes_away_in_between(steps):
+def test_aspired_versions_become_available_without_a_gap(steps):
     unavailable_at_close: list[Any] = []
     aspired: set[int] = set()
 
@@ -118,14 +118,14 @@ def test_a_request_gets_the_latest_version_or_the_one_it_names():
 
 
 @pytest.mark.parametrize(("version", "request_text"), [(None, "Latest(m)"), (9, "Specific(m, 9)")])
-def test_a_request_for_what_is_not_available_is_told_so(version, request_text):
+def test_a_request_for_an_unavailable_version_is_an_error(version, request_text):
     with pytest.raises(StatusError) as error, manager_of().handle("m", version):
         pass
     assert error.value.code is Code.NOT_FOUND
     assert error.value.message == f"Servable not found for request: {request_text}"
 
 
-def test_a_version_is_closed_when_the_last_request_that_holds_it_lets_go():
+def test_a_version_is_closed_when_its_last_request_has_ended():
     manager = manager_of()
     aspire(manager, 1)
     manager.wait_until_available(["m"], "servable(s)")
@@ -139,7 +139,7 @@ def test_a_version_is_closed_when_the_last_request_that_holds_it_lets_go():
     assert first.closed
 
 
-def test_a_failed_load_is_tried_again():
+def test_a_failed_load_is_retried():
     attempts: list[Any] = []
 
     def load(servable_id, path):
@@ -170,7 +170,7 @@ def test_a_version_that_cannot_be_loaded_ends_with_the_error_and_the_old_one_sta
     until(lambda: states(manager) == {3: AVAILABLE, 2: END, 1: END})
 
 
-def test_a_loader_that_fails_in_an_unforeseen_way_ends_the_version_too():
+def test_an_unexpected_exception_of_a_loader_ends_the_version():
     def load(servable_id, path):
         raise ZeroDivisionError("oops")
 
@@ -300,7 +300,7 @@ def test_a_version_that_is_taken_back_before_its_turn_is_never_loaded():
     manager.stop()
 
 
-def test_waiting_for_models_tells_which_of_them_failed_and_why():
+def test_waiting_for_models_reports_which_failed_and_why():
     def load(servable_id, path):
         raise StatusError(Code.NOT_FOUND, "no such model")
 
@@ -314,7 +314,7 @@ def test_waiting_for_models_tells_which_of_them_failed_and_why():
     )
 
 
-def test_versions_load_one_after_the_other_unless_told_otherwise():
+def test_by_default_versions_load_one_after_the_other():
     loading, most = set(), []
 
     def load(servable_id, path):

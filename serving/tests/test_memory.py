@@ -1,4 +1,4 @@
-"""What requests leave behind: nothing, without the help of the garbage collector."""
+"""Requests leave nothing in memory, even without the garbage collector."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ class Tensor:
 
 @pytest.fixture
 def made(monkeypatch):
-    """Weak references to all tensors; the collector does not run."""
+    """Yield weak references to all tensors, while the garbage collector is off."""
     references = []
     monkeypatch.setattr(Tensor, "__init__", lambda self: references.append(weakref.ref(self)))
     logging.disable()  # What pytest records of a log keeps the tracebacks.
@@ -64,7 +64,7 @@ def alive(references):
 
 @pytest.mark.parametrize("function", [refused, refused_because_of_another_error, failed])
 @pytest.mark.parametrize("refusal", [None, "busy"])
-def test_a_refused_request_leaves_nothing(made, function, refusal):
+def test_a_refused_request_leaves_nothing_in_memory(made, function, refusal):
     async def ask():
         workers = Workers("test", 1, refusal)
         tensor = Tensor()
@@ -79,7 +79,7 @@ def test_a_refused_request_leaves_nothing(made, function, refusal):
 
 @pytest.mark.parametrize("examples", [1, 3, 4, 1000])
 @pytest.mark.parametrize("function", [refused, failed])
-def test_a_request_whose_batch_is_refused_leaves_nothing(made, examples, function):
+def test_a_request_whose_batch_is_refused_leaves_nothing_in_memory(made, examples, function):
     scheduler = BatchScheduler(1)
     options = BatchingOptions(max_batch_size=2, max_enqueued_batches=3)
 
@@ -97,7 +97,7 @@ def test_a_request_whose_batch_is_refused_leaves_nothing(made, examples, functio
     assert not alive(made)
 
 
-def test_an_answered_batch_is_not_kept_until_the_next(made):
+def test_an_answered_batch_is_freed_before_the_next(made):
     scheduler = BatchScheduler(1)
     feeds = [np.zeros(10)]
     reference = weakref.ref(feeds[0])

@@ -74,17 +74,17 @@ def test_latencies_of_answered_requests_are_a_histogram_in_microseconds(measured
     assert found[":tensorflow:serving:request_latency_count", *status_of_model] == 1
 
 
-def test_the_time_in_tensorflow_is_told_apart(measured):
+def test_the_time_in_tensorflow_is_measured_separately(measured):
     labels = (("API", "Predict"), ("model_name", "tiny"), ("runtime", "TF1"))
     assert samples(measured)[":tensorflow:serving:runtime_latency_count", *labels] == 3
 
 
-def test_a_query_is_no_part_of_the_path(measured):
+def test_a_path_with_a_query_is_refused(measured):
     answer = requests.get(f"{measured.url}{PATH}?x=1", timeout=20)
     assert (answer.status_code, answer.text) == (400, f"Unexpected path: {PATH}?x=1. Should be {PATH}")
 
 
-def test_a_reload_tells_by_how_much_counters_have_grown(measured, conformance_models, publish):
+def test_a_reload_reports_by_how_much_counters_have_grown(measured, conformance_models, publish):
     publish(conformance_models / "counted", 1)
     request = protos.ReloadConfigRequest(
         metric_names=["/tensorflow/cc/saved_model/load_attempt_count", "/tensorflow/core/graph_runs", "/no/such"]
@@ -128,7 +128,7 @@ def test_warm_up_records_are_counted_by_model_path():
     assert b':tensorflow:serving:model_warmup_records_read{model_path="/models/m/1"} 2.0\n' in metrics.page()
 
 
-def test_the_page_is_nowhere_by_default(server):
+def test_by_default_there_is_no_metrics_page(server):
     assert requests.get(server.url + PATH, timeout=20).status_code == 404
 
 

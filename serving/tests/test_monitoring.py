@@ -1,4 +1,4 @@
-"""What deploy/monitoring tells operators, asked of a real Prometheus that scrapes a real server."""
+"""The alerts and the dashboard of deploy/monitoring, on a real Prometheus that scrapes a real server."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def busy(start_server, publish, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(busy, tmp_path_factory):
-    """Asks a Prometheus with the product's own configuration, but for where the server is and how often it looks."""
+    """Return a function that queries a Prometheus with the product's configuration, except for target and interval."""
     folder = shutil.copytree(MONITORING / "prometheus", tmp_path_factory.mktemp("prometheus") / "etc")
     config = yaml.safe_load((folder / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -106,7 +106,7 @@ def ask(busy, tmp_path_factory):
 
 
 def asked(busy):
-    """Some requests of each outcome."""
+    """Make some requests of each outcome."""
     for _ in range(3):
         busy.predict("ours")
     requests.post(f"{busy.url}/v1/models/ours:predict", data='{"instances": ["text"]}', timeout=20)
@@ -127,22 +127,22 @@ def test_every_panel_of_the_dashboard_has_data(busy, ask, panel):
     busy.until(has_data)
 
 
-def test_every_alert_can_be_evaluated_and_the_bad_version_is_told_of(busy, ask):
-    def told():
+def test_every_alert_can_be_evaluated_and_the_bad_version_raises_one(busy, ask):
+    def rules_once_one_fires():
         answer = ask("rules")
         rules = {rule["name"]: rule for rule in answer["groups"][0]["rules"]} if answer and answer["groups"] else {}
         assert not any(rule.get("lastError") for rule in rules.values())
         return rules and rules["MienLoadFailed"]["state"] == "firing" and rules
 
-    busy.until(told)
-    rules = told()
+    busy.until(rules_once_one_fires)
+    rules = rules_once_one_fires()
     assert {rule["name"] for rule in rules.values()} == {alert["alert"] for alert in ALERTS}
     assert rules["MienNoReplica"]["state"] == "inactive"
     [firing] = rules["MienLoadFailed"]["alerts"]
     assert firing["labels"]["model_path"].endswith("/ours/2")
 
 
-def test_only_metrics_that_tensorflow_serving_has_are_asked_for():
+def test_alerts_and_panels_use_only_metrics_of_tensorflow_serving():
     """Their names are in its sources: tensorflow_serving/servables/tensorflow/util.cc, batching/batching_session.cc,
     and tensorflow/cc/saved_model/loader.cc, tensorflow/core/common_runtime/metrics.cc.
     """
@@ -162,7 +162,7 @@ def test_only_metrics_that_tensorflow_serving_has_are_asked_for():
     }
 
 
-def test_the_dashboard_is_one_that_grafana_provisions():
+def test_grafana_can_provision_the_dashboard():
     [source] = yaml.safe_load(
         (MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
     )["datasources"]

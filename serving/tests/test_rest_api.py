@@ -35,7 +35,7 @@ def test_a_request_that_takes_too_long_is_answered_504(api, tmp_path):
     assert (answer.status, json.loads(answer.body)) == (504, {"error": "Timed out waiting for notification"})
 
 
-def test_the_model_is_asked_once_per_request(api):
+def test_the_model_is_run_once_per_request(api):
     answer = api.answer(HttpRequest("POST", "/v1/models/m:predict", b'{"instances": [1, 2]}'))
     assert (answer.status, json.loads(answer.body)) == (200, {"predictions": [2.0, 3.0]})
 
@@ -48,13 +48,13 @@ def test_a_body_that_is_nested_too_deeply_is_refused(api, body):
 
 @pytest.mark.parametrize("path", ["/versions/{}", "/versions/{}/metadata", "/versions/{}:predict"])
 @pytest.mark.parametrize("version", [str(2**63), "9" * 5000])
-def test_a_version_that_none_can_have_is_a_bad_request(api, path, version):
+def test_an_impossible_version_number_is_a_bad_request(api, path, version):
     method = "POST" if path.endswith("predict") else "GET"
     answer = api.answer(HttpRequest(method, "/v1/models/m" + path.format(version), b"{}"))
     assert (answer.status, answer.body) == (400, b"")
 
 
-def test_zeros_before_a_version_do_not_count(api):
+def test_leading_zeros_of_a_version_are_ignored(api):
     assert api.answer(HttpRequest("GET", f"/v1/models/m/versions/{'0' * 5000}1", b"")).status == 200
 
 

@@ -1,4 +1,4 @@
-"""REST as clients meet it: addresses, encodings, and what the recorded cases leave out."""
+"""REST over HTTP: paths, encodings, and other cases that are not among the recorded ones."""
 
 import gzip
 import json
@@ -49,24 +49,24 @@ def test_a_query_string_is_part_of_the_name(server):
     assert post(server, "/v1/models/tiny:predict?x=1").status_code == 400
 
 
-def test_a_version_that_no_version_can_have_is_answered_without_words(server):
+def test_an_impossible_version_number_is_answered_with_an_empty_body(server):
     answer = post(server, f"/v1/models/tiny/versions/{2**63}:predict")
     assert (answer.status_code, answer.content) == (400, b"")
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PATCH", "OPTIONS"])
-def test_other_methods_are_malformed_requests(server, method):
+def test_wrong_methods_are_malformed_requests(server, method):
     assert requests.request(method, f"{server.url}/v1/models/tiny", timeout=20).status_code == 400
 
 
 @pytest.mark.parametrize("method", ["TRACE", "PROPFIND"])
-def test_methods_that_are_not_let_through_are_an_html_page(server, method):
+def test_unsupported_methods_are_answered_with_an_html_page(server, method):
     answer = requests.request(method, f"{server.url}/v1/models/tiny", timeout=20)
     assert (answer.status_code, answer.headers["Content-Type"]) == (501, "text/html")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/metrics", "/v2/models/tiny:predict", "/monitoring/prometheus/metrics"])
-def test_what_is_not_the_api_is_an_html_page(server, path):
+def test_paths_outside_of_the_api_are_answered_with_an_html_page(server, path):
     answer = requests.get(server.url + path, timeout=20)
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html")
     assert "404 Not Found" in answer.text
@@ -79,7 +79,7 @@ def test_a_body_may_be_compressed(server):
     assert answer.json() == PREDICTED
 
 
-def test_a_body_that_only_claims_to_be_compressed_is_taken_for_empty(server):
+def test_a_body_that_is_not_compressed_as_declared_is_treated_as_empty(server):
     answer = post(server, "/v1/models/tiny:predict", headers={"Content-Encoding": "gzip"})
     assert answer.json() == {"error": "JSON Parse error: The document is empty"}
 
@@ -94,7 +94,7 @@ def test_integers_are_exact_both_ways(server):
     assert answer.json()["outputs"]["b_plus"] == [2**62 + 2]
 
 
-def test_metadata_tells_the_signatures_of_the_version_asked_for(server):
+def test_metadata_has_the_signatures_of_the_requested_version(server):
     answer = requests.get(f"{server.url}/v1/models/tiny/versions/1/metadata", timeout=20).json()
     assert answer["model_spec"] == {"name": "tiny", "version": "1", "signature_name": ""}
     inputs = answer["metadata"]["signature_def"]["signature_def"]["mean"]["inputs"]
@@ -127,7 +127,7 @@ def test_more_requests_than_threads_wait_for_their_turn(server, tmp_path):
 @pytest.mark.parametrize(
     "garbage", [b"\x00" * 100, b"GET /\r\n\r\n", b"POST /v1 HTTP/1.1\r\nContent-Length: 10\r\n\r\nab", b""]
 )
-def test_garbage_on_a_port_disturbs_nobody(server, port, garbage):
+def test_invalid_bytes_on_a_port_do_not_affect_other_callers(server, port, garbage):
     with socket.create_connection(("127.0.0.1", getattr(server, port)), timeout=20) as connection:
         connection.sendall(garbage)
         assert post(server, "/v1/models/tiny:predict").json() == PREDICTED

@@ -56,7 +56,7 @@ def half_plus_three(start_server, tmp_path_factory):
         ),
     ],
 )
-def test_a_line_of_the_guide(half_plus_three, line, answer):
+def test_a_curl_line_of_the_guide_is_answered_as_it_says(half_plus_three, line, answer):
     command = shlex.split(line.replace("localhost:8501", f"localhost:{half_plus_three.rest_port}"))
     printed = subprocess.run(
         [*command, "--silent"], capture_output=True, encoding="utf-8", timeout=60, check=True
@@ -64,7 +64,7 @@ def test_a_line_of_the_guide(half_plus_three, line, answer):
     assert json.loads(printed) == answer
 
 
-def test_the_guides_metadata_line(half_plus_three):
+def test_the_guides_metadata_request_is_answered(half_plus_three):
     line = f"curl --silent http://localhost:{half_plus_three.rest_port}/v1/models/half_plus_three/metadata"
     printed = subprocess.run(shlex.split(line), capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
     metadata = json.loads(printed)
@@ -72,7 +72,7 @@ def test_the_guides_metadata_line(half_plus_three):
     assert "tensorflow/serving/regress" in metadata["metadata"]["signature_def"]["signature_def"]
 
 
-def test_the_guides_line_for_a_model_that_is_not_there(half_plus_three):
+def test_the_guides_request_for_an_unknown_model_is_answered(half_plus_three):
     line = """curl -i -d '{"instances": [1.0,5.0]}' -X POST http://localhost:8501/v1/models/half:predict"""
     command = shlex.split(line.replace("localhost:8501", f"localhost:{half_plus_three.rest_port}"))
     printed = subprocess.run(

@@ -1,4 +1,4 @@
-"""What bad clients can do to a server: nothing that others notice."""
+"""Misbehaving clients do not affect other callers."""
 
 import contextlib
 import gzip
@@ -59,7 +59,7 @@ def resident_megabytes(server):
 
 
 @PORTS
-def test_thousands_of_idle_connections(attacked, port):
+def test_callers_are_answered_beside_thousands_of_idle_connections(attacked, port):
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(3000, soft // 2)
     with contextlib.ExitStack() as connections:
@@ -69,7 +69,7 @@ def test_thousands_of_idle_connections(attacked, port):
 
 
 @PORTS
-def test_senders_that_never_finish(attacked, port):
+def test_callers_are_answered_beside_senders_that_never_finish(attacked, port):
     with contextlib.ExitStack() as connections:
         for _ in range(50):
             slow = connections.enter_context(connect(attacked, port))
@@ -86,7 +86,7 @@ def test_a_slow_sender_is_answered_when_it_is_done(attacked):
 
 
 @PORTS
-def test_half_closed_sockets(attacked, port):
+def test_callers_are_answered_beside_half_closed_sockets(attacked, port):
     with contextlib.ExitStack() as connections:
         for _ in range(50):
             half = connections.enter_context(connect(attacked, port))
@@ -97,7 +97,7 @@ def test_half_closed_sockets(attacked, port):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
 @PORTS
-def test_garbage_leaves_memory_flat(attacked, port):
+def test_invalid_bytes_do_not_fill_memory(attacked, port):
     noise = random.Random(0)
 
     def send_garbage(count):
@@ -115,7 +115,7 @@ def test_garbage_leaves_memory_flat(attacked, port):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
-def test_a_head_that_never_ends_is_cut_off(attacked):
+def test_an_endless_header_is_refused_and_takes_little_memory(attacked):
     before = resident_megabytes(attacked)
     with connect(attacked, "rest_port") as endless:
         endless.sendall(b"GET /v1/models/tiny HTTP/1.1\r\nX: ")
@@ -127,13 +127,13 @@ def test_a_head_that_never_ends_is_cut_off(attacked):
     assert resident_megabytes(attacked) - before < 20
 
 
-def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(attacked):
+def test_a_body_declared_too_large_is_refused_before_it_is_sent(attacked):
     with connect(attacked, "rest_port") as large:
         large.sendall(b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000000\r\n\r\n{")
         assert large.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_small_body_that_unpacks_to_a_huge_one_is_taken_for_empty(attacked):
+def test_a_small_body_that_unpacks_to_a_huge_one_is_treated_as_empty(attacked):
     bomb = gzip.compress(b"[" + b" " * (101 << 20) + b"]")
     answer = requests.post(
         f"{attacked.url}/v1/models/tiny:predict", data=bomb, headers={"Content-Encoding": "gzip"}, timeout=60
@@ -141,7 +141,7 @@ def test_a_small_body_that_unpacks_to_a_huge_one_is_taken_for_empty(attacked):
     assert answer.json() == {"error": "JSON Parse error: The document is empty"}
 
 
-def test_clients_that_hang_up_while_they_are_served(attacked):
+def test_callers_are_answered_after_clients_that_disconnect(attacked):
     request = f"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(PREDICT)}\r\n\r\n{PREDICT}"
     for _ in range(100):
         with connect(attacked, "rest_port") as impatient:
@@ -225,7 +225,7 @@ def test_a_small_message_that_unpacks_to_a_huge_one_is_refused_while_it_is_unpac
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
 @pytest.mark.parametrize("message", [b"\xff" * 100, b"\x0a\x7f", b"\x0a\x02\xff\xff"], ids=["noise", "cut", "not text"])
-def test_noise_to_the_health_service_is_answered_and_not_logged(attacked, log_lines, method, message):
+def test_invalid_health_requests_are_answered_and_not_logged(attacked, log_lines, method, message):
     kind = attacked.channel.unary_unary if method == "Check" else attacked.channel.unary_stream
     with pytest.raises(grpc.RpcError) as error:
         next(iter(kind(f"/grpc.health.v1.Health/{method}")(message, timeout=30)))
@@ -250,14 +250,14 @@ def test_noise_to_the_health_service_is_answered_and_not_logged(attacked, log_li
     ],
     ids=["zeros", "version", "address", "port", "length", "upgrade", "chunk", "TLS"],
 )
-def test_what_is_no_request_is_one_line_in_the_log_at_most(attacked, log_lines, request_bytes):
+def test_an_invalid_request_logs_at_most_one_line(attacked, log_lines, request_bytes):
     with connect(attacked, "rest_port") as connection:
         connection.sendall(request_bytes)
         assert connection.recv(1000).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
     assert len(log_lines()) <= 1
 
 
-def test_callers_that_leave_while_they_are_served_are_not_logged(start_server, publish, tmp_path):
+def test_callers_that_disconnect_are_not_logged(start_server, publish, tmp_path):
     publish(tmp_path / "m", 1)
     server = start_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     before = server.log.read_text(encoding="utf-8")

@@ -72,7 +72,7 @@ def load_error(path):
     return error.value
 
 
-def test_a_folder_without_a_saved_model_is_told_as_tensorflow_tells_it(tmp_path):
+def test_a_folder_without_a_saved_model_is_an_error_in_tensorflows_words(tmp_path):
     error = load_error(tmp_path)
     assert error.code is Code.NOT_FOUND
     assert error.message == (
@@ -90,25 +90,25 @@ def test_a_folder_without_a_saved_model_is_told_as_tensorflow_tells_it(tmp_path)
         ("saved_model.pbtxt", b"garbage {", "OUT_OF_RANGE: Read less bytes than requested"),
     ],
 )
-def test_a_file_that_is_not_a_saved_model_is_told_as_tensorflow_tells_it(tmp_path, file, content, expected):
+def test_a_file_that_is_not_a_saved_model_is_an_error_in_tensorflows_words(tmp_path, file, content, expected):
     (tmp_path / file).write_bytes(content)
     assert str(load_error(tmp_path)) == expected.format(file=tmp_path / file)
 
 
 @pytest.mark.parametrize("missing", [1, 100])
-def test_a_truncated_saved_model_is_told_as_tensorflow_tells_it(saved_model, tmp_path, missing):
+def test_a_truncated_saved_model_is_an_error_in_tensorflows_words(saved_model, tmp_path, missing):
     (tmp_path / "saved_model.pb").write_bytes((saved_model / "saved_model.pb").read_bytes()[:-missing])
     assert str(load_error(tmp_path)) == "OUT_OF_RANGE: Read less bytes than requested"
 
 
-def test_a_folder_in_place_of_the_file_is_told_as_tensorflow_tells_it(tmp_path):
+def test_a_folder_in_place_of_the_file_is_an_error_in_tensorflows_words(tmp_path):
     (tmp_path / "saved_model.pb").mkdir()
     assert str(load_error(tmp_path)).startswith(
         "NOT_FOUND: Could not find meta graph def matching supplied tags: { serve }. "
     )
 
 
-def test_a_saved_model_that_is_not_for_serving_is_told_as_tensorflow_tells_it(saved_model, tmp_path):
+def test_a_saved_model_that_is_not_for_serving_is_an_error_in_tensorflows_words(saved_model, tmp_path):
     from tensorflow.core.protobuf import saved_model_pb2
 
     shutil.copytree(saved_model, tmp_path / "m")
@@ -121,7 +121,7 @@ def test_a_saved_model_that_is_not_for_serving_is_told_as_tensorflow_tells_it(sa
     assert error.message.startswith("Could not find meta graph def matching supplied tags: { serve }")
 
 
-def test_torn_variables_are_an_error_at_load_time(conformance_models, tmp_path):
+def test_truncated_variables_are_an_error_at_load_time(conformance_models, tmp_path):
     shutil.copytree(conformance_models / "tiny" / "1", tmp_path / "m")
     for file in (tmp_path / "m" / "variables").glob("variables.data-*"):
         file.unlink()

@@ -75,7 +75,7 @@ def complaint(capsys, *arguments):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--model_repository=models"], ["--model_name=emotion"]])
-def test_what_to_serve_has_to_be_said(capsys, arguments):
+def test_a_model_or_a_configuration_is_required(capsys, arguments):
     assert complaint(capsys, *arguments) == (
         "INVALID_ARGUMENT: Both model_base_path and model_config_file are empty! Use "
         "--model_config_file=FILE, or --model_name=NAME with --model_base_path=DIR or --model_repository=DIR."
@@ -120,7 +120,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(capsys, tmp_path):
     )
 
 
-def test_the_environment_says_what_to_serve_and_flags_that_change_nothing_are_named_in_one_line(
+def test_the_environment_sets_what_is_served_and_ignored_flags_are_named_in_one_line(
     start_server, conformance_models, monkeypatch
 ):
     monkeypatch.setenv("MODEL_NAME", "tiny")
@@ -143,7 +143,7 @@ def test_the_environment_says_what_to_serve_and_flags_that_change_nothing_are_na
         ({"MODEL_NAME": "m", "MODEL_BASE_PATH": "/srv"}, ["--model_base_path=/other"], "/other", "m"),
     ],
 )
-def test_flags_come_before_the_environment(monkeypatch, environment, arguments, base_path, name):
+def test_flags_take_precedence_over_the_environment(monkeypatch, environment, arguments, base_path, name):
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     (model,) = options_from(parse(*arguments)).config.model_config_list.config
@@ -177,7 +177,7 @@ def test_a_channel_argument_without_a_value_is_named(capsys):
         ("", None),
     ],
 )
-def test_the_monitoring_config_says_whether_and_where_metrics_are(tmp_path, text, path):
+def test_the_monitoring_config_enables_metrics_and_sets_their_path(tmp_path, text, path):
     file = tmp_path / "monitoring.config"
     file.write_text(text, encoding="utf-8")
     assert options_from(parse("--model_base_path=/m", f"--monitoring_config_file={file}")).rest.metrics_path == path
@@ -190,18 +190,18 @@ def test_a_session_config_file_configures_sessions(tmp_path):
     assert ConfigProto.FromString(options.session.config).inter_op_parallelism_threads == 3
 
 
-def test_how_versions_are_loaded_is_as_the_flags_of_tensorflow_serving_say():
+def test_the_flags_of_tensorflow_serving_set_how_versions_are_loaded():
     flags = ("--num_load_threads=2", "--max_num_load_retries=2", "--load_retry_interval_micros=10000000")
     assert options_from(parse("--model_base_path=/m", *flags)).core.manager == ManagerOptions(2, 10.0, 2)
     assert options_from(parse("--model_base_path=/m")).core.manager == ManagerOptions(5, 60.0, 0)
 
 
-def test_half_the_precision_is_asked_for_by_name():
+def test_a_flag_enables_bfloat16():
     assert options_from(parse("--model_base_path=/m", "--mixed_precision=bfloat16")).session.bfloat16
     assert not options_from(parse("--model_base_path=/m")).session.bfloat16
 
 
-def test_sessions_take_a_part_of_the_memory_of_gpus_and_answer_what_method_names_are_for():
+def test_flags_set_the_share_of_gpu_memory_and_the_check_of_method_names():
     session = options_from(
         parse("--model_base_path=/m", "--per_process_gpu_memory_fraction=0.5", "--enable_signature_method_name_check")
     ).session
@@ -213,7 +213,7 @@ def test_the_version_is_printed(capsys):
     assert "TensorFlow Library: 2." in capsys.readouterr().out
 
 
-def test_explaining_itself_needs_no_tensorflow():
+def test_help_needs_no_tensorflow():
     blocked = (
         "import sys; sys.modules['tensorflow'] = None; from mien_client.cli import main; main(['serve', '--help'])"
     )

@@ -57,7 +57,7 @@ def base_path(tmp_path):
     return tmp_path / "m"
 
 
-def test_start_returns_when_the_models_can_be_asked(base_path):
+def test_start_returns_when_the_models_are_available(base_path):
     core = core_of()
     core.start(config_of(base_path))
     assert version_for(core) == 1
@@ -102,7 +102,7 @@ def test_start_fails_when_the_only_version_of_a_model_cannot_be_loaded(base_path
     )
 
 
-def test_labels_at_start_need_the_flag_since_nothing_is_available_yet(base_path):
+def test_labels_at_start_require_the_flag(base_path):
     with pytest.raises(StatusError) as error:
         core_of().start(config_of(base_path, labels={"stable": 1}))
     assert error.value.code is Code.FAILED_PRECONDITION
@@ -126,7 +126,7 @@ def test_even_with_the_flag_a_label_in_use_moves_only_to_an_available_version(ba
     core.stop()
 
 
-def test_an_unknown_label_and_a_missing_name_are_told(base_path):
+def test_an_unknown_label_and_a_missing_name_are_errors(base_path):
     core = core_of()
     core.start(config_of(base_path))
     with pytest.raises(StatusError, match="INVALID_ARGUMENT: Unrecognized servable version label: nope"):
@@ -162,7 +162,7 @@ def test_an_empty_configuration_unloads_nothing_and_a_list_without_models_everyt
     core.stop()
 
 
-def test_models_that_fail_are_told_in_the_order_of_their_names(tmp_path):
+def test_models_that_fail_are_reported_in_the_order_of_their_names(tmp_path):
     config = ModelServerConfig()
     for name in ("b", "a"):
         (tmp_path / name / "1" / "broken").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The source: which versions ought to be loaded, read from folders."""
+"""The source reads from folders which versions should be loaded."""
 
 import time
 from typing import Any
@@ -47,13 +47,13 @@ def test_only_folders_whose_name_is_a_number_are_versions(tmp_path):
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_every_number_that_fits_a_version_is_one(tmp_path_factory, version):
+def test_every_number_in_range_is_a_version(tmp_path_factory, version):
     base_path = tmp_path_factory.mktemp("base")
     (base_path / str(version)).mkdir()
     assert list(aspired_versions(model(base_path))) == [version]
 
 
-def test_a_base_path_that_is_away_is_an_error_not_an_empty_model(tmp_path):
+def test_a_missing_base_path_is_an_error_and_not_an_empty_model(tmp_path):
     with pytest.raises(StatusError, match=r"Could not find base path .*/away for servable m"):
         aspired_versions(model(tmp_path / "away"))
 
@@ -90,7 +90,7 @@ def test_a_model_that_leaves_the_configuration_is_stated_without_versions(versio
     assert stated[-1] == ("n", {10})
 
 
-def test_nothing_is_stated_while_a_base_path_is_away_and_that_is_logged_once(versions, tmp_path, caplog):
+def test_no_aspirations_are_stated_while_a_base_path_is_missing_which_is_logged_once(versions, tmp_path, caplog):
     stated = Aspirations()
     source = Source(stated, poll_wait_seconds=0)
     source.set_models({"m": model(versions), "n": model(tmp_path / "away")})

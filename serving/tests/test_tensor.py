@@ -1,4 +1,4 @@
-"""Tensors on the wire: what TensorFlow writes is read, and what is written TensorFlow reads."""
+"""Tensors in messages: we read what TensorFlow writes, and TensorFlow reads what we write."""
 
 import tracemalloc
 
@@ -79,7 +79,7 @@ def tensor(shape, data_type="DT_FLOAT", **fields):
 @pytest.mark.parametrize(
     ("values", "read"), [([], [0, 0, 0]), ([7], [7, 7, 7]), ([1, 2], [1, 2, 2]), ([1, 2, 3, 4], [1, 2, 3])]
 )
-def test_the_last_value_stands_for_those_that_are_missing(values, read):
+def test_missing_values_are_repetitions_of_the_last_one(values, read):
     assert array_from_proto(tensor([3], float_val=values)).tolist() == read
 
 
@@ -96,13 +96,13 @@ def test_missing_strings_are_empty():
         ("DT_COMPLEX64", {"scomplex_val": [1]}, [0, 0]),
     ],
 )
-def test_what_is_too_much_for_a_type_is_dropped_as_tensorflow_drops_it(data_type, fields, read):
+def test_values_are_cut_to_the_range_of_their_type_as_in_tensorflow(data_type, fields, read):
     proto = tensor([2], data_type, **fields)
     assert array_from_proto(proto).tolist() == read
     assert tf.io.parse_tensor(proto.SerializeToString(), tf.DType(proto.dtype)).numpy().tolist() == read
 
 
-def test_a_tensor_without_elements_has_none_whatever_is_sent_with_it():
+def test_a_tensor_without_elements_ignores_values_that_are_sent():
     assert array_from_proto(tensor([0, 2], tensor_content=b"ab")).shape == (0, 2)
     assert array_from_proto(tensor([3, 0], float_val=[1])).shape == (3, 0)
 
@@ -124,7 +124,7 @@ def test_a_tensor_without_elements_has_none_whatever_is_sent_with_it():
         tensor([1] * 65, float_val=[1]),
     ],
 )
-def test_what_is_no_tensor_is_refused(proto):
+def test_an_invalid_tensor_is_refused(proto):
     with pytest.raises(ValueError):
         array_from_proto(proto)
 
@@ -147,7 +147,7 @@ ONE_VALUE = {
 
 
 def allocated(function):
-    """How many bytes a function had at the same time, numpy's included."""
+    """Return the peak memory of a function in bytes, including NumPy's."""
     tracemalloc.start()
     try:
         function()
@@ -159,7 +159,7 @@ def allocated(function):
 @pytest.mark.parametrize("data_type", EVERY_TYPE)
 @pytest.mark.parametrize("fields", [{}, None])
 @pytest.mark.parametrize("shape", [[900_000, 48, 48], [3_000_000], [1, 1, 5_000_000]])
-def test_a_shape_that_asks_for_far_more_than_was_sent_is_refused_before_anything_is_filled(data_type, fields, shape):
+def test_a_shape_far_beyond_the_values_sent_is_refused_before_memory_is_allocated(data_type, fields, shape):
     fields = ONE_VALUE.get(data_type, {}) if fields is None else fields
     proto = tensor(shape, data_type, **fields)
 
@@ -192,7 +192,7 @@ def test_a_string_that_stands_for_many_counts_each_time(length):
 
 @pytest.mark.parametrize("data_type", EVERY_TYPE)
 @pytest.mark.parametrize("content", [b"", b"a", b"\0" * 1000])
-def test_bytes_that_do_not_suffice_are_refused_before_anything_is_filled(data_type, content):
+def test_too_few_bytes_are_refused_before_memory_is_allocated(data_type, content):
     proto = tensor([900_000, 48, 48], data_type, tensor_content=content)
 
     def read():
@@ -233,5 +233,5 @@ def test_content_is_not_copied():
 @pytest.mark.parametrize(
     ("data_type", "name"), [("DT_FLOAT", "float"), ("DT_UINT8", "uint8"), ("DT_STRING", "string"), ("DT_HALF", "half")]
 )
-def test_types_are_called_what_tensorflow_calls_them(data_type, name):
+def test_types_have_the_names_of_tensorflow(data_type, name):
     assert type_name(DataType.Value(data_type)) == name

@@ -79,7 +79,7 @@ def ask(server, channel):
     return grpc.StatusCode.OK
 
 
-def test_who_is_let_in(secured, certificates):
+def test_only_clients_with_tls_and_any_required_certificate_are_answered(secured, certificates):
     address, ca = f"localhost:{secured.grpc_port}", pem(certificates, "ca.crt")
     identity = (pem(certificates, "client.key"), pem(certificates, "client.crt"))
     with (
@@ -92,13 +92,13 @@ def test_who_is_let_in(secured, certificates):
         assert ask(secured, anonymous) is (grpc.StatusCode.UNAVAILABLE if secured.mutual else grpc.StatusCode.OK)
 
 
-def test_rest_stays_as_it_is(secured):
+def test_rest_is_not_affected(secured):
     assert requests.get(f"{secured.url}/v1/models/tiny", timeout=20).status_code == 200
 
 
 @pytest.fixture
 def complaint(tmp_path, capsys):
-    """What a start with these fields in its file says about the file; it never gets to the models."""
+    """Return what a start with these fields in its file reports about it; no model is loaded."""
 
     def start(**fields):
         file = tmp_path / "ssl.config"
@@ -136,7 +136,7 @@ def text_of(certificates, name):
         ),
     ],
 )
-def test_an_incomplete_file_is_told_before_anything_is_loaded(complaint, fields, expected):
+def test_an_incomplete_file_is_an_error_before_a_model_is_loaded(complaint, fields, expected):
     assert complaint(**fields) == expected
 
 

@@ -33,7 +33,7 @@ def test_are_not_counted_until_clients_have_noticed_the_label(clock):
     assert requests.seen("emotion") == (0, 0)
 
 
-def test_are_counted_on_when_another_configuration_is_read(clock):
+def test_continue_to_be_counted_when_another_configuration_is_read(clock):
     requests = UnlabelledRequests()
     requests.set_models(["emotion"])
     clock.now += 10

@@ -74,13 +74,13 @@ def test_a_request_of_an_unknown_kind_is_refused(tiny, requests_file, tmp_path):
         warm_up(Predictor.of_version(tiny), tmp_path)
 
 
-def test_a_file_that_is_no_tfrecord_is_told_so(tiny, requests_file, tmp_path):
+def test_a_file_that_is_not_a_tfrecord_is_an_error(tiny, requests_file, tmp_path):
     requests_file.write_bytes(b"hello, not a TFRecord")
     with pytest.raises(StatusError, match=r"DATA_LOSS: .* Please verify your warmup data is in TFRecord format\."):
         warm_up(Predictor.of_version(tiny), tmp_path)
 
 
-def test_a_record_that_is_no_prediction_log_is_told_so(tiny, requests_file, tmp_path):
+def test_a_record_that_is_not_a_prediction_log_is_an_error(tiny, requests_file, tmp_path):
     with tf.io.TFRecordWriter(str(requests_file)) as writer:
         writer.write(b"\xff\xff\xff")
     with pytest.raises(StatusError, match="INVALID_ARGUMENT: Failed to parse warmup record from"):

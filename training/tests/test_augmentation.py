@@ -40,8 +40,8 @@ def test_without_any_change_a_face_is_itself_or_its_mirror_image():
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 2**31 - 1), x=st.floats(14, 33), y=st.floats(14, 33))
-def test_points_stay_on_what_they_mark(seed, x, y):
-    """A soft white dot at each of the points is where the moved point says, to a tenth of a pixel."""
+def test_points_follow_the_image(seed, x, y):
+    """A soft white dot at a point is, after the change, at the changed point, to a tenth of a pixel."""
     columns, rows = np.meshgrid(np.arange(48), np.arange(48))
     image = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
     images = np.repeat(np.round(image)[None].astype(np.uint8), 8, axis=0)

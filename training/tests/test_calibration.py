@@ -1,4 +1,4 @@
-"""Temperatures, and the error that they lower."""
+"""Calibration of probabilities, and its error."""
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ def test_the_error_is_how_far_confidence_is_from_accuracy():
     assert [share for _, _, share in reliability(labels, probabilities)] == [0.5, 0.5]
 
 
-def test_certainty_falls_into_the_last_bin():
+def test_a_confidence_of_1_is_in_the_last_bin():
     assert expected_calibration_error(np.array([2], np.int32), np.eye(5, dtype=np.float32)[[2]]) == 0
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_a_temperature_undoes_what_was_multiplied(factor):
+def test_the_fitted_temperature_undoes_a_scaling_of_the_logits(factor):
     assert fit_temperature(LABELS, HONEST * factor) == pytest.approx(factor, rel=0.1)
 
 
@@ -57,7 +57,7 @@ def test_a_bias_makes_none_of_the_five_as_likely_as_it_is():
     assert fit_other_bias(none, logits) == pytest.approx(1.5, abs=0.2)
 
 
-def test_calibration_covers_other_and_skips_faces_of_which_nothing_is_known():
+def test_calibration_covers_other_and_skips_faces_without_a_truth():
     network = emotion_network(Network("basic", 4, True, (8,), (1,), 0.0, mirror=False), 2)
     images = RANDOM.integers(0, 256, (16, 48, 48), np.uint8)
     before = network(images, training=False).numpy()

@@ -1,4 +1,4 @@
-"""Recipes are files."""
+"""Recipes: files, inheritance and single values."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def test_every_shipped_recipe_can_be_read():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_key_is_explained_where_it_stands(name):
+def test_every_key_of_the_shipped_recipes_has_a_comment(name):
     settings = [
         line for line in (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines() if re.match(r"\w+ = ", line)
     ]
@@ -39,12 +39,12 @@ def test_the_recipe_of_each_model_names_every_key(model):
         assert written[table].keys() == complete[table].keys()
 
 
-def test_what_a_run_records_is_the_recipe_again():
+def test_the_recipe_can_be_read_from_a_run():
     for name in NAMES:
         assert from_dict(json.loads(json.dumps(asdict(load(name))))) == load(name)
 
 
-def test_a_file_is_a_recipe_too(tmp_path):
+def test_a_recipe_may_be_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         (FOLDER / "emotion.toml").read_text(encoding="utf-8").replace("seed = 0", "seed = 7"), encoding="utf-8"
@@ -73,7 +73,7 @@ def test_a_recipe_is_read_as_utf_8_whatever_the_locale_is(tmp_path):
 
 
 class TestInheritance:
-    def test_what_a_recipe_does_not_set_is_that_of_its_base(self, tmp_path):
+    def test_missing_values_are_those_of_the_base(self, tmp_path):
         path = tmp_path / "mine.toml"
         path.write_text('base = "keypoints"\nepochs = 3\n[augmentation]\nblur = 0.5\n', encoding="utf-8")
         keypoints = CONFIGS["keypoints"]
@@ -132,7 +132,7 @@ class TestSingleValues:
         found = getattr(getattr(changed, table) if table else changed, key)
         assert (found, type(found)) == (value, type(value))
 
-    def test_the_last_of_several_counts_and_the_rest_stays(self):
+    def test_the_last_of_several_wins_and_other_values_stay(self):
         changed = change(CONFIGS["emotion"], ["epochs=3", "seed=1", "epochs=4"])
         assert changed == replace(CONFIGS["emotion"], epochs=4, seed=1)
 
@@ -156,19 +156,19 @@ class TestSingleValues:
 
 
 class TestRunsOfOlderVersions:
-    def test_keys_that_came_later_have_the_value_of_a_training_without_them(self):
+    def test_newer_keys_have_the_value_of_a_training_without_them(self):
         recorded = json.loads(json.dumps(asdict(CONFIGS["keypoints"])))
         del recorded["others"], recorded["augmentation"]["blur"], recorded["augmentation"]["jpeg"]
         found = from_run(recorded)
         assert (found.others, found.augmentation.blur, found.augmentation.jpeg) == (False, 0.0, 0)
 
-    def test_keys_that_are_gone_do_not_matter(self):
+    def test_removed_keys_are_ignored(self):
         recorded = json.loads(json.dumps(asdict(CONFIGS["keypoints"])))
         recorded["patience"] = 3
         recorded["augmentation"]["mixup"] = 0.2
         assert from_run(recorded) == CONFIGS["keypoints"]
 
-    def test_a_network_of_a_shape_that_is_gone_is_refused(self):
+    def test_a_network_of_a_removed_shape_is_refused(self):
         recorded = json.loads(json.dumps(asdict(CONFIGS["keypoints"])))
         recorded["network"]["attention"] = True
         with pytest.raises(ConfigError, match=r"unknown key network\.attention"):
@@ -184,7 +184,7 @@ class TestRunsOfOlderVersions:
         ("{folder}/bad.toml", "epochs = 3", 'is not a valid recipe: missing: network, .*: base = "emotion"'),
     ],
 )
-def test_what_is_not_a_recipe_is_said(tmp_path, name, content, sentence):
+def test_an_invalid_recipe_is_refused_with_the_reason(tmp_path, name, content, sentence):
     if content:
         (tmp_path / "bad.toml").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=sentence):
@@ -207,7 +207,7 @@ def test_what_is_not_a_recipe_is_said(tmp_path, name, content, sentence):
         ("jpeg = 15", "jpeg = 100", "augmentation.jpeg: Input should be less than 100, got 100"),
     ],
 )
-def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path, line, wrong, sentence):
+def test_a_recipe_with_impossible_values_is_refused(tmp_path, line, wrong, sentence):
     path = tmp_path / "mine.toml"
     content = (FOLDER / "emotion.toml").read_text(encoding="utf-8")
     assert line in content

@@ -1,4 +1,4 @@
-"""What `mien describe` says of a file: of made-up faces, of which everything is known."""
+"""`mien describe`, on artificial faces whose properties are known."""
 
 import json
 import re

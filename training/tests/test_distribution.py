@@ -1,4 +1,4 @@
-"""Several workers train as one would: real processes that talk to each other on this machine."""
+"""Several workers, which are processes on this machine, train as a single one does."""
 
 import csv
 import json

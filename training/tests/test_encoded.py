@@ -27,7 +27,7 @@ read = tf.function(read_encoded, [tf.TensorSpec([None], tf.string)])
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def read_before(image_bytes):
-    """How version 1 of the shipped models reads them."""
+    """Read pictures as version 1 of the shipped models does."""
 
     def decode(one):
         grey = tf.io.decode_image(one, channels=1, expand_animations=False)
@@ -144,7 +144,7 @@ def test_pictures_of_one_batch_do_not_mix():
     np.testing.assert_array_equal(read(pictures), np.concatenate([read([picture]) for picture in pictures]))
 
 
-def test_no_pictures():
+def test_no_pictures_give_an_empty_result():
     assert read(tf.constant([], tf.string)).shape == (0, 48, 48)
 
 
@@ -221,7 +221,7 @@ def test_an_orientation_that_cannot_be_read_is_refused(content):
 @pytest.mark.parametrize("name", ["PNG turned 6", "JPEG turned 6"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_damage_of_any_kind_is_a_picture_or_an_error(name, data):
+def test_a_damaged_picture_is_read_or_an_error(name, data):
     content = bytearray(UNUSUAL[name])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, min(200, len(content) - 1)))] = data.draw(st.integers(0, 255))

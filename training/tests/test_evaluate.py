@@ -50,7 +50,7 @@ def comparison(request):
 
 @pytest.fixture
 def drawn():
-    """Draws pictures, and closes them in the end."""
+    """Yield a function that draws pictures, and close them afterwards."""
     yield lambda picture: picture.draw(picture.of)
     plt.close("all")
 
@@ -74,7 +74,7 @@ def test_an_emotion_that_does_not_occur_is_still_in_the_table():
 
 @pytest.fixture
 def voted():
-    """Eight faces with votes: in five the voters see one of the five, in two none of them, in one nothing."""
+    """Eight faces with votes: five show one of the five, two show none of them, and one has no consensus."""
     seen = ["anger", "sadness", "disgust", "happiness", "neutral", "fear", "surprise", None]
     votes = np.zeros((8, len(VOTE_COLUMNS)), np.int32)
     for row, name in zip(votes, seen, strict=True):
@@ -82,7 +82,7 @@ def voted():
     return Faces(IMAGES, LABELS, votes)
 
 
-def test_both_truths_stand_side_by_side_where_there_are_votes(voted):
+def test_with_votes_label_and_consensus_are_reported_side_by_side(voted):
     found = evaluate_emotion(voted, ANSWERS, "x")
     assert (found.metrics["faces"], found.metrics["accuracy"]) == (8, 0.75)
     assert (found.metrics["consensus"]["faces"], found.metrics["consensus"]["accuracy"]) == (5, 0.8)
@@ -92,7 +92,7 @@ def test_both_truths_stand_side_by_side_where_there_are_votes(voted):
     assert "other" not in found.metrics
 
 
-def test_none_of_the_five_is_measured_where_the_network_says_it(voted):
+def test_other_is_measured_if_the_network_has_that_output(voted):
     other = np.array([0.1, 0.2, 0.1, 0.6, 0.9, 0.4, 0.2, 1.0], np.float32)
     found = evaluate_emotion(voted, EmotionAnswers(ANSWERS.probabilities, other), "x")
     assert found.metrics["other"]["faces"] == {"none of the five": 2, "one of the five": 5}
@@ -159,7 +159,7 @@ def test_a_comparison_has_every_number_of_both_side_by_side(tmp_path):
         assert (tmp_path / f"{name}.png").exists()
 
 
-def test_the_number_of_faces_stands_once_beside_both_errors():
+def test_a_comparison_shows_the_number_of_faces_once_beside_both_errors():
     both = compare(*(evaluate_keypoints(POINT_FACES, POINTS + error, str(error)) for error in (1, 2)))
     by_point = both.tables[1]
     assert by_point.header == ["point", "mean error A", "mean error B", "faces"]
@@ -231,7 +231,7 @@ class TestPictures:
 
 class TestTables:
     @pytest.mark.parametrize("columns", [80, 40])
-    def test_fit_the_terminal_and_lose_nothing(self, comparison, monkeypatch, capsys, columns):
+    def test_fit_the_terminal_and_keep_every_cell(self, comparison, monkeypatch, capsys, columns):
         monkeypatch.setenv("COLUMNS", str(columns))
         first, second, _ = comparison
         add_robustness(first, *changed(first))
@@ -254,7 +254,7 @@ class TestTables:
 
 
 def changed(evaluation):
-    """The model, faces and a network that knows nothing, for `add_robustness`."""
+    """Return a model, faces and a network with constant answers, for `add_robustness`."""
     if "accuracy" in evaluation.metrics:
         return (
             "emotion",
@@ -264,7 +264,7 @@ def changed(evaluation):
     return "keypoints", POINT_FACES, lambda images, advance: np.full((len(images), 15, 2), 24.0)
 
 
-def test_robustness_shows_how_far_it_is(capsys):
+def test_robustness_shows_its_progress(capsys):
     class Network:
         def __call__(self, images, advance):
             advance(len(images))

@@ -82,7 +82,7 @@ class TestAVersion:
             else:
                 np.testing.assert_allclose(answer["keypoints"], expected, rtol=1e-5, atol=1e-5)
 
-    def test_no_face_at_all_gives_an_empty_answer(self, signatures, model):
+    def test_no_faces_give_an_empty_answer(self, signatures, model):
         output = "probabilities" if model == "emotion" else "keypoints"
         functions = signatures[model][1]
         empty = tf.constant([], tf.string)
@@ -105,8 +105,8 @@ class TestAVersion:
         with pytest.raises(tf.errors.InvalidArgumentError, match="send one upright face crop"):
             function(image_bytes=tf.constant([encode(large[:100], "JPEG", quality=95)]))
 
-    def test_weights_are_really_in_it(self, repository, finished_runs, model, tmp_path):
-        """A fresh process that knows nothing of Keras or Mien gets the network's numbers."""
+    def test_weights_are_in_the_saved_model(self, repository, finished_runs, model, tmp_path):
+        """A new process without Keras and Mien gets the numbers of the network."""
         np.save(tmp_path / "images.npy", IMAGES)
         output = "probabilities" if model == "emotion" else "keypoints"
         code = (
@@ -122,7 +122,7 @@ class TestAVersion:
             expected = tf.nn.softmax(expected[:, :5])
         np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), expected, rtol=1e-5, atol=1e-5)
 
-    def test_the_manifest_says_what_it_is(self, repository, model):
+    def test_the_manifest_describes_the_version(self, repository, model):
         folder = repository / model / "1"
         manifest = json.loads((folder / "assets.extra" / "manifest.json").read_text(encoding="utf-8"))
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -200,7 +200,9 @@ class TestTheSameRunTwice:
             {"versions": {"mien-training": "0.0.1"}},
         ],
     )
-    def test_is_not_mixed_up_with_another_or_with_an_export_by_other_versions(self, repository, run, tmp_path, other):
+    def test_is_distinguished_from_other_runs_and_from_exports_by_other_versions(
+        self, repository, run, tmp_path, other
+    ):
         assert export.published(run, self.change(other, tmp_path, repository)) is None
 
     @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000])
@@ -220,7 +222,7 @@ class TestVersionNumbers:
         assert sorted(path.name for path in (tmp_path / "emotion").iterdir()) == ["7", "8", "notes"]
         assert list((tmp_path / "emotion" / "7").iterdir()) == []
 
-    def test_two_at_once_get_two_numbers(self, tmp_path):
+    def test_two_exports_at_once_get_two_numbers(self, tmp_path):
         (tmp_path / "emotion").mkdir()
         asides = []
         for index in range(8):
@@ -235,7 +237,7 @@ class TestVersionNumbers:
             str(index) for index in range(8)
         ]
 
-    def test_anybody_may_read_a_version(self, repository):
+    def test_a_version_is_readable_by_all_users(self, repository):
         assert (repository / "emotion" / "1").stat().st_mode & 0o777 == 0o755
 
 

@@ -1,4 +1,4 @@
-"""What is measured, against numbers worked out by hand."""
+"""Metrics, compared with numbers computed by hand."""
 
 import numpy as np
 import pytest

@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
 
 @pytest.fixture(autouse=True)
 def single_precision():
-    """Networks compute in float32 here, whatever the tests before have trained in."""
+    """Compute in float32, whatever earlier tests have trained in."""
     keras.mixed_precision.set_global_policy("float32")
 
 
@@ -29,7 +29,7 @@ def shape(blocks="basic", early=True, widths=(8, 16), depths=(1, 2), mirror=Fals
 
 @pytest.mark.parametrize("blocks", BLOCKS)
 @pytest.mark.parametrize("early", [True, False])
-def test_both_take_raw_images_and_answer_as_the_contract_says(blocks, early):
+def test_both_networks_take_raw_images_and_answer_as_the_contract_says(blocks, early):
     assert emotion_network(shape(blocks, early))(IMAGES).shape == (3, 5)
     assert keypoint_network(shape(blocks, early))(IMAGES).shape == (3, 15, 2)
 
@@ -52,7 +52,7 @@ def test_normalisation_in_training_is_that_of_keras():
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_both_are_made_of_the_same_residual_blocks(early):
+def test_both_networks_are_made_of_the_same_residual_blocks(early):
     for network in (emotion_network(shape(early=early)), keypoint_network(shape(early=early))):
         names = {layer.name for layer in network.layers}
         assert {"stage1_add", "stage2_add", "stage2_2_add"} <= names
@@ -61,7 +61,7 @@ def test_both_are_made_of_the_same_residual_blocks(early):
 
 
 @pytest.mark.parametrize(("blocks", "last"), [("basic", "b"), ("bottleneck", "c"), ("separable", "b")])
-def test_a_block_whose_convolutions_are_silent_passes_its_input_on(blocks, last):
+def test_a_block_whose_convolutions_are_zero_returns_its_input(blocks, last):
     inputs = keras.Input((6, 6, 4))
     block = keras.Model(inputs, BLOCKS[blocks](inputs, 4, 1, "block"))
     block.get_layer(f"block_{last}_norm").set_weights([np.zeros(4), np.zeros(4), np.zeros(4), np.ones(4)])

@@ -1,11 +1,11 @@
-"""Faces changed on purpose, and what is measured of them."""
+"""How faces are changed for `--robustness`, and how the answers are measured."""
 
 import numpy as np
 from mien_training.robustness import changes, measure
 from mien_training.splits import Faces
 
 
-def test_points_move_with_what_they_mark():
+def test_points_move_with_the_image():
     columns, rows = np.meshgrid(np.arange(48), np.arange(48))
     dot = np.round(255 * np.exp(-((columns - 20) ** 2 + (rows - 28) ** 2) / 8)).astype(np.uint8)
     faces = Faces(np.stack([dot] * 2), np.tile(np.array([20, 28], np.float32), (2, 15, 1)))
@@ -18,7 +18,7 @@ def test_points_move_with_what_they_mark():
                 assert not np.array_equal(changed.targets, faces.targets)
 
 
-def test_labels_and_the_number_of_faces_stay(emotion_faces):
+def test_labels_and_the_number_of_faces_do_not_change(emotion_faces):
     for sets in changes(emotion_faces[:5]).values():
         for changed in sets:
             assert changed.images.shape == (5, 48, 48)

@@ -1,4 +1,4 @@
-"""Holding faces out."""
+"""The split into training and validation faces."""
 
 from dataclasses import replace
 
@@ -37,13 +37,13 @@ def test_the_files_own_usage_decides_where_there_is_one():
     assert (numbers(split.training), numbers(split.validation)) == ([0, 3], [1])
 
 
-def test_without_one_every_emotion_is_held_out_in_proportion():
+def test_without_a_usage_every_emotion_is_held_out_in_proportion():
     split = split_emotion(emotion_data([0] * 100 + [1] * 20), 0.1, 0, others=True)
     assert np.bincount(split.validation.targets).tolist() == [10, 2]
     assert sorted(numbers(split.training) + numbers(split.validation)) == list(range(120))
 
 
-def test_training_rows_alone_are_parted_and_private_ones_left_out():
+def test_only_training_rows_are_split_and_private_ones_are_left_out():
     data = emotion_data([0, 1] * 20, (["Training"] * 38) + ["PrivateTest"] * 2)
     split = split_emotion(data, 0.25, 0, others=True)
     assert sorted(numbers(split.training) + numbers(split.validation)) == list(range(38))
@@ -76,7 +76,7 @@ def test_a_recipe_without_others_leaves_them_out():
 
 
 def votes(rows, **columns):
-    """Ten votes for anger in every row, or what is told of a row."""
+    """Ten votes for anger in every row, except in the given rows."""
     counts = np.zeros((rows, len(VOTE_COLUMNS)), np.int32)
     counts[:, VOTE_COLUMNS.index("anger")] = 10
     for name, row in columns.items():
@@ -90,14 +90,14 @@ def test_every_face_has_the_votes_of_its_row():
     assert split.validation.consensus.tolist() == [3, 0]
 
 
-def test_what_most_voters_called_not_a_face_is_not_trained_on_but_stays_in_validation():
+def test_pictures_that_most_voters_called_not_a_face_validate_but_do_not_train():
     split = split_emotion(with_others(), 0.5, 0, others=True, votes=votes(7, NF=4))
     assert split.training.targets.tolist() == [0, 5, 5, 3]
     split = split_emotion(with_others(), 0.5, 0, others=True, votes=votes(7, NF=2))
     assert split.validation.consensus.tolist() == [5, 0]
 
 
-def test_nobody_is_on_both_sides_of_a_key_point_split():
+def test_no_person_is_on_both_sides_of_a_key_point_split():
     people = np.arange(100) // 7
     split = split_keypoints(keypoint_data(100), people, 0.3, 0)
     sides = [{people[number] for number in numbers(part)} for part in (split.training, split.validation)]
@@ -124,7 +124,7 @@ def test_the_people_held_out_are_those_that_scikit_learn_would_hold_out(people, 
             np.testing.assert_array_equal(found, wanted)
 
 
-def test_what_cannot_be_parted_is_refused_in_a_sentence():
+def test_faces_that_cannot_be_split_are_refused_with_the_reason():
     with pytest.raises(DataError, match="cannot be split"):
         split_keypoints(keypoint_data(10), np.zeros(10, np.int64), 0.3, 0)
     with pytest.raises(DataError, match="cannot be parted"):

@@ -25,14 +25,14 @@ def test_missing_points_count_neither_in_the_loss_nor_in_its_gradient():
     np.testing.assert_allclose(gradient[1], 1 / 36)
 
 
-def test_faces_without_any_point_do_no_harm():
+def test_faces_without_any_point_have_a_loss_of_zero():
     loss = keypoint_loss(
         np.full((2, 15, 2), np.nan, np.float32), tf.zeros((2, 15, 2)), None, None, CONFIGS["keypoints"]
     )
     assert float(loss) == 0
 
 
-def test_class_weights_lift_rare_emotions_and_keep_the_mean_face_at_one():
+def test_class_weights_raise_rare_emotions_and_are_one_on_average_over_the_faces():
     labels = np.repeat(np.arange(5), [100, 25, 400, 100, 100])
     targets = np.eye(5, dtype=np.float32)[labels]
     half = class_weights(targets, 0.5)
@@ -43,7 +43,7 @@ def test_class_weights_lift_rare_emotions_and_keep_the_mean_face_at_one():
     np.testing.assert_allclose(whole * np.bincount(labels), whole[0] * 100, rtol=1e-5)
 
 
-def test_an_emotion_without_faces_weighs_nothing():
+def test_an_emotion_without_faces_has_no_weight():
     weights = class_weights(np.eye(5, dtype=np.float32)[[0, 0, 3]], 0.5)
     assert (weights[[1, 2, 4]] == 0).all()
     assert np.isfinite(weights).all()

@@ -49,7 +49,7 @@ def test_a_run_leaves_its_records(finished_runs):
     assert list((folder / "tensorboard").iterdir())
 
 
-def test_a_network_learns_what_can_be_learned(tmp_path, tiny, emotion_split):
+def test_a_network_learns_simple_patterns(tmp_path, tiny, emotion_split):
     still = Augmentation(shift=1, rotation=0, zoom=0, contrast=0, brightness=0, blur=0, cutout=0, jpeg=0)
     config = replace(tiny["emotion"], epochs=25, batch_size=8, learning_rate=5e-3, average=0.9, augmentation=still)
     result = Trainer("emotion", emotion_split, config, tmp_path / "run", SOURCE, "float32").run()
@@ -104,7 +104,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path, tiny, emotion
     assert Trainer(*arguments).step == 3
 
 
-def test_a_teachers_answers_are_learned_and_it_is_named(tmp_path, tiny, finished_runs, emotion_split):
+def test_a_teachers_answers_are_learned_and_the_run_names_the_teacher(tmp_path, tiny, finished_runs, emotion_split):
     teacher = open_run(finished_runs["emotion"])
     config = replace(tiny["emotion"], teacher=1.0, epochs=1)
     wrong = replace(emotion_split.training, targets=(emotion_split.training.targets + 1) % 5)
@@ -137,7 +137,7 @@ def test_a_teacher_sees_what_its_pupil_sees_but_not_degraded(tmp_path, tiny, fin
     np.testing.assert_array_equal(seen["pupil"], degraded)
 
 
-def test_the_estimate_of_the_time_leaves_nothing_behind(tmp_path, tiny, emotion_split):
+def test_estimating_the_time_changes_no_variable(tmp_path, tiny, emotion_split):
     trainer = Trainer("emotion", emotion_split, tiny["emotion"], tmp_path / "run", SOURCE, "float32")
     before = [np.array(variable) for variable in trainer._variables()]
     assert trainer.estimate() > 0
@@ -207,7 +207,7 @@ class TestMoreEpochs:
         assert again.step == trainer.step
         assert again.run()["epochs"] == 4
 
-    def test_that_do_not_improve_it_leave_its_calibrated_weights(self, trainer, folder, finished_runs, monkeypatch):
+    def test_without_an_improvement_keep_the_calibrated_weights(self, trainer, folder, finished_runs, monkeypatch):
         before = open_run(finished_runs["emotion"])
         weights = (folder / "best.weights.h5").read_bytes()
         worse = dict.fromkeys(before.metrics["validation"], 0.0)
@@ -260,14 +260,14 @@ def test_damaged_metrics_are_named(tmp_path, tiny, finished_runs, emotion_split)
             read()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny, emotion_split):
+def test_a_folder_that_holds_something_else_is_not_changed(tmp_path, tiny, emotion_split):
     (tmp_path / "precious.txt").write_text("do not touch", encoding="utf-8")
     with pytest.raises(RunError, match="is not empty and holds no run"):
         Trainer("emotion", emotion_split, tiny["emotion"], tmp_path, SOURCE, "float32")
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_every_face_is_seen_once_an_epoch_in_an_order_of_its_own(emotion_faces):
+def test_every_face_is_seen_once_an_epoch_and_each_epoch_has_another_order(emotion_faces):
     def order(epoch, first=0):
         return [image.tobytes() for faces in batches(emotion_faces, 24, 0, epoch, first) for image in faces.images]
 
@@ -276,7 +276,7 @@ def test_every_face_is_seen_once_an_epoch_in_an_order_of_its_own(emotion_faces):
     assert order(0, first=2) == order(0)[48:]
 
 
-def test_signal_handlers_are_given_back(finished_runs, tiny, emotion_split):
+def test_signal_handlers_are_restored(finished_runs, tiny, emotion_split):
     before = signal.getsignal(signal.SIGINT)
     Trainer("emotion", emotion_split, tiny["emotion"], finished_runs["emotion"], SOURCE, "float32").run()
     assert signal.getsignal(signal.SIGINT) is before

@@ -48,7 +48,7 @@ rows = st.lists(st.lists(st.integers(0, 10), min_size=10, max_size=10).filter(an
         ({"unknown": 10}, NO_CONSENSUS),
     ],
 )
-def test_the_consensus_is_what_more_than_half_of_all_voters_chose(votes, seen):
+def test_the_consensus_is_the_choice_of_more_than_half_of_all_voters(votes, seen):
     assert consensus(counts(**votes)).tolist() == [seen]
 
 
@@ -73,7 +73,7 @@ def test_targets_of_five_classes_leave_out_the_votes_for_others():
     assert blend(np.array([1], np.int32), counts(neutral=10), 1.0, classes=5).tolist() == [[0, 1, 0, 0, 0]]
 
 
-def test_a_face_of_which_nobody_knows_anything_keeps_its_label():
+def test_a_face_without_a_valid_vote_keeps_its_label():
     assert blend(np.array([3], np.int32), counts(unknown=10), 0.9).tolist() == [[0, 0, 0, 1, 0, 0, 0]]
 
 
@@ -124,7 +124,7 @@ class TestReadingTheFile:
         return write
 
     @pytest.mark.parametrize("packed", ["plain", "gz", "zip", "byte order mark"])
-    def test_packed_in_the_ways_that_other_files_are(self, faces, write_votes, packed):
+    def test_a_packed_file_is_read(self, faces, write_votes, packed):
         path = write_votes()
         if packed == "gz":
             path.write_bytes(gzip.compress(path.read_bytes()))
@@ -156,7 +156,7 @@ class TestReadingTheFile:
         with pytest.raises(DataError, match=r"votes\.csv and .*faces\.csv .* in row 2 .* PublicTest .* Training"):
             read_votes(path, faces)
 
-    def test_a_fear_row_is_checked_too(self, faces, write_votes):
+    def test_rows_of_fear_are_checked(self, faces, write_votes):
         path = write_votes(lambda rows: [rows[0], ["PrivateTest", *rows[1][1:]], *rows[2:]])
         with pytest.raises(DataError, match="in row 3 "):
             read_votes(path, faces)
@@ -166,7 +166,7 @@ class TestReadingTheFile:
         with pytest.raises(DataError, match=r"votes\.csv does not have its images in the order .*faces\.csv"):
             read_votes(path, faces)
 
-    def test_bad_rows_left_out_of_the_faces_keep_their_votes_apart(self, faces, write_votes):
+    def test_the_row_count_is_not_checked_if_faces_were_skipped(self, faces, write_votes):
         faces = replace(faces, images=faces.images[:2], labels=faces.labels[:2], usage=faces.usage[:2])
         faces = replace(faces, rows=faces.rows[:2], skipped=["row 5 is bad"])
         assert len(read_votes(write_votes(), faces).counts) == 4

@@ -109,7 +109,7 @@ def main(root):
 
 
 def _set_methods(path):
-    """tf.saved_model.save marks every signature as predict; two of these are not."""
+    """Set the method names of two signatures; tf.saved_model.save marks every signature as predict."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     file = path / "saved_model.pb"

@@ -99,13 +99,13 @@ def kill_when_stalled(process, wire):
 def test_what_is_sent_is_fetched_unchanged(sync, storage, make_version, here, there):
     for name in ("emotion/1", "emotion/2", "keypoints/1"):
         make_version(name)
-    status, told, _ = sync(here, storage.place)
+    status, output, _ = sync(here, storage.place)
     assert status == 0
-    assert "emotion/2: sent 3 files" in told
-    assert told.endswith(f"{storage.place}/: 3 sent.\n")
-    status, told, _ = sync(storage.place, there)
+    assert "emotion/2: sent 3 files" in output
+    assert output.endswith(f"{storage.place}/: 3 sent.\n")
+    status, output, _ = sync(storage.place, there)
     assert status == 0
-    assert told.endswith("3 fetched.\n")
+    assert output.endswith("3 fetched.\n")
     assert contents(there) == contents(here)
 
 
@@ -138,15 +138,15 @@ def test_sending_continues_where_it_was_killed_and_the_version_is_complete_only_
     kill_when_stalled(start(cut, here, storage.place), cut)
 
     assert f"emotion/1/{MANIFEST}" not in storage.stored()
-    status, told, _ = sync(storage.place, there)
+    status, output, _ = sync(storage.place, there)
     assert status == 0
-    assert "emotion/1: skipped, as it has no" in told
+    assert "emotion/1: skipped, as it has no" in output
     assert contents(there) == {}
 
     again = wire()
-    _, told, problem = finished(start(again, here, storage.place))
-    assert "emotion/1: sent 2 files" in told, problem
-    assert "(1 already there)" in told
+    _, output, problem = finished(start(again, here, storage.place))
+    assert "emotion/1: sent 2 files" in output, problem
+    assert "(1 already there)" in output
     assert PART < again.passed["sent"] < PART + PART // 4  # The first part is not sent again.
     assert storage.begun() == []
     sync(storage.place, there)
@@ -173,8 +173,8 @@ def test_fetching_continues_where_it_was_killed_and_the_version_appears_only_at_
 
 
 def finished(process):
-    told, problem = process.communicate(timeout=60)
-    return process.returncode, told, problem
+    output, problem = process.communicate(timeout=60)
+    return process.returncode, output, problem
 
 
 def test_damaged_files_of_an_interrupted_run_are_fetched_again(sync, storage, make_version, here, there):
@@ -194,10 +194,10 @@ def test_a_version_with_a_damaged_object_does_not_appear(sync, storage, make_ver
     sync(here, storage.place)
     storage.put(f"emotion/2/{LARGE}", bytes(1000))  # As long as the right one.
     for _ in range(2):
-        status, told, problem = sync(storage.place, there)
+        status, output, problem = sync(storage.place, there)
         assert status == 1
         assert f"emotion/2/{LARGE} is not the file that the manifest describes" in problem
-        assert "1 not copied" in told
+        assert "1 not copied" in output
         assert not (there / "emotion" / "2").exists()
     assert (there / "emotion" / "1").is_dir()  # The others are not held up.
     assert (there / "keypoints" / "1").is_dir()
@@ -243,9 +243,9 @@ def test_a_version_that_differs_from_its_manifest_is_not_sent(sync, storage, mak
     (less / "saved_model.pb").unlink()
     (bare / MANIFEST).unlink()
     make_version("keypoints/1")
-    status, told, problem = sync(here, storage.place)
+    status, output, problem = sync(here, storage.place)
     assert status == 1
-    assert "1 sent" in told
+    assert "1 sent" in output
     assert [line.split(": ", 2)[1] for line in problem.splitlines()] == [f"emotion/{number}" for number in range(1, 5)]
     for line, reason in zip(
         problem.splitlines(),
@@ -292,13 +292,13 @@ class TestOneBadVersionDoesNotStopTheOthers:
 
     def fetch(self, sync, storage, there, reason, version="emotion/1"):
         for _ in range(2):
-            status, told, problem = sync(storage.place, there)
+            status, output, problem = sync(storage.place, there)
             assert status == 1
             assert problem.startswith(f"mien repository: {version}: ")
             assert problem.endswith("; it was not copied\n")
             assert problem.count("\n") == 1
             assert reason in problem
-            assert "1 not copied" in told
+            assert "1 not copied" in output
         assert {path.as_posix() for path in there.glob("*/[0-9]*")} == {
             f"{there}/{name}" for name in ("emotion/2", "emotion/3", "keypoints/1")
         }
@@ -347,7 +347,7 @@ class TestOneBadVersionDoesNotStopTheOthers:
         elsewhere.mkdir()
         (there / linked).parent.mkdir(parents=True)
         (there / linked).symlink_to(elsewhere)
-        status, told, problem = sync(storage.place, there)
+        status, output, problem = sync(storage.place, there)
         assert list(elsewhere.iterdir()) == []
         if linked == "bad/.sync-1/b":  # It is in what an interrupted run has left, and is removed.
             assert status == 0
@@ -355,8 +355,8 @@ class TestOneBadVersionDoesNotStopTheOthers:
         else:
             assert status == 1
             assert f"bad/1: {there / linked} is a symbolic link, which is not followed" in problem
-            assert "1 not copied" in told
-        assert "3 fetched" in told or "4 fetched" in told
+            assert "1 not copied" in output
+        assert "3 fetched" in output or "4 fetched" in output
 
 
 @pytest.mark.parametrize("linked", ["emotion", "emotion/1", "emotion/1/saved_model.pb", "emotion/1/variables"])
@@ -365,11 +365,11 @@ def test_symbolic_links_are_not_followed_when_sending(sync, storage, make_versio
     make_version("keypoints/1")
     (here / linked).rename(tmp_path / "elsewhere")
     (here / linked).symlink_to(tmp_path / "elsewhere")
-    status, told, problem = sync(here, storage.place)
+    status, output, problem = sync(here, storage.place)
     assert status == 1
     assert f"emotion/1: {here / linked} " in problem
     assert "is a symbolic link" in problem
-    assert "1 not copied, 1 sent" in told
+    assert "1 not copied, 1 sent" in output
     assert {key.split("/")[0] for key in storage.stored()} == {"keypoints"}
 
 
@@ -380,11 +380,11 @@ def test_a_file_that_is_not_regular_is_not_sent(sync, storage, make_version, her
     make_version("keypoints/1")
     (version / name).unlink(missing_ok=True)
     make(version / name)
-    status, told, problem = sync(here, storage.place)
+    status, output, problem = sync(here, storage.place)
     assert status == 1
     assert f"emotion/1/{name}" in problem
     assert "not a regular file" in problem
-    assert "1 not copied, 1 sent" in told
+    assert "1 not copied, 1 sent" in output
 
 
 def test_the_lock_is_not_written_through_a_symbolic_link(sync, storage, make_version, here, there):
@@ -423,11 +423,11 @@ def test_a_source_without_versions_is_an_error(sync, storage, wire, make_version
     make_version("emotion/1")
     sync(here, storage.place)
     for flags in ((), ("--dry-run",)):
-        status, told, problem = sync(f"{storage.place}/modells", there, *flags)
-        assert (status, told) == (1, "")
+        status, output, problem = sync(f"{storage.place}/modells", there, *flags)
+        assert (status, output) == (1, "")
         assert f"{storage.place}/modells/ has no key MODEL/VERSION/FILE" in problem
-        status, told, problem = sync(here / "emotion", storage.place, *flags)
-        assert (status, told) == (1, "")
+        status, output, problem = sync(here / "emotion", storage.place, *flags)
+        assert (status, output) == (1, "")
         assert f"{here / 'emotion'} has no folder MODEL/VERSION" in problem
 
     process = start(wire(), f"{storage.place}/later", there, "--every=0.1")
@@ -442,13 +442,13 @@ def test_a_source_without_versions_is_an_error(sync, storage, wire, make_version
 
 def test_a_dry_run_changes_nothing(sync, storage, make_version, here, there):
     make_version("emotion/1")
-    status, told, _ = sync(here, storage.place, "--dry-run")
+    status, output, _ = sync(here, storage.place, "--dry-run")
     assert (status, storage.stored()) == (0, set())
-    assert "emotion/1: would send 3 files" in told
+    assert "emotion/1: would send 3 files" in output
     sync(here, storage.place)
-    status, told, _ = sync(storage.place, there, "--dry-run")
+    status, output, _ = sync(storage.place, there, "--dry-run")
     assert status == 0
-    assert "emotion/1: would fetch 3 files" in told
+    assert "emotion/1: would fetch 3 files" in output
     assert not there.exists()
 
 
@@ -458,7 +458,7 @@ def test_two_processes_that_fetch_into_one_folder_take_turns(sync, storage, wire
     processes = [start(wire(), storage.place, there) for _ in range(2)]
     results = [finished(process) for process in processes]
     assert [status for status, *_ in results] == [0, 0], results
-    assert sorted(told.rpartition(": ")[2] for _, told, _ in results) == ["1 fetched.\n", "1 up to date.\n"]
+    assert sorted(output.rpartition(": ")[2] for _, output, _ in results) == ["1 fetched.\n", "1 up to date.\n"]
     assert contents(there) == contents(here)
 
 
@@ -472,10 +472,10 @@ def test_every_repeats_after_errors_until_sigterm(storage, wire, make_version, h
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGTERM)
-        status, told, problem = finished(process)
+        status, output, problem = finished(process)
     assert status == 0
     assert "before/1: its" in problem
-    assert "emotion/1: fetched" not in told  # Not again.
+    assert "emotion/1: fetched" not in output  # Not again.
     assert contents(there / "emotion") == contents(here / "emotion")
 
 

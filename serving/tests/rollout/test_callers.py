@@ -36,9 +36,9 @@ def test_a_canary_moves_callers_without_a_label_only_if_the_operator_allows_it(s
         assert "--move-unlabelled" in sentence
         assert site.config.read_text(encoding="utf-8") == before
 
-        told = site.done("canary", "emotion", 2, "--move-unlabelled")
-        assert told.index("ALL callers that name neither") < told.index("AVAILABLE")
-        assert "a tenth" not in told
+        output = site.done("canary", "emotion", 2, "--move-unlabelled")
+        assert output.index("ALL callers that name neither") < output.index("AVAILABLE")
+        assert "a tenth" not in output
         assert unlabelled.analyze(FACE).versions["emotion"] == 2
         assert usual.analyze(FACE).versions["emotion"] == 1
         assert [entry.get("move_unlabelled") for entry in site.journal() if entry["verb"] == "canary"] == [True, True]

@@ -306,9 +306,9 @@ def test_a_change_of_models_config_by_somebody_else_is_kept(world, capsys, monke
 
     monkeypatch.setattr(world.servers[1], "reload", edited)
     assert world.mien("canary", "emotion", 2) == 1
-    told = capsys.readouterr().err
-    assert "was changed by somebody else meanwhile; their change is kept" in told
-    assert "Run the same command again to finish" in told
+    output = capsys.readouterr().err
+    assert "was changed by somebody else meanwhile; their change is kept" in output
+    assert "Run the same command again to finish" in output
     monkeypatch.undo()
     assert world.config.read_text(encoding="utf-8").startswith("# Call Ada first.\n")
 
@@ -375,9 +375,9 @@ class TestAServerThatDoesNotAnswer:
 
         monkeypatch.setattr(world.servers[1], "reload", stop_at_the_label)
         assert world.mien(*FORCED) == 1
-        told = capsys.readouterr().err
-        assert "Reverted; b:8500 did not revert it, as it cannot be reached" in told
-        assert "In force: emotion stable 1, canary 2; loaded 1, 2." in told
+        output = capsys.readouterr().err
+        assert "Reverted; b:8500 did not revert it, as it cannot be reached" in output
+        assert "In force: emotion stable 1, canary 2; loaded 1, 2." in output
         world.servers[1].silent = False
         world.is_so({1, 2}, stable=1, canary=2)
 
@@ -443,8 +443,8 @@ class TestAServerThatDoesNotAnswer:
         monkeypatch.setattr(world.servers[0], "view", without)
         world.unfit.append(world.servers[0])
         assert world.mien("rollback", "emotion", "--wait=0.3") == 1
-        told = "Done, but not on a:8500: version 1 is not in the server's repository"
-        assert told in capsys.readouterr().err
+        message = "Done, but not on a:8500: version 1 is not in the server's repository"
+        assert message in capsys.readouterr().err
         assert world.servers[1].view("emotion", ("stable",), 1).labels == {"stable": 1}
 
 
@@ -459,8 +459,8 @@ def test_a_version_that_cannot_be_deleted_is_unloaded_and_deleted_by_running_ret
     with monkeypatch.context() as broken:
         broken.setattr(Path, "rename", full)
         assert world.mien("retire", "emotion", 1, "--delete") == 1
-    told = capsys.readouterr().err
-    assert "emotion/1 cannot be deleted: Input/output error. In force by models.config: emotion stable 2" in told
+    output = capsys.readouterr().err
+    assert "emotion/1 cannot be deleted: Input/output error. In force by models.config: emotion stable 2" in output
     world.is_so({2}, stable=2)
     assert world.mien("retire", "emotion", 1, "--delete") == 0
     assert not (world.repository / "emotion" / "1").exists()
@@ -515,9 +515,9 @@ class TestAVersionWhoseFolderBeginsWithZeros:
         world.add("2")
         before = world.config.read_text(encoding="utf-8")
         assert world.mien(*verb) == 1
-        told = capsys.readouterr().err
-        assert "emotion/00000002 and " in told
-        assert "emotion/2 are both version 2, and which one a server loads is undefined; rename or delete one" in told
+        output = capsys.readouterr().err
+        assert "emotion/00000002 and " in output
+        assert "emotion/2 are both version 2, and which one a server loads is undefined; rename or delete one" in output
         assert world.config.read_text(encoding="utf-8") == before
         assert len(list((world.repository / "emotion").iterdir())) == 3
 
@@ -580,14 +580,14 @@ def test_a_deletion_that_died_half_way_is_finished_by_running_it_again(world, mo
     assert [path.name for path in folder.iterdir()] == ["2"]
 
 
-def test_a_server_without_a_model_is_never_told_to_reload(world, capsys, monkeypatch):
-    """It would wait forever if the base path is missing there, and take no other configuration."""
+def test_a_server_without_a_model_is_never_asked_to_reload(world, capsys, monkeypatch):
+    """If the base path is missing, the reload would wait forever and block every later one."""
     world = world()
     world.mien("canary", "emotion", 2)
     world.mien(*FORCED)
     world.unfit.append(world.servers[1])
     monkeypatch.setattr(world.servers[1], "view", lambda *_: View())
-    monkeypatch.setattr(world.servers[1], "reload", lambda *_: pytest.fail("it was told to reload"))
+    monkeypatch.setattr(world.servers[1], "reload", lambda *_: pytest.fail("it was asked to reload"))
     assert world.mien("apply", "emotion") == 1
     assert "Nothing was changed: b:8500 does not have the model emotion" in capsys.readouterr().err
     assert world.mien("rollback", "emotion") == 1
@@ -605,9 +605,9 @@ def test_a_full_disk_stops_a_change_before_it_begins(world, capsys, monkeypatch)
     with monkeypatch.context() as filled:
         filled.setattr(models_config, "write_atomically", full)
         assert world.mien("canary", "emotion", 2) == 1
-    told = capsys.readouterr().err
-    assert "models.config cannot be written, and is unchanged: No space left on device. Reverted." in told
-    assert "In force: emotion stable 1; loaded 1." in told
+    output = capsys.readouterr().err
+    assert "models.config cannot be written, and is unchanged: No space left on device. Reverted." in output
+    assert "In force: emotion stable 1; loaded 1." in output
     assert world.config.read_text(encoding="utf-8") == before
     assert world.mien("canary", "emotion", 2) == 0
     world.is_so({1, 2}, stable=1, canary=2)
@@ -635,9 +635,9 @@ class TestAShare:
     def test_is_written_beside_models_config_with_its_permissions(self, world, capsys):
         world.config.chmod(0o640)
         assert world.mien("shift", "emotion", 10, "--why=a try") == 0
-        told = capsys.readouterr().out
-        assert "emotion: version 2, the canary, gets 0%  ->  10% of the calls\n" in told
-        assert told.endswith("Gateways, and clients with canary='auto', follow within two seconds.\n")
+        output = capsys.readouterr().out
+        assert "emotion: version 2, the canary, gets 0%  ->  10% of the calls\n" in output
+        assert output.endswith("Gateways, and clients with canary='auto', follow within two seconds.\n")
         file = world.config.with_name("split.json")
         document = json.loads(file.read_text(encoding="utf-8"))
         assert document["canary_percent"] == {"emotion": 10}
@@ -667,9 +667,9 @@ class TestAShare:
     def test_that_is_invalid_is_refused_in_one_sentence(self, world, capsys, arguments, sentence):
         capsys.readouterr()
         assert world.mien("shift", *arguments) == 1
-        told = capsys.readouterr().err
-        assert sentence in told
-        assert told.count("\n") == 1
+        output = capsys.readouterr().err
+        assert sentence in output
+        assert output.count("\n") == 1
         assert not world.config.with_name("split.json").exists()
 
     @pytest.mark.parametrize("percent", ["ten", "10%", ""])
@@ -683,8 +683,8 @@ class TestAShare:
         world.mien("abort", "emotion")
         capsys.readouterr()
         assert world.mien("shift", "emotion", percent) == 1
-        told = capsys.readouterr().err
-        assert "emotion has no canary (stable 1; loaded 1); run `mien rollout canary emotion VERSION` before" in told
+        output = capsys.readouterr().err
+        assert "emotion has no canary (stable 1; loaded 1); run `mien rollout canary emotion VERSION` before" in output
 
     def test_grows_only_if_every_server_answers_for_the_canary(self, world, capsys):
         world.servers[1].silent = True
@@ -695,8 +695,8 @@ class TestAShare:
         without = restored.with_desired("emotion", {1, 2}, {"stable": 1})
         world.servers[1].core.reload_config(without.message)
         assert world.mien("shift", "emotion", 10) == 1
-        told = capsys.readouterr().err
-        assert "b:8500 has label canary on no version, expected 2; run `mien rollout apply emotion` first" in told
+        output = capsys.readouterr().err
+        assert "b:8500 has label canary on no version, expected 2; run `mien rollout apply emotion` first" in output
         assert world.mien("apply", "emotion") == 0
         assert world.mien("shift", "emotion", 10) == 0
 
@@ -786,8 +786,8 @@ class TestAShare:
         with monkeypatch.context() as filled:
             filled.setattr(split_store, "write_atomically", full)
             assert world.mien("shift", "emotion", 20) == 1
-        told = capsys.readouterr().err
-        assert told.endswith("split.json cannot be written, and is unchanged: No space left on device\n")
+        output = capsys.readouterr().err
+        assert output.endswith("split.json cannot be written, and is unchanged: No space left on device\n")
         assert world.percent() == 10
         assert [entry["event"] for entry in Journal(world.repository).entries()][-1] == "failed"
         assert world.mien("shift", "emotion", 20) == 0

@@ -120,24 +120,24 @@ class TestSplitOfTheVersions:
         return compare._read(request, {int(name[1:]): manifest for name, manifest in manifests.items()})
 
     def test_is_that_of_the_canary(self, tmp_path):
-        told = {"config": {"validation": 0.5, "seed": 9}, "split": "50% of the people validate, seed 9"}
-        faces = self.read(tmp_path, v1=told, v2=told)
+        manifest = {"config": {"validation": 0.5, "seed": 9}, "split": "50% of the people validate, seed 9"}
+        faces = self.read(tmp_path, v1=manifest, v2=manifest)
         assert faces.split == "50% of the people validate, seed 9"
         assert faces.notes == []
 
     def test_a_note_names_a_version_with_another_split(self, tmp_path):
-        told = {"config": {"validation": 0.5, "seed": 9}, "split": "50% of the people validate, seed 9"}
-        faces = self.read(tmp_path, v1={"split": "15% of the rows validate, seed 0"}, v2=told)
+        manifest = {"config": {"validation": 0.5, "seed": 9}, "split": "50% of the people validate, seed 9"}
+        faces = self.read(tmp_path, v1={"split": "15% of the rows validate, seed 0"}, v2=manifest)
         assert faces.notes == [
             "Version 1 was trained with another split (15% of the rows validate, seed 0), "
             "so it may have seen some of these faces."
         ]
 
     @pytest.mark.parametrize(
-        "told", [{}, {"config": 5}, {"config": {}}, {"config": {"validation": "x", "seed": -1}}, {"split": 5}]
+        "manifest", [{}, {"config": 5}, {"config": {}}, {"config": {"validation": "x", "seed": -1}}, {"split": 5}]
     )
-    def test_is_that_of_the_shipped_recipes_without_a_manifest(self, tmp_path, told):
-        assert self.read(tmp_path, v1=told, v2=told).split == "15% of the people validate, seed 0"
+    def test_is_that_of_the_shipped_recipes_without_a_manifest(self, tmp_path, manifest):
+        assert self.read(tmp_path, v1=manifest, v2=manifest).split == "15% of the people validate, seed 0"
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,10 @@ def deny(status, message):
 def test_every_error_is_one_sentence(api, capsys, says, sentence):
     api.says = says
     assert main(["rollout", "status", "--configmap=mien/mien-models", "--servers=127.0.0.1:1"]) == 1
-    told = capsys.readouterr().err
-    assert sentence in told
-    assert told.startswith("mien rollout: ")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert sentence in output
+    assert output.startswith("mien rollout: ")
+    assert output.count("\n") == 1
 
 
 def test_the_error_for_a_missing_config_map_says_how_to_create_it(api):

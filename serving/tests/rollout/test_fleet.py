@@ -123,15 +123,15 @@ def test_a_view_has_states_labels_and_why_a_version_failed(fleet):
 
 
 @pytest.mark.parametrize(
-    ("told", "counted"),
+    ("trailing", "counted"),
     [
         ((), None),
         (((COUNT_HEADER, "12"), (SECONDS_HEADER, "345")), (12, 345.0)),
         (((COUNT_HEADER, "many"), (SECONDS_HEADER, "345")), None),
     ],
 )
-def test_a_server_may_count_requests_without_a_label(fleet, told, counted):
-    fleet.stand_in.trailing = told
+def test_a_server_may_count_requests_without_a_label(fleet, trailing, counted):
+    fleet.stand_in.trailing = trailing
     assert fleet.view("emotion")[fleet.address].unlabelled == counted
 
 
@@ -257,7 +257,7 @@ class TestManyServers:
         assert len(fleet.view("emotion")) == 40
         assert max(most) == fleet_module._AT_ONCE
 
-    def test_one_that_does_not_answer_is_not_called_for_the_next_model(self, fleet, monkeypatch):
+    def test_one_that_does_not_answer_is_not_asked_about_the_next_model(self, fleet, monkeypatch):
         asked = []
 
         def view(server, model, labels, timeout):

@@ -134,15 +134,15 @@ def test_status_distinguishes_a_running_change_from_an_unfinished_one(site):
     working = site.begin("canary", "emotion", 2)
     until(lambda: "versions: 2" in site.config.read_text(encoding="utf-8"))
     working.send_signal(signal.SIGSTOP)
-    told = site.mien("status").stdout
-    assert "  in progress: canary emotion 2, by " in told
-    assert f"(process {working.pid})" in told
-    assert "unfinished" not in told
+    output = site.mien("status").stdout
+    assert "  in progress: canary emotion 2, by " in output
+    assert f"(process {working.pid})" in output
+    assert "unfinished" not in output
     working.kill()
     working.communicate()
-    told = site.mien("status").stdout
-    assert "  ! unfinished: mien rollout canary emotion 2, begun by " in told
-    assert "in progress" not in told
+    output = site.mien("status").stdout
+    assert "  ! unfinished: mien rollout canary emotion 2, begun by " in output
+    assert "in progress" not in output
     site.done("abort", "emotion")
 
 

@@ -142,14 +142,14 @@ def run(make_site, tmp_path, capsys):
 
 
 def test_the_exit_status_is_1_if_a_server_does_not_agree(run):
-    status, told, _ = run("status")
+    status, output, _ = run("status")
     assert status == 1
-    assert "emotion: no labels; loaded the servers' choice" in told
-    assert "127.0.0.1:1 cannot be reached" in told
-    assert "tiny.csv" in told
-    status, told, _ = run("status", "--json")
+    assert "emotion: no labels; loaded the servers' choice" in output
+    assert "127.0.0.1:1 cannot be reached" in output
+    assert "tiny.csv" in output
+    status, output, _ = run("status", "--json")
     assert status == 1
-    assert json.loads(told)["models"]["emotion"]["versions"]["1"]["metrics"] == {"accuracy": 0.8}
+    assert json.loads(output)["models"]["emotion"]["versions"]["1"]["metrics"] == {"accuracy": 0.8}
 
 
 def test_nothing_is_compared_if_a_server_does_not_answer(run, tmp_path):

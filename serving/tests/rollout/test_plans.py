@@ -140,13 +140,13 @@ class TestCallersWithoutALabel:
 
     def test_stop_the_canary_unless_the_operator_moves_them(self, folder):
         seen = views({1}, {1}, {1}, unlabelled=[(1200, 7300.0), (0, 9000.0), None])
-        told = f"{self.ALL}: 1,200 such requests in the last 2 h on server0:8500."
+        note = f"{self.ALL}: 1,200 such requests in the last 2 h on server0:8500."
         with pytest.raises(RolloutError) as caught:
             plan_canary("emotion", 2, self.STABLE, seen, folder)
-        assert str(caught.value).startswith(f"Nothing was changed: {told} Have them ask for the label stable")
+        assert str(caught.value).startswith(f"Nothing was changed: {note} Have them ask for the label stable")
         assert "--move-unlabelled" in str(caught.value)
         plan = plan_canary("emotion", 2, self.STABLE, seen, folder, move_unlabelled=True)
-        assert plan.notes == (told,)
+        assert plan.notes == (note,)
         assert plan.after == desired({1, 2}, stable=1, canary=2)
 
     def test_are_ruled_out_only_after_a_while(self, folder):

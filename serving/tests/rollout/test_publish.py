@@ -48,8 +48,8 @@ def publish(monkeypatch, capsys):
     def run(site, source, *flags):
         where = [f"--repository={site.repository}", f"--config={site.config}"]
         status = main(["rollout", "publish", str(source), *where, *flags])
-        told = capsys.readouterr()
-        return status, told.out + told.err
+        output = capsys.readouterr()
+        return status, output.out + output.err
 
     return run
 
@@ -59,10 +59,10 @@ def names(site):
 
 
 def test_a_published_version_has_all_files_and_is_readable_by_all_users(site, copy, publish):
-    status, told = publish(site, copy, "--why=more faces")
+    status, output = publish(site, copy, "--why=more faces")
     assert status == 0
-    assert "the answers to 8 golden images differ by at most" in told
-    assert "Next: mien rollout canary emotion 2" in told
+    assert "the answers to 8 golden images differ by at most" in output
+    assert "Next: mien rollout canary emotion 2" in output
     assert names(site) == ["1", "2"]
     version = site.repository / "emotion" / "2"
     files = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -88,10 +88,10 @@ def test_a_published_version_is_readable_by_all_users_whatever_the_umask_is(site
 def test_the_first_version_of_a_model_is_served_at_once(make_site, tmp_path, copy, publish):
     site = make_site(tmp_path)
     shutil.rmtree(site.repository / "emotion")
-    status, told = publish(site, copy)
+    status, output = publish(site, copy)
     assert status == 0
-    assert "it is the first version, which servers load as soon as they see it" in told
-    assert "Next: mien rollout adopt emotion" in told
+    assert "it is the first version, which servers load as soon as they see it" in output
+    assert "Next: mien rollout adopt emotion" in output
 
 
 def damage_weights(folder):
@@ -127,9 +127,9 @@ def damage_weights(folder):
 )
 def test_a_version_that_differs_from_its_manifest_is_refused(site, copy, publish, damage, sentence):
     damage(copy)
-    status, told = publish(site, copy)
+    status, output = publish(site, copy)
     assert status == 1
-    assert sentence in told
+    assert sentence in output
     assert names(site) == ["1"]
 
 
@@ -138,9 +138,9 @@ def test_a_version_above_the_maximum_size_is_refused(site, copy, publish):
 
 
 def test_other_answers_than_the_golden_ones_are_refused(site, tiny_model, publish):
-    status, told = publish(site, tiny_model("emotion", 2, golden_mark=9))
+    status, output = publish(site, tiny_model("emotion", 2, golden_mark=9))
     assert status == 1
-    assert "serving_default differs by 0.01" in told
+    assert "serving_default differs by 0.01" in output
     assert names(site) == ["1"]
     assert publish(site, tiny_model("emotion", 2, golden_mark=9), "--tolerance=0.1")[0] == 0
 
@@ -189,9 +189,9 @@ def test_an_invalid_file_of_golden_answers_is_refused(copy, content):
 def test_a_file_that_is_not_regular_is_refused(site, copy, publish, name, make):
     (copy / name).unlink()
     make(copy / name)
-    status, told = publish(site, copy)
+    status, output = publish(site, copy)
     assert status == 1
-    assert f"{name} cannot be read: it is a " in told or "no readable assets.extra/manifest.json" in told
+    assert f"{name} cannot be read: it is a " in output or "no readable assets.extra/manifest.json" in output
     assert names(site) == ["1"]
 
 
@@ -253,9 +253,9 @@ class TestARun:
         script = (
             f'repository="${{5#--repository=}}"; mkdir -p "$repository/emotion"; cp -r {copy} "$repository/emotion/1"'
         )
-        status, told = publish(site, run(script))
-        assert status == 0, told
-        assert "run is a run: exporting it" in told
+        status, output = publish(site, run(script))
+        assert status == 0, output
+        assert "run is a run: exporting it" in output
         assert names(site) == ["1", "2"]
 
     def test_that_cannot_be_exported_is_refused_with_the_reason(self, site, run, publish):
@@ -267,9 +267,9 @@ class TestARun:
 def test_a_full_disk_leaves_nothing_behind(small_disk, make_site, copy, fill, publish):
     site = adopted(make_site(small_disk))
     filler = fill(small_disk, left=50_000)
-    status, told = publish(site, copy)
+    status, output = publish(site, copy)
     assert status == 1
-    assert "No space left on device" in told
+    assert "No space left on device" in output
     assert names(site) == ["1"]
     filler.unlink()
     assert publish(site, copy)[0] == 0
@@ -308,9 +308,9 @@ def test_a_publish_that_died_before_it_was_noted_is_finished_by_running_it_again
         with pytest.raises(Died):
             publish(site, copy, "--why=more faces")
     assert names(site) == ["1", "2"]
-    status, told = publish(site, copy)
+    status, output = publish(site, copy)
     assert status == 0
-    assert "published version 2 in" in told
+    assert "published version 2 in" in output
     assert names(site) == ["1", "2"]
     assert [(entry["event"], entry["version"], entry["why"]) for entry in site.journal()] == [
         ("begun", 2, "more faces"),

@@ -43,9 +43,9 @@ def publish_two_at_once(site, load, sources):
     running = [(site.begin("publish", source), mark) for source, mark in sources]
     numbers = []
     for process, mark in running:
-        told, complaint = process.communicate()
+        output, complaint = process.communicate()
         assert process.returncode == 0, complaint
-        numbers.append(int(re.search(r"published version (\d+)", told)[1]))
+        numbers.append(int(re.search(r"published version (\d+)", output)[1]))
         load.models[numbers[-1]] = mark
     assert sorted(numbers) == [2, 3]
     return numbers
