@@ -41,7 +41,7 @@ demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile -m "not docker" $(if $(COVERAGE),--cov)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker" $(if $(COVERAGE),--cov)
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py
