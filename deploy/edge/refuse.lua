@@ -4,7 +4,10 @@ local MOST = 16 * 1048576 -- of a body that is longer, the rest is not waited fo
 
 core.register_service("refuse", "http", function(applet)
   local status, grpc_status, text = applet.headers["x-refusal"][0]:match("^(%d+) (%d+) (.*)$")
-  local left = MOST
+  local headers = applet.headers
+  -- A request for a WebSocket has no body, and its connection no end.
+  local has_body = headers["x-rpc"][0] ~= "" or headers["content-length"] or headers["transfer-encoding"]
+  local left = has_body and MOST or 0
   while left > 0 do
     local data = applet:receive(65536)
     if not data or #data == 0 then break end

@@ -64,7 +64,7 @@ def options(
     partial: Annotated[bool, Query(description="Answer even if one of the models does not")] = False,
     timeout: Annotated[
         float | None,
-        Query(gt=0, le=86400, description="Seconds that the analysis may take, at most the gateway's own limit"),
+        Query(ge=0.001, le=86400, description="Seconds that the analysis may take, at most the gateway's own limit"),
     ] = None,
     emotion: Version = None,
     keypoints: Version = None,
