@@ -92,7 +92,7 @@ lock:
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--no-emit-package mien-client --no-emit-package mien-gateway --no-emit-package mien-serving --no-emit-package mien-training \
 		-o requirements.lock
-	uv pip compile -q serving/pyproject.toml --extra s3 deploy/docker/requirements.in --override deploy/docker/requirements.in \
+	uv pip compile -q serving/pyproject.toml --extra s3 --extra signing deploy/docker/requirements.in --override deploy/docker/requirements.in \
 		-c requirements.lock --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--no-emit-package mien-client -o deploy/docker/requirements.lock

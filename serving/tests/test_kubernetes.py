@@ -18,6 +18,7 @@ from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from mien_serving.batching.parameters import read_batching_parameters
 from mien_serving.core.config import check_config, read_config
 from mien_serving.model_servers.flags import add_flags
+from mien_serving.repository.sync.command import COMMAND as REPOSITORY
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
@@ -27,6 +28,9 @@ LABELS = {"app.kubernetes.io/name": "mien-serving", "app.kubernetes.io/part-of":
 
 # The oldest Kubernetes that these manifests are for, and the newest whose schemas we have.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
+
+# What requires signatures, and the overlay that it is added to.
+SIGNATURES = {"components/signatures": "overlays/production", "components/signatures-volume": "overlays/development"}
 
 # The ConfigMap that `mien rollout` writes.
 ROLLED_OUT = "mien-models"
@@ -83,7 +87,7 @@ def server(overlay):
 
 def test_every_kustomization_is_tested():
     found = {path.parent.relative_to(K8S).as_posix() for path in K8S.rglob("kustomization.yaml")}
-    assert found == {*EVERYTHING, "base", "components/s3", "gateway"}
+    assert found == {*EVERYTHING, "base", "components/s3", "gateway", *SIGNATURES}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -452,6 +456,50 @@ class TestProduction:
         assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}
         assert names["to"][0]["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
         assert tls["ports"] == [{"port": 443, "protocol": "TCP"}]
+
+
+@pytest.mark.parametrize(("component", "overlay"), SIGNATURES.items())
+def test_signatures_are_verified_before_anything_is_in_place_or_served(component, overlay, tmp_path):
+    plain = {found["name"]: found for found in [*pod(overlay).get("initContainers", []), *pod(overlay)["containers"]]}
+    folder = {name: os.path.relpath(K8S / name, tmp_path.resolve()) for name in (component, overlay)}
+    kustomization = {"resources": [folder[overlay]], "components": [folder[component]]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+    done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    [signed] = [found for found in yaml.safe_load_all(done.stdout) if found["kind"] == "Deployment"]
+    spec = signed["spec"]["template"]["spec"]
+    for version in VERSIONS:
+        kubernetes_validate.validate(signed, version, strict=True)
+    option = "--verify-with=/config/signers/signers.toml"
+    changed = {found["name"]: found for found in [*spec.get("initContainers", []), *spec["containers"]]}
+    verifying = {name for name, found in changed.items() if option in found.get("command", ())}
+    if overlay == "overlays/production":
+        assert verifying == {FETCH, UPDATE}
+        for name in verifying:
+            assert changed[name]["command"] == [*plain[name]["command"], option]
+    else:
+        assert verifying == {"signatures"}
+        assert changed["signatures"]["command"] == ["mien", "repository", "verify", "/models", option]
+        assert changed["signatures"]["securityContext"] == LOCKED
+    for name in verifying:
+        arguments = changed[name]["command"][2:]
+        parser = argparse.ArgumentParser()
+        REPOSITORY.add_arguments(parser)
+        assert parser.parse_args(arguments).verify_with == Path("/config/signers/signers.toml")
+        mounts = {mount["mountPath"]: mount for mount in changed[name]["volumeMounts"]}
+        assert mounts["/config/signers"] == {"name": "signers", "mountPath": "/config/signers", "readOnly": True}
+        assert "/models" in mounts
+    assert {"name": "signers", "configMap": {"name": "mien-signers"}} in spec["volumes"]
+    assert changed[SERVER] == plain[SERVER]
+
+
+LOCKED = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 def test_the_gpu_overlay_requests_a_gpu_and_has_large_batches():

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
-from mien_client import contract, protos
+from mien_client import contract, protos, signing
+from mien_client.cli import main
 from mien_training import export
 from mien_training.errors import ExportError, RunError
 from mien_training.prediction import inference
@@ -292,3 +293,36 @@ class TestRunFolders:
         (tmp_path / "best.weights.h5").write_bytes(b"nonsense")
         with pytest.raises(RunError, match="does not fit the emotion network"):
             open_run(tmp_path).load()
+
+
+class TestASignedVersion:
+    @pytest.fixture
+    def key(self, tmp_path):
+        pytest.importorskip("model_signing", reason="the extra signing is not installed")
+        from cryptography.hazmat.primitives import serialization as form
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem, plain = form.Encoding.PEM, form.NoEncryption()
+        public = key.public_key().public_bytes(pem, form.PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / "training.pub").write_bytes(public)
+        (tmp_path / "training.key").write_bytes(key.private_bytes(pem, form.PrivateFormat.PKCS8, plain))
+        return tmp_path / "training.key"
+
+    def test_is_verified_with_the_public_key(self, tmp_path, finished_runs, key, capsys):
+        where = f"--repository={tmp_path / 'models'}"
+        assert main(["export", str(finished_runs["keypoints"]), where, f"--sign={key}"]) == 0
+        version = tmp_path / "models" / "keypoints" / "1"
+        assert f"keypoints: published {version}, signed\n" in capsys.readouterr().out
+        signing.verify(version, signing.Policy.read(key.with_suffix(".pub")))
+
+    def test_is_not_published_if_the_key_is_not_suitable(self, tmp_path, finished_runs, key, capsys):
+        where = f"--repository={tmp_path / 'models'}"
+        assert main(["export", str(finished_runs["keypoints"]), where, f"--sign={key.with_suffix('.pub')}"]) == 1
+        assert "Expected a private key without a password" in capsys.readouterr().err
+        assert not (tmp_path / "models").exists()
+
+    def test_needs_a_key_for_its_certificate(self, tmp_path, finished_runs, capsys):
+        where = f"--repository={tmp_path / 'models'}"
+        assert main(["export", str(finished_runs["keypoints"]), where, "--certificate=ada.crt"]) == 1
+        assert "--certificate requires --sign KEY" in capsys.readouterr().err

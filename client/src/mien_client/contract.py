@@ -60,6 +60,7 @@ KEYPOINTS_OUTPUT: Final = "keypoints"
 """Of the key point model: float32 [N, 15, 2], (x, y) in pixels of the 48x48 image."""
 
 MANIFEST: Final = "assets.extra/manifest.json"
+SIGNATURE: Final = "assets.extra/signature.json"
 """In the folder of a version: a JSON document that says what the version is, with the SHA-256 of every other file."""
 GOLDEN_ANSWERS: Final = "assets.extra/golden.npz"
 """In the folder of a version: ``images``, uint8 [N, 48, 48], and ``answers``, the network's own output for them."""

@@ -59,13 +59,14 @@ def published(run: Run, repository: Path) -> Path | None:
     return None
 
 
-def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
+def export(run: Run, repository: Path, say: Callable[[str], None], sign: Callable[[Path], None] | None = None) -> Path:
     """Publish a run's network as the next version of its model.
 
     Args:
         run: The trained network.
         repository: The folder of all models; made if it is not there.
         say: Told what is being done, in a few words.
+        sign: Signs the version in a folder; it raises an error if it cannot. `None` leaves the version unsigned.
 
     Returns:
         The new version's folder, ``repository/<model>/<version>``.
@@ -93,6 +94,8 @@ def export(run: Run, repository: Path, say: Callable[[str], None]) -> Path:
                 f"more than {MAX_DIFFERENCE:.0e}; nothing was published"
             )
         write_json(aside / contract.MANIFEST, _manifest(run, aside, difference))
+        if sign:
+            sign(aside)
         for path in (*aside.rglob("*"), aside):
             flush_to_disk(path)
         return _publish(aside, base)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from mien_client.contract import MANIFEST
+from mien_client.contract import MANIFEST, SIGNATURE
 from mien_client.reading import parse_json, read_file, regular_size, sha256
 
 from mien_serving.repository.errors import VersionError
@@ -18,6 +18,7 @@ _LONGEST_KEY: Final = 1024
 _NEVER_IN_A_NAME: Final = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")
 _LARGEST_METRIC: Final = 1e300
 _LONGEST_TEXT: Final = 80
+_NOT_LISTED: Final = (MANIFEST, SIGNATURE)
 
 
 def read_manifest(version: Path) -> Mapping[str, Any]:
@@ -75,7 +76,7 @@ def listed_files(manifest: bytes) -> dict[str, str]:
             raise VersionError(f"its {MANIFEST} names {name[:100]!r}, which is not a valid file name in a version")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise VersionError(f"its {MANIFEST} has no valid sha256 for {name}")
-    for name in (together := {*listed, MANIFEST}):
+    for name in (together := {*listed, MANIFEST, SIGNATURE}):
         for folder in map(str, PurePosixPath(name).parents):
             if folder in together:
                 raise VersionError(f"its {MANIFEST} names {folder!r} both as a file and as the folder of {name!r}")
@@ -85,7 +86,7 @@ def listed_files(manifest: bytes) -> dict[str, str]:
 def _is_inside(name: str) -> bool:
     if len(name) > _LONGEST_KEY:
         return False
-    return not {"", ".", ".."} & set(name.split("/")) and not _NEVER_IN_A_NAME.search(name) and name != MANIFEST
+    return not {"", ".", ".."} & set(name.split("/")) and not _NEVER_IN_A_NAME.search(name) and name not in _NOT_LISTED
 
 
 def file_size(path: Path) -> int:

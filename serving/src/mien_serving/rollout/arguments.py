@@ -114,6 +114,13 @@ def _publish(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="maximum distance of answers from the golden ones, relative to values above 1 (default: %(default)g)",
     )
+    parser.add_argument(
+        "--verify-with",
+        type=Path,
+        metavar="FILE",
+        help="whose signature is required: a policy (TOML), a public key or the certificates of an authority (PEM) "
+        "(default: the repository's policy, models.signers.toml beside models, if there is one)",
+    )
     _add_change(parser)
 
 

@@ -92,7 +92,11 @@ def _publish(arguments: argparse.Namespace) -> int:
     from mien_serving.rollout.verbs.publish import publish
 
     request = requests.PublishRequest(
-        source=arguments.source, max_mb=arguments.max_mb, tolerance=arguments.tolerance, **_change(arguments)
+        source=arguments.source,
+        max_mb=arguments.max_mb,
+        tolerance=arguments.tolerance,
+        verify_with=arguments.verify_with,
+        **_change(arguments),
     )
     publish(request, PrintedProgress())
     return 0

@@ -127,12 +127,15 @@ class PublishRequest(ChangeRequest):
         source: A run of `mien train`, or a SavedModel of `mien export`.
         max_mb: Maximum size in megabytes.
         tolerance: Maximum distance of answers from the golden ones, relative to values above 1.
+        verify_with: Whose signature is required: a policy, a public key or the certificates of an authority. None
+            means the repository's own policy, if it has one.
     """
 
     source: Path
     model: str = ""
     max_mb: float = 1024.0
     tolerance: float = 1e-3
+    verify_with: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""``mien repository``: its arguments. What the verb does, and the S3 library, are imported when it is run."""
+"""``mien repository``: its arguments. What a verb does, and the libraries for it, are imported when it is run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from mien_client.cli import Command, CommandError, seconds
@@ -35,13 +36,31 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="URL of the storage (default: the environment variable AWS_ENDPOINT_URL, or AWS)",
     )
+    _add_trust(sync, "the folder's name and .signers.toml, beside it, if there is such a file")
     sync.add_argument("--dry-run", action="store_true", help="list what would be copied, and copy nothing")
     sync.add_argument(
         "--every", type=seconds, metavar="S", help="repeat every S seconds, also after errors, until SIGTERM or Ctrl-C"
     )
 
+    text = "verify the files and signatures of all versions in a folder"
+    verify = verbs.add_parser("verify", help=text, description=f"{text[:1].upper()}{text[1:]}.")
+    verify.add_argument("folder", type=Path, metavar="DIR", help="a model repository")
+    _add_trust(verify, "the folder's name and .signers.toml, beside it")
+
+
+def _add_trust(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--verify-with",
+        type=Path,
+        metavar="FILE",
+        help="whose signatures are required: a policy (TOML), a public key or the certificates of an authority (PEM) "
+        f"(default: {default})",
+    )
+
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "verify":
+        return _verify(arguments)
     if arguments.source.startswith(SCHEME) == arguments.destination.startswith(SCHEME):
         raise CommandError(
             f"Expected a folder and an s3://BUCKET/PREFIX, got {arguments.source} and {arguments.destination}"
@@ -72,6 +91,7 @@ def _sync(arguments: argparse.Namespace) -> Callable[[], int]:
         endpoint_url=arguments.endpoint_url,
         dry_run=arguments.dry_run,
         only_changes=arguments.every is not None,
+        verify_with=arguments.verify_with,
     )
 
     def sync() -> int:
@@ -83,4 +103,18 @@ def _sync(arguments: argparse.Namespace) -> Callable[[], int]:
     return sync
 
 
-COMMAND: Final = Command("copy a model repository to or from S3-compatible storage", _add_arguments, _run)
+def _verify(arguments: argparse.Namespace) -> int:
+    from mien_serving.repository.verify import verify
+
+    try:
+        problems = verify(arguments.folder, arguments.verify_with, lambda text: print(text, flush=True))
+    except RepositoryError as error:
+        raise CommandError(str(error)) from None
+    for problem in problems:
+        sys.stderr.write(f"mien repository: {problem}\n")
+    return 1 if problems else 0
+
+
+COMMAND: Final = Command(
+    "copy a model repository to or from S3-compatible storage, and verify its signatures", _add_arguments, _run
+)

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mien_client.contract import MANIFEST
-from mien_client.reading import DOCUMENT_LIMIT, MEBIBYTE, open_regular, read_file
+from mien_client.contract import MANIFEST, SIGNATURE
+from mien_client.reading import DOCUMENT_LIMIT, MEBIBYTE, open_regular, read_file, sha256
+from mien_client.signing import SIGNATURE_LIMIT, Policy
 from mien_client.writing import flush_to_disk
 
 from mien_serving.core.source import version_number
-from mien_serving.repository import layout
+from mien_serving.repository import layout, trust
 from mien_serving.repository.errors import RepositoryError, VersionError
 from mien_serving.repository.manifest import check_files, file_size, listed_files
 from mien_serving.repository.sync import SCHEME, SyncRequest
@@ -61,14 +62,15 @@ def sync(request: SyncRequest, progress: SyncProgress) -> bool:
         RepositoryError: Nothing can be copied.
     """
     up = request.destination.startswith(SCHEME)
-    bucket = Bucket(request.destination if up else request.source, request.endpoint_url)
     folder = Path(request.source if up else request.destination)
+    policy = trust.policy_for(folder, request.verify_with)
+    bucket = Bucket(request.destination if up else request.source, request.endpoint_url)
     try:
         if not up:
-            return _Download(bucket, folder, request, progress).run()
+            return _Download(bucket, folder, policy, request, progress).run()
         if not folder.is_dir():
             raise RepositoryError(f"There is no folder {folder}; name a model repository")
-        return _Upload(bucket, folder, request, progress).run()
+        return _Upload(bucket, folder, policy, request, progress).run()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -79,8 +81,10 @@ def sync(request: SyncRequest, progress: SyncProgress) -> bool:
 class _Copy(ABC):
     """What both directions have in common."""
 
-    def __init__(self, bucket: Bucket, folder: Path, request: SyncRequest, progress: SyncProgress) -> None:
-        self._bucket, self._folder, self._progress = bucket, folder, progress
+    def __init__(
+        self, bucket: Bucket, folder: Path, policy: Policy | None, request: SyncRequest, progress: SyncProgress
+    ) -> None:
+        self._bucket, self._folder, self._policy, self._progress = bucket, folder, policy, progress
         self._dry_run = request.dry_run
         self._only_changes = request.only_changes
         self._objects: dict[Version, dict[str, int]] = {}
@@ -154,12 +158,17 @@ class _Copy(ABC):
             raise VersionError(f"{both} are the same version; delete one of them")
         return f"{version.model}/{numerals[0]}/{name}"
 
-    def _read_manifest(self, version: Version) -> bytes:
-        """Return the manifest in the bucket."""
-        manifest = self._bucket.read(self._key(version, MANIFEST), DOCUMENT_LIMIT)
-        if len(manifest) > DOCUMENT_LIMIT:
-            raise VersionError(f"its {MANIFEST} is larger than {DOCUMENT_LIMIT / MEBIBYTE:g} MiB")
-        return manifest
+    def _check_trust(self, version: Version, where: Path) -> str:
+        """Check who has signed a version; return that as the end of a sentence."""
+        signed = trust.check(where, version.model, version.number, self._folder / version.model, self._policy)
+        return f", {signed}" if signed else ""
+
+    def _document(self, version: Version, name: str, limit: int = DOCUMENT_LIMIT) -> bytes:
+        """Return the manifest or the signature in the bucket."""
+        content = self._bucket.read(self._key(version, name), limit)
+        if len(content) > limit:
+            raise VersionError(f"its {name} is larger than {limit / MEBIBYTE:g} MiB")
+        return content
 
 
 class _Upload(_Copy):
@@ -178,8 +187,10 @@ class _Upload(_Copy):
         local, there = self._local(version), self._objects.get(version, {})
         manifest = _read(local / MANIFEST)
         files = listed_files(manifest)
+        if (local / SIGNATURE).is_file():
+            files[SIGNATURE] = sha256(local / SIGNATURE, follow_links=False)
         whole = MANIFEST in there
-        if whole and self._read_manifest(version) != manifest:
+        if whole and self._document(version, MANIFEST) != manifest:
             raise VersionError(
                 f"{self._bucket.url}{version} already exists with another manifest, and versions are never changed"
             )
@@ -189,6 +200,7 @@ class _Upload(_Copy):
             if not missing:
                 return "up to date"
         check_files(local, files)
+        signed = self._check_trust(version, local)
         if not whole:
             missing = [name for name in files if not self._has(version, name, local / name, files[name])]
         sizes = {name: file_size(local / name) for name in missing}
@@ -203,7 +215,7 @@ class _Upload(_Copy):
                 self._bucket.put_new(self._key(version, MANIFEST), manifest)
             except AlreadyThereError:
                 raise VersionError("another process has sent it at the same time; run the same command again") from None
-        self._progress.say(f"{version}: sent {_amount(sizes, files)}")
+        self._progress.say(f"{version}: sent {_amount(sizes, files)}{signed}")
         return "sent"
 
     def _has(self, version: Version, name: str, path: Path, digest: str) -> bool:
@@ -236,7 +248,7 @@ class _Download(_Copy):
 
     def _copy(self, version: Version) -> str:
         local, there = self._local(version), self._objects[version]
-        manifest = self._read_manifest(version)
+        manifest = self._document(version, MANIFEST)
         if local.exists():
             if _read(local / MANIFEST) != manifest:
                 raise VersionError(f"{local} already exists with another manifest, and versions are never changed")
@@ -244,6 +256,9 @@ class _Download(_Copy):
         files = listed_files(manifest)
         if gone := sorted(set(files) - set(there)):
             raise VersionError(f"{self._bucket.url}{version}/{gone[0]} is missing; send the version again")
+        signature = self._document(version, SIGNATURE, SIGNATURE_LIMIT) if SIGNATURE in there else b""
+        if self._policy and not signature:
+            raise VersionError(f"it is not signed: it has no {SIGNATURE}")
         sizes = {name: there[name] for name in files}
         if self._dry_run:
             self._progress.say(f"{version}: would fetch {_amount(sizes, files)}")
@@ -261,14 +276,17 @@ class _Download(_Copy):
             for name, digest in files.items():
                 self._fetch(version, name, digest, aside / name, advance)
         (aside / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(_opened(aside / MANIFEST, os.O_WRONLY | os.O_TRUNC), "wb") as stream:
-            stream.write(manifest)
-        check_files(aside, files)
+        documents = {MANIFEST: manifest, SIGNATURE: signature} if signature else {MANIFEST: manifest}
+        for name, content in documents.items():
+            with os.fdopen(_opened(aside / name, os.O_WRONLY | os.O_TRUNC), "wb") as stream:
+                stream.write(content)
+        check_files(aside, files | {SIGNATURE: hashlib.sha256(signature).hexdigest()} if signature else files)
+        signed = self._check_trust(version, aside)
         for path in (*aside.rglob("*"), aside):
             flush_to_disk(path)
         aside.rename(local)
         flush_to_disk(local.parent)
-        self._progress.say(f"{version}: fetched {_amount(sizes, files)}")
+        self._progress.say(f"{version}: fetched {_amount(sizes, files)}{signed}")
         return "fetched"
 
     def _fetch(self, version: Version, name: str, digest: str, target: Path, advance: Advance) -> None:

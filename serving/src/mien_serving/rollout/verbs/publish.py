@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from mien_client.contract import MANIFEST
+from mien_client.contract import MANIFEST, SIGNATURE
 from mien_client.reading import sha256
+from mien_client.signing import Policy
 from mien_client.writing import flush_to_disk
 
-from mien_serving.repository import layout
-from mien_serving.repository.errors import RepositoryError
+from mien_serving.repository import layout, trust
+from mien_serving.repository.errors import RepositoryError, VersionError
 from mien_serving.repository.lock import is_running, locked
 from mien_serving.repository.manifest import file_size, read_manifest
 from mien_serving.rollout.errors import RolloutError, only_rollout_errors
@@ -59,14 +60,16 @@ def publish(request: PublishRequest, progress: Progress) -> int:
             model = str(manifest["model"])
             config = ModelsConfig.read(request.deployment.config)
             folder = config.folder(model, repository)
+            policy = trust.policy_for(repository, request.verify_with)
             names = _check_files(source, manifest, request.max_mb)
             progress.say(f"{model}: {len(names)} files; loading them and comparing the answers with the golden ones")
             if not request.dry_run:
                 aside = stack.enter_context(_aside(folder))
                 source = _copied(source, aside, names)
             _check_sums(source, manifest)
+            signed = _check_trust(source, model, folder, policy, Journal(repository).entries(model))
             result = _load(source, model, request.tolerance)
-            progress.say(f"{model}: all files match the manifest; {result}")
+            progress.say(f"{model}: all files match the manifest; {signed}{result}")
             desired = _adopted(replace(request, model=model), config, folder, progress)
             if request.dry_run:
                 version = _next(folder, desired, Journal(repository).entries(model))
@@ -129,7 +132,7 @@ def _check_files(source: Path, manifest: Mapping[str, Any], max_mb: float) -> li
             size += file_size(path)
             names.append(path.relative_to(source).as_posix())
     expected = {*manifest["sha256"], MANIFEST}
-    if differing := sorted(expected.symmetric_difference(names)):
+    if differing := sorted(expected.symmetric_difference(names) - {SIGNATURE}):
         what = "is missing" if differing[0] in expected else "is not in the manifest"
         raise RolloutError(f"Nothing was published: {source / differing[0]} {what}")
     if size > max_mb * 1e6:
@@ -186,6 +189,25 @@ def _check_sums(source: Path, manifest: Mapping[str, Any]) -> None:
             raise RolloutError(
                 f"Nothing was published: {name} is not the file that the manifest describes: its sha256 differs"
             )
+
+
+def _check_trust(source: Path, model: str, folder: Path, policy: Policy | None, entries: Iterable[Entry]) -> str:
+    """Check who has signed the version, and that it was not published before; return that as a clause."""
+    if policy is None:
+        return ""
+    digest = sha256(source / MANIFEST, follow_links=False)
+    begun = _died_before_it_was_noted(entries, folder, digest)
+    try:
+        signed = trust.check(source, model, begun["version"] if begun else None, folder, policy)
+    except VersionError as error:
+        raise RolloutError(f"Nothing was published: {error}") from None
+    for entry in entries:
+        if entry["verb"] == "publish" and entry.get("manifest") == digest and not begun:
+            raise RolloutError(
+                f"Nothing was published: it was published as version {entry['version']} of {model} at "
+                f"{entry['time'][:19]} already; export it again"
+            )
+    return f"{signed}; "
 
 
 def _load(folder: Path, model: str, tolerance: float) -> str:
