@@ -44,7 +44,7 @@ class Options:
     versions: dict[str, int | str | None]
 
 
-def options(
+async def options(
     detect: Annotated[
         Literal["auto", "always", "never"],
         Query(
