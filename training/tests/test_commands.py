@@ -4,25 +4,38 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from mien_client.cli import main
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "120"}
 MIEN = [sys.executable, "-c", "import sys; from mien_client.cli import main; sys.exit(main())"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny, emotion_csv):
+    """Train a small emotion network once."""
+    from mien_training import configs
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(configs.CONFIGS, "emotion", tiny["emotion"])
+        assert main(["train", "emotion", "--data", str(emotion_csv), "--out", str(folder)]) == 0
+    return folder
+
+
 @pytest.fixture
-def emotion_run(tmp_path, monkeypatch, tiny, emotion_csv, mien):
+def emotion_run(tmp_path, monkeypatch, tiny, trained):
+    """Return a copy of the small network's run, which the same command continues."""
     from mien_training import configs
 
     monkeypatch.setitem(configs.CONFIGS, "emotion", tiny["emotion"])
-    status, out, _ = mien("train", "emotion", "--data", emotion_csv, "--out", tmp_path / "run")
-    assert status == 0, out
-    return tmp_path / "run"
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def test_train_evaluate_export(tmp_path, emotion_csv, emotion_run, mien):
@@ -132,18 +145,11 @@ def test_key_points_are_split_by_person_and_evaluated_on_the_same_people(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_says_how_to_continue_and_continues(tmp_path, emotion_csv, number):
-    command = [
-        *MIEN,
-        "train",
-        "emotion",
-        "--data",
-        str(emotion_csv),
-        "--out",
-        str(tmp_path / "run"),
-        "--batch-size",
-        "8",
-    ]
-    command += ["--epochs", "2"]
+    command = [*MIEN, "train", "emotion", "--data", str(emotion_csv), "--out", str(tmp_path / "run")]
+    command += ["--batch-size", "2", "--epochs", "6"]
+    # A small network, since only the interruption matters.
+    for value in ("stem=8", "early=true", "widths=[8, 16]", "depths=[1, 1]"):
+        command += ["--set", f"network.{value}"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=ENVIRONMENT
     )
@@ -153,12 +159,12 @@ def test_an_interrupted_command_says_how_to_continue_and_continues(tmp_path, emo
     process.send_signal(number)
     out, _ = process.communicate()
     assert process.returncode == 130, out
-    steps = int(re.search(r"Interrupted after step (\d+) of 22; the same command continues\.", out).group(1))
-    assert 11 < steps < 22
+    steps = int(re.search(r"Interrupted after step (\d+) of 270; the same command continues\.", out).group(1))
+    assert 45 <= steps < 270
     assert "Traceback" not in out
     again = subprocess.run(command, capture_output=True, encoding="utf-8", env=ENVIRONMENT, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"Continuing {tmp_path / 'run'} after step {steps} of 22." in again.stdout
+    assert f"Continuing {tmp_path / 'run'} after step {steps} of 270." in again.stdout
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
