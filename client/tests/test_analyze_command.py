@@ -57,10 +57,10 @@ def test_json(face, address, backend, capsys):
     assert list(first["keypoints"]) == list(KEYPOINTS)
     np.testing.assert_allclose([point["crop"] for point in first["keypoints"].values()], expected, atol=1e-4)
     np.testing.assert_allclose([point["picture"] for point in first["keypoints"].values()], expected, atol=1e-4)
-    crop, nose = second["crop"], second["keypoints"]["nose_tip"]
-    scale = crop["side"] / 48
-    assert nose["picture"][0] == pytest.approx((nose["crop"][0] + 0.5) * scale - 0.5 + crop["left"])
-    assert nose["picture"][1] == pytest.approx((nose["crop"][1] + 0.5) * scale - 0.5 + crop["top"])
+    nose = second["keypoints"]["nose_tip"]
+    [crop] = pictures.find_faces(pictures.read_picture(PORTRAIT))
+    assert second["crop"] == {"left": crop.left, "top": crop.top, "side": crop.side, "angle": crop.angle}
+    np.testing.assert_allclose(nose["picture"], crop.to_picture(np.array(nose["crop"])))
 
 
 @pytest.mark.parametrize("faces", [1, 5])

@@ -66,7 +66,8 @@ def test_as_json(client):
     document = json.loads(json.dumps(analysis.to_dict()))
     assert document == analysis.to_dict()
     [described] = document["faces"]
-    assert described["crop"] == {"left": face.crop.left, "top": face.crop.top, "side": face.crop.side}
+    crop = face.crop
+    assert described["crop"] == {"left": crop.left, "top": crop.top, "side": crop.side, "angle": crop.angle}
     assert list(described["keypoints_in_picture"].values()) == face.keypoints_in_picture.tolist()
     assert list(described["keypoints"].values()) == face.keypoints.tolist()
 

@@ -1,30 +1,21 @@
-"""Every kind of PNG and JPEG is read, faces are found, and key points are mapped back into the picture."""
+"""Pictures of every kind are read, and files that are not pictures are refused with one sentence."""
 
 import contextlib
 import io
 import os
 import zlib
 from typing import Literal
-from unittest import mock
 
 import cv2
-import matplotlib.cbook
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mien_client import PictureError
-from mien_client.pictures import MAX_FILE_BYTES, Picture, decoding, find_faces, finding, read_picture
+from mien_client.pictures import MAX_FILE_BYTES, decoding, read_picture
 from PIL import Image
 
 ORIENTATION = 0x0112
-PORTRAIT = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)  # 512 x 600, one face
-FACE = (150, 103, 225)  # Roughly where the face is in it: left, top, side.
-
-
-@pytest.fixture(scope="module")
-def portrait():
-    return read_picture(PORTRAIT)
 
 
 def save(path, image, **options):
@@ -320,150 +311,3 @@ def test_a_damaged_file_is_read_or_refused_with_one_sentence(tmp_path, kind, dat
     (tmp_path / "a").write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(PictureError):  # Nothing else may be raised.
         assert read_picture(tmp_path / "a").grey.dtype == np.uint8
-
-
-def test_48x48_is_one_face_as_it_is():
-    grey = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
-    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    np.testing.assert_array_equal(crop.image, grey)
-    points = np.array([[0.0, 0.0], [47.0, 12.5]])
-    np.testing.assert_array_equal(crop.to_picture(points), points)
-
-
-def test_a_face_is_found(portrait):
-    [crop] = find_faces(portrait)
-    assert crop.image.shape == (48, 48)
-    assert crop.image.dtype == np.uint8
-    assert crop.colour.shape == (crop.side, crop.side, 3)
-    np.testing.assert_allclose((crop.left, crop.top, crop.side), FACE, atol=25)
-
-
-@pytest.mark.parametrize("factor", [0.3, 4])
-def test_a_face_is_found_in_pictures_of_any_size(portrait, factor):
-    grey = cv2.resize(portrait.grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    np.testing.assert_allclose(np.array([crop.left, crop.top, crop.side]) / factor, FACE, atol=25)
-
-
-def test_a_face_is_found_in_the_dark_and_cut_close(portrait):
-    left, top, side = FACE
-    grey = portrait.grey[top : top + side, left : left + side] // 5
-    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    np.testing.assert_allclose((crop.left, crop.top, crop.side), (0, 0, side), atol=25)
-
-
-@pytest.mark.parametrize("tilt", [-40, -30, 20, 30])
-def test_a_tilted_face_is_found_and_turned_upright(portrait, tilt):
-    left, top, side = FACE
-    centre = (left + side / 2, top + side / 2)
-    matrix = cv2.getRotationMatrix2D(centre, -tilt, 1)  # clockwise
-    grey = cv2.warpAffine(portrait.grey, matrix, portrait.grey.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
-    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    assert abs(crop.angle - tilt) <= 15
-    np.testing.assert_allclose((crop.left, crop.top, crop.side), FACE, atol=40)
-    [upright] = find_faces(portrait)
-    assert np.corrcoef(crop.image.ravel(), upright.image.ravel())[0, 1] > 0.5
-
-
-@pytest.mark.parametrize("side", [60, 120])
-def test_a_small_face_is_found_in_a_large_picture(portrait, side):
-    grey = np.full((2000, 3000), 90, np.uint8)
-    scale = side / FACE[2]
-    small = cv2.resize(portrait.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    grey[700 : 700 + small.shape[0], 1900 : 1900 + small.shape[1]] = small
-    [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    found = np.array([crop.left - 1900, crop.top - 700, crop.side]) / scale
-    np.testing.assert_allclose(found, FACE, atol=30)
-
-
-def test_a_face_has_a_score_and_doubtful_ones_are_dropped(portrait):
-    [crop] = find_faces(portrait)
-    assert 0.5 < crop.score < 1
-    assert find_faces(portrait, min_score=crop.score) != []
-    assert find_faces(portrait, min_score=crop.score + 0.001) == []
-    doubtful = [finding._Found(10, 20, 50, score=0.49), finding._Found(90, 20, 50, score=0.5)]
-    with mock.patch.object(finding, "_search", return_value=doubtful):
-        assert [crop.score for crop in find_faces(portrait)] == [0.5]
-        assert [crop.score for crop in find_faces(portrait, min_score=0)] == [0.49, 0.5]
-
-
-def test_an_arm_is_not_a_face(portrait):
-    left, top, side = FACE
-    for grey in (portrait.grey[top + side :], portrait.grey[:, left + side :]):
-        assert find_faces(Picture(np.stack([grey] * 3, axis=-1), grey)) == []
-
-
-@pytest.mark.parametrize("angle", [0, 22, -44])
-def test_points_of_a_tilted_face_are_mapped_back(angle):
-    """On a ramp a pixel's value says in which column (or row) it lies."""
-    points = np.array([[24.0, 24.0], [10.0, 24.0], [24.0, 38.0], [12.0, 40.0]])
-    for axis in (0, 1):
-        ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
-        crop = crop_of(ramp if axis == 0 else ramp.T, (70, 90, 96, angle))
-        values = [crop.image[int(y), int(x)] for x, y in points]
-        np.testing.assert_allclose(crop.to_picture(points)[:, axis], values, atol=1)
-
-
-def test_faces_come_from_left_to_right(portrait):
-    grey = np.hstack([portrait.grey, portrait.grey])
-    first, second = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    assert abs(second.left - first.left - 512) < 25
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (47, 48), (20, 20), (300, 200)])
-def test_no_face(shape):
-    grey = np.full(shape, 128, np.uint8)
-    assert find_faces(Picture(np.stack([grey] * 3, axis=-1), grey)) == []
-
-
-def crop_of(grey, box):
-    with mock.patch.object(finding, "_search", return_value=[finding._Found(*box)]):
-        [crop] = find_faces(Picture(np.stack([grey] * 3, axis=-1), grey))
-    return crop
-
-
-@pytest.fixture
-def crop_is_box(monkeypatch):
-    monkeypatch.setattr(finding, "FACE_CROP_SCALE", 1.0)
-    monkeypatch.setattr(finding, "FACE_CROP_DOWN", 0.0)
-
-
-@settings(deadline=None)
-@given(side=st.integers(10, 150), left=st.integers(0, 100), top=st.integers(0, 100))
-def test_points_are_mapped_back_to_where_their_pixels_came_from(side, left, top):
-    """On a ramp a pixel's value says in which column (or row) it lies, so the crop tells where its pixels were."""
-    steepness = 255 // (side + 8)
-    pixels = np.arange(5, 43)  # Beyond these an enlarged crop has no neighbours to interpolate with.
-    for axis, start in ((0, left), (1, top)):
-        ramp = np.clip((np.arange(256) - start + 4) * steepness, 0, 255).astype(np.uint8)
-        grey = np.tile(ramp, (256, 1)) if axis == 0 else np.tile(ramp[:, None], (1, 256))
-        crop = crop_of(grey, (left, top, side))
-        came_from = start - 4 + crop.image.mean(axis=axis)[pixels] / steepness
-        mapped = crop.to_picture(np.stack([pixels, pixels], axis=-1))[:, axis]
-        np.testing.assert_allclose(mapped, came_from, atol=0.02 + 0.6 / steepness, rtol=0)
-
-
-def test_points_keep_their_shape(crop_is_box):
-    crop = crop_of(np.zeros((200, 200), np.uint8), (10, 20, 96))
-    np.testing.assert_array_equal(crop.to_picture(np.array([0.0, 0.0])), [10.5, 20.5])
-    assert crop.to_picture(np.zeros((2, 15, 2), np.float32)).shape == (2, 15, 2)
-
-
-def test_a_crop_over_the_border_repeats_it(crop_is_box):
-    grey = np.random.default_rng(1).integers(0, 256, (100, 100), np.uint8)
-    crop = crop_of(grey, (-20, 60, 96))
-    wide = np.pad(grey, 96, mode="edge")[96 + 60 : 96 + 60 + 96, 96 - 20 : 96 - 20 + 96]
-    np.testing.assert_array_equal(crop.image, cv2.resize(wide, (48, 48), interpolation=cv2.INTER_AREA))
-    np.testing.assert_array_equal(crop.colour[..., 0], wide)
-    np.testing.assert_array_equal(crop.to_picture(np.array([0.0, 0.0])), [-19.5, 60.5])
-
-
-@pytest.mark.parametrize(
-    ("scale", "down", "expected"),
-    [(1.0, 0.0, (40, 50, 60)), (1.5, 0.0, (25, 35, 90)), (1.0, 0.1, (40, 56, 60)), (0.8, -0.1, (46, 50, 48))],
-)
-def test_framing(monkeypatch, scale, down, expected):
-    monkeypatch.setattr(finding, "FACE_CROP_SCALE", scale)
-    monkeypatch.setattr(finding, "FACE_CROP_DOWN", down)
-    crop = crop_of(np.zeros((200, 200), np.uint8), (40, 50, 60))
-    assert (crop.left, crop.top, crop.side) == expected

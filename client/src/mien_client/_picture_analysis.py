@@ -14,7 +14,7 @@ from mien_client._face import Face, named
 from mien_client.documents import PictureFaceDocument
 
 if TYPE_CHECKING:
-    from mien_client.pictures.finding import FaceCrop
+    from mien_client.pictures import FaceCrop
 
 
 class PictureFace(Face):
@@ -53,18 +53,24 @@ class PictureFace(Face):
         """Return the face as plain JSON types: what `Face.to_dict` returns, and where it is in the picture.
 
         Returns:
-            Also ``crop`` (``left``, ``top`` and ``side`` of the square, in pixels of the picture) and
-            ``keypoints_in_picture`` ([x, y] by name, in pixels of the picture).
+            Also ``crop`` (``left``, ``top`` and ``side`` of the square, in pixels of the picture, and the ``angle`` in
+            degrees by which it is turned clockwise around its centre) and ``keypoints_in_picture`` ([x, y] by name, in
+            pixels of the picture).
 
         Example:
             >>> [face] = client.analyze_pictures("astronaut.jpg")
             >>> list(face.to_dict()["crop"])
-            ['left', 'top', 'side']
+            ['left', 'top', 'side', 'angle']
         """
         known = not isinstance(self._keypoints, MienError)
         return {
             **super().to_dict(),
-            "crop": {"left": self.crop.left, "top": self.crop.top, "side": self.crop.side},
+            "crop": {
+                "left": self.crop.left,
+                "top": self.crop.top,
+                "side": self.crop.side,
+                "angle": self.crop.angle,
+            },
             "keypoints_in_picture": named(self.keypoints_in_picture) if known else None,
         }
 

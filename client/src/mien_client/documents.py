@@ -29,11 +29,15 @@ class FaceDocument(TypedDict):
 
 
 class CropDocument(TypedDict):
-    """The square of a picture that was analysed, in pixels of the picture."""
+    """The square of a picture that was analysed, in pixels of the picture.
+
+    It is turned around its centre by ``angle`` degrees clockwise, as the face is.
+    """
 
     left: int
     top: int
     side: int
+    angle: float
 
 
 class PictureFaceDocument(FaceDocument):

