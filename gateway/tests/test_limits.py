@@ -138,16 +138,15 @@ def test_of_several_pictures_the_bad_one_is_named(gateway, portrait, is_problem)
     assert document["detail"].startswith("Picture 1 (from 0): ")
 
 
-@settings(max_examples=60)
-@given(data=st.data())
-def test_a_damaged_picture_is_read_or_refused(gateway, portrait, data):
-    """Whatever bytes of it are changed."""
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20))
+def test_a_damaged_picture_is_read_or_refused(gateway, portrait, changes):
+    """Whatever bytes of it are changed, and to what."""
     content = bytearray(portrait)
-    places = st.dictionaries(st.integers(0, len(content) - 1), st.integers(0, 255), min_size=1, max_size=20)
-    for place, value in data.draw(places).items():
-        content[place] = value
+    for place, value in changes:
+        content[int(place * len(content))] = value
     response = gateway.analyze(bytes(content), "image/jpeg")
-    assert response.status_code in (200, 413, 415, 422)
+    assert response.status_code in (200, 413, 415, 422), response.text
 
 
 class TestWorkers:

@@ -6,7 +6,7 @@ import json
 import pytest
 from mien_gateway import Settings, create_app
 
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACE, PARENT = "1" * 32, "2" * 16
 
 
 @pytest.fixture
