@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,10 @@ def encode(image, kind="PNG", **options):
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, finished_runs):
     folder = tmp_path_factory.mktemp("repository") / "models"
-    for run in finished_runs.values():
-        export.export(open_run(run), folder, silent)
+    for model, run in finished_runs.items():
+        described = shutil.copytree(run, folder.with_name(f"described-{model}"))
+        (described / "MODEL_CARD.md").write_text(f"# {model}", encoding="utf-8")
+        export.export(open_run(described), folder, silent)
     return folder
 
 
@@ -149,6 +152,9 @@ class TestAVersion:
         output = "probabilities" if model == "emotion" else "keypoints"
         answered = signatures[model][1]["serving_default"](images=tf.constant(images))[output]
         np.testing.assert_allclose(answered, answers, rtol=1e-5, atol=1e-5)
+
+    def test_the_runs_model_card_is_in_it(self, repository, model):
+        assert (repository / model / "1" / "assets.extra" / "MODEL_CARD.md").read_text(encoding="utf-8") == f"# {model}"
 
     def test_warm_up_requests_cover_every_signature(self, repository, signatures, model):
         path = repository / model / "1" / "assets.extra" / "tf_serving_warmup_requests"

@@ -64,6 +64,9 @@ SIGNATURE: Final = "assets.extra/signature.json"
 """In the folder of a version: a JSON document that says what the version is, with the SHA-256 of every other file."""
 GOLDEN_ANSWERS: Final = "assets.extra/golden.npz"
 """In the folder of a version: ``images``, uint8 [N, 48, 48], and ``answers``, the network's own output for them."""
+MODEL_CARD: Final = "assets.extra/MODEL_CARD.md"
+"""In the folder of a version: what the model is for, how it was made and measured, and its limits. Not every version
+has one."""
 WARMUP_REQUESTS: Final = "assets.extra/tf_serving_warmup_requests"
 """In the folder of a version: requests that a server sends to the version before it takes traffic, as a TFRecord file
 of ``PredictionLog``."""

@@ -28,6 +28,7 @@ from mien_client.contract import (
     KEYPOINT_MODEL,
     KEYPOINTS_OUTPUT,
     MANIFEST,
+    MODEL_CARD,
     PROBABILITIES_OUTPUT,
     STABLE_LABEL,
 )
@@ -55,8 +56,6 @@ _READY_S: Final = 1.0
 
 _LOOK_S: Final = 2.0
 """Seconds that a server may take to say what it has."""
-
-_CARD: Final = "assets.extra/MODEL_CARD.md"
 
 _STATES: Final = ("END", "UNLOADING", "START", "LOADING", "AVAILABLE")
 
@@ -312,5 +311,5 @@ def _described(repository: Path | None, model: str, version: int) -> dict[str, A
         if isinstance(document, dict):
             found["manifest"] = {name: fact for name, fact in document.items() if name != "sha256"}
     with contextlib.suppress(OSError, ValueError):
-        found["card"] = read_file(folder / _CARD).decode()
+        found["card"] = read_file(folder / MODEL_CARD).decode()
     return found

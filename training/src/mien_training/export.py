@@ -86,6 +86,7 @@ def export(run: Run, repository: Path, say: Callable[[str], None], sign: Callabl
         _write_saved_model(network, run.model, aside)
         _write_warmup(run.model, aside)
         _write_golden(network, run.model, aside)
+        _copy_card(run, aside)
         say(f"{run.model}: loading it back and comparing")
         difference = _compare(network, run.model, aside)
         if not difference <= MAX_DIFFERENCE:
@@ -185,6 +186,13 @@ def _answers(network: keras.Model, model: str, images: NDArray[np.uint8]) -> Any
     """Return the network's own answers: probabilities float32 [N, 5], or key points float32 [N, 15, 2]."""
     outputs = inference(network)(images)
     return tf.nn.softmax(outputs[:, :_FIVE]) if model == contract.EMOTION_MODEL else outputs
+
+
+def _copy_card(run: Run, folder: Path) -> None:
+    """Add the run's model card, if somebody wrote one."""
+    card = run.folder / Path(contract.MODEL_CARD).name
+    if card.is_file():
+        shutil.copyfile(card, folder / contract.MODEL_CARD)
 
 
 def _write_golden(network: keras.Model, model: str, folder: Path) -> None:
