@@ -38,7 +38,7 @@ def test_the_numbers_are_those_of_the_two_answers_and_differences_are_marked(com
     expect(row.get_by_role("cell")).to_contain_text(
         [f"{face['probabilities']['Happy']:.1%}" for face in (stable, canary)] + [""]
     )
-    moved = compared.get_by_role("row", name=re.compile("^Points moved, mean"))
+    moved = compared.get_by_role("row", name=re.compile("^Points moved, most"))
     expect(moved).to_contain_text("≠")
     expect(moved).to_contain_text("of the eye distance")
     expect(compared.locator("#compare-status")).to_have_text(re.compile(r"^\d+ differences?, marked ≠\.$"))

@@ -81,12 +81,14 @@ def test_a_gateway_without_a_repository_says_that_there_is_no_journal(open_page,
     expect(section(page, "emotion")).to_contain_text("available")
 
 
+@pytest.fixture(scope="module")
+def operated(roll_out):
+    """A deployment with canaries, which the tests of `TestOperating` change one after the other."""
+    return roll_out()
+
+
 class TestOperating:
     """One rollout, step by step, by its buttons."""
-
-    @pytest.fixture(scope="class")
-    def operated(self, roll_out):
-        return roll_out()
 
     @pytest.fixture
     def page(self, open_page, operated):
