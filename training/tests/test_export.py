@@ -250,7 +250,16 @@ class TestVersionNumbers:
 
 class TestAFailedExport:
     @pytest.mark.parametrize(
-        "step", ["_write_saved_model", "_write_warmup", "_write_golden", "_compare", "_manifest", "_sync"]
+        "step",
+        [
+            "_write_saved_model",
+            "_write_warmup",
+            "_write_golden",
+            "_copy_card",
+            "_compare",
+            "_manifest",
+            "flush_to_disk",
+        ],
     )
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("no")])
     def test_leaves_no_trace(self, tmp_path, finished_runs, monkeypatch, step, error):
