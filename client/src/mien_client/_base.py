@@ -133,6 +133,14 @@ class BaseClient:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._replicas.endpoint}{' (closed)' if self._closed else ''}>"
 
+    def canary_share(self, model: str) -> float:
+        """Return the share of calls, 0 to 1, that ask for a model's canary now.
+
+        Args:
+            model: The model's served name.
+        """
+        return self._shares.share(model)
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClientClosedError("This client is closed: make a new one", endpoint=self._replicas.endpoint)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,19 +34,15 @@ from mien_client.contract import (
 )
 from mien_client.reading import parse_json, read_file
 from mien_client.security import security
-from mien_client.split import asks_canary, caller_place
+from mien_client.split import SPLIT_FILE
 from mien_client.transports import Answer, Deadline, Pending, Request, Target, Transport
 from mien_client.transports.opening import open_transport
 from numpy.typing import NDArray
 
 from mien_gateway.measures import MeasuredTransport, Measures
 from mien_gateway.settings import Settings
-from mien_gateway.split import FollowedSplit
 
 MODELS: Final = (EMOTION_MODEL, KEYPOINT_MODEL)
-
-_MISSING_S: Final = 1.0
-"""Seconds in which a model without a canary is not asked for one again."""
 
 _FRESH_S: Final = 2.0
 """Seconds for which what is known about the servers is not asked again."""
@@ -112,25 +108,19 @@ class Backend:
         self._client = AsyncClient(
             transport=[MeasuredTransport(transport, report) for transport in self._transports.values()],
             timeout=settings.limits.timeout_s,
+            canary="auto" if settings.config else 0.0,
+            split=settings.config.with_name(SPLIT_FILE) if settings.config else None,
         )
-        self.split = FollowedSplit(settings.config)
-        self._following: asyncio.Task[None] | None = None
-        self._missing: dict[str, float] = {}
         self._looking = asyncio.Lock()
         self._looked_at = -math.inf
         self._look: asyncio.Task[None] | None = None
         self._document: dict[str, Any] = {}
         self._ready = (-math.inf, False)
 
-    def start(self) -> None:
-        """Begin to follow the split."""
-        self._following = asyncio.create_task(self.split.follow())
-
     async def close(self) -> None:
-        """Stop following, and close the connections."""
-        for task in (self._following, self._look):
-            if task is not None:
-                task.cancel()
+        """Close the connections."""
+        if self._look is not None:
+            self._look.cancel()
         await self._client.close()
 
     async def analyze(
@@ -154,47 +144,17 @@ class Backend:
         Raises:
             MienError: As `AsyncClient.analyze`.
         """
-        chosen, place = dict(versions), caller_place(key)
-        for model in MODELS:
-            missing = time.monotonic() < self._missing.get(model, 0.0)
-            if chosen[model] is None and not missing and asks_canary(place, self.split.now.share(model)):
-                chosen[model] = CANARY_LABEL
-        deadline = time.monotonic() + timeout
-        while True:
-            call = _Call(images)
-            _call.set(call)
-            try:
-                analysis = await self._client.analyze(
-                    images,
-                    emotion_version=chosen[EMOTION_MODEL],
-                    keypoint_version=chosen[KEYPOINT_MODEL],
-                    timeout=max(0.001, deadline - time.monotonic()),
-                    partial=partial,
-                )
-            except VersionNotFoundError as error:
-                if not self._without_canary([error], versions, chosen):
-                    raise
-            else:
-                if not self._without_canary(analysis.errors.values(), versions, chosen):
-                    labels = {model: getattr(call.answered.get(model), "label", None) for model in MODELS}
-                    return Asked(analysis, labels)
-
-    def _without_canary(
-        self, errors: Iterable[MienError], asked: Mapping[str, int | str | None], chosen: dict[str, int | str | None]
-    ) -> bool:
-        """Leave out canaries that the split chose and a model does not have; return whether there were any."""
-        gone = [
-            error.model
-            for error in errors
-            if isinstance(error, VersionNotFoundError)
-            and error.model is not None
-            and asked.get(error.model) is None
-            and chosen.get(error.model) == CANARY_LABEL
-        ]
-        for model in gone:
-            chosen[model] = None
-            self._missing[model] = time.monotonic() + _MISSING_S
-        return bool(gone)
+        call = _Call(images)
+        _call.set(call)
+        analysis = await self._client.analyze(
+            images,
+            emotion_version=versions[EMOTION_MODEL],
+            keypoint_version=versions[KEYPOINT_MODEL],
+            timeout=timeout,
+            partial=partial,
+            key=key,
+        )
+        return Asked(analysis, {model: getattr(call.answered.get(model), "label", None) for model in MODELS})
 
     async def is_ready(self) -> bool:
         """Return whether a server has answered for both models within the last second."""
@@ -222,7 +182,7 @@ class Backend:
 
     def canary_percent(self) -> dict[str, float]:
         """Return the canary's share of the calls to each model, 0 to 100."""
-        return {model: self.split.now.percent(model) for model in MODELS}
+        return {model: round(100 * self._client.canary_share(model), 6) for model in MODELS}
 
     async def _look_at_servers(self) -> None:
         addresses = list(self._transports)

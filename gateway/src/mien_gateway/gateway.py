@@ -53,7 +53,6 @@ class Gateway:
         self.backend = Backend(settings, self.measures)
 
     async def __aenter__(self) -> Self:
-        self.backend.start()
         limits = self.settings.limits
         self.pool = PicturePool(self.settings.workers, limits, self.measures)
         self.analyzer = Analyzer(self.backend, self.pool, limits, self.measures)
