@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 IMAGE_SIZE: Final = 48
@@ -70,3 +71,13 @@ has one."""
 WARMUP_REQUESTS: Final = "assets.extra/tf_serving_warmup_requests"
 """In the folder of a version: requests that a server sends to the version before it takes traffic, as a TFRecord file
 of ``PredictionLog``."""
+
+
+def journal_path(repository: Path) -> Path:
+    """Return where the journal of a model repository is: for ``models``, it is ``models.journal`` beside it.
+
+    Args:
+        repository: The repository's folder.
+    """
+    repository = repository.absolute()
+    return repository.with_name(f"{repository.name}.journal")

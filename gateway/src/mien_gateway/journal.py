@@ -7,6 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
+from mien_client.contract import journal_path
 from mien_client.reading import MEBIBYTE, open_regular, parse_json
 
 from mien_gateway.problems import Problem
@@ -19,14 +20,13 @@ def latest(repository: Path, limit: int) -> list[dict[str, Any]]:
     """Return the latest entries, the newest first. Lines that are not entries are skipped.
 
     Args:
-        repository: The model repository; the journal of ``models`` is ``models.journal`` beside it.
+        repository: The model repository.
         limit: Maximum number of entries.
 
     Raises:
         Problem: The journal cannot be read.
     """
-    repository = repository.absolute()
-    path = repository.with_name(f"{repository.name}.journal")
+    path = journal_path(repository)
     try:
         with os.fdopen(open_regular(path), "rb") as stream:
             start = max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES)

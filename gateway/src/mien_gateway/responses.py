@@ -1,8 +1,11 @@
-"""The responses that the OpenAPI document lists besides the usual one."""
+"""The answers: JSON documents, and what the OpenAPI document lists besides the usual one."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from fastapi import Response
+from pydantic_core import to_json
 
 from mien_gateway.documents import Problem
 from mien_gateway.problems import MEDIA_TYPE
@@ -22,6 +25,11 @@ _DESCRIPTIONS = {
     503: "No model server can answer, or the gateway is full: try again after a moment",
     504: "There was no answer in time: try again after a moment",
 }
+
+
+def json_response(document: Any, headers: dict[str, str] | None = None) -> Response:
+    """Return the answer that is a document."""
+    return Response(to_json(document), media_type="application/json", headers=headers)
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic_core import to_json
 
 from mien_gateway import bodies, documents
 from mien_gateway.gateway import Caller, caller, gateway_of
 from mien_gateway.options import Options, options
-from mien_gateway.responses import refusals
+from mien_gateway.responses import json_response, refusals
 
 router = APIRouter()
 
@@ -62,4 +61,4 @@ async def analyze(
             files = await bodies.files(body, request.headers, limits)
             document = await gateway.analyzer.pictures(files, options, caller.name)
     request.state.faces = len(document["faces"])
-    return Response(to_json(document), media_type="application/json")
+    return json_response(document)

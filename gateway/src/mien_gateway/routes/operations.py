@@ -6,20 +6,19 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic_core import to_json
 
 from mien_gateway import documents
 from mien_gateway.gateway import caller, gateway_of
 from mien_gateway.journal import latest
 from mien_gateway.problems import Problem, unavailable
-from mien_gateway.responses import refusals
+from mien_gateway.responses import json_response, refusals
 
 router = APIRouter()
 keyed = APIRouter(dependencies=[Depends(caller)])
 
 
 def _json(document: Any) -> Response:
-    return Response(to_json(document), media_type="application/json", headers={"cache-control": "no-store"})
+    return json_response(document, {"cache-control": "no-store"})
 
 
 @keyed.get(

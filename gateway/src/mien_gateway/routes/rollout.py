@@ -6,11 +6,10 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic_core import to_json
 
 from mien_gateway import documents
 from mien_gateway.gateway import Caller, gateway_of, operator
-from mien_gateway.responses import refusals
+from mien_gateway.responses import json_response, refusals
 from mien_gateway.verbs import run
 
 router = APIRouter(prefix="/v1/rollout", tags=["rollout"])
@@ -26,7 +25,7 @@ Operator = Annotated[Caller, Depends(operator)]
 async def _run(verb: str, request: Request, operator: Caller, change: documents.Change) -> Response:
     settings = gateway_of(request).settings
     outcome = await asyncio.to_thread(run, verb, settings, operator.name, change)
-    return Response(to_json(outcome), media_type="application/json")
+    return json_response(outcome)
 
 
 @router.post("/shift", operation_id="shift", summary="Change the canary's share of the calls", **_ROUTE)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from mien_client.contract import CANARY_LABEL, STABLE_LABEL
+from mien_client.contract import CANARY_LABEL, STABLE_LABEL, journal_path
 from mien_client.reading import MEBIBYTE, open_regular, parse_json
 from mien_client.split import is_percentage
 
@@ -31,7 +31,7 @@ class Journal:
     """JSON lines, each written and flushed to disk in one step.
 
     Args:
-        repository: The model repository; the journal of ``models`` is ``models.journal`` beside it.
+        repository: The model repository; see `journal_path`.
 
     Attributes:
         path: The file.
@@ -39,8 +39,7 @@ class Journal:
     """
 
     def __init__(self, repository: Path) -> None:
-        repository = repository.absolute()
-        self.path = repository.with_name(f"{repository.name}.journal")
+        self.path = journal_path(repository)
         self.skipped = 0
 
     def entries(self, model: str = "") -> Iterable[Entry]:
