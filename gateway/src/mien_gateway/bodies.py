@@ -93,7 +93,7 @@ class Buffers:
             self.release(used)
 
     def reserve(self, size: int) -> bool:
-        """Count bytes that are kept in memory; return False if there is no room for them."""
+        """Reserve memory for so many bytes; return False, and reserve nothing, if that would exceed the limit."""
         if self._used + size > self._limits.buffered_bytes:
             return False
         self._used += size

@@ -27,7 +27,7 @@ class Newest:
     """A place for one frame: a newer one replaces one that nobody has taken.
 
     Args:
-        buffers: The memory for all frames and bodies; a frame for which there is no room is dropped.
+        buffers: The memory for all frames and bodies; a frame that does not fit into it is dropped.
     """
 
     def __init__(self, buffers: Buffers) -> None:

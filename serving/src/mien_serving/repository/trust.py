@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mien_client.signing import Policy, SignatureError, verify
 
@@ -68,7 +69,7 @@ def check(version: Path, model: str, number: int | None, folder: Path, policy: P
     manifest = read_manifest(version)
     if manifest.get("model") != model:
         raise VersionError(f"it is signed as a version of {manifest.get('model')}, not of {model}")
-    created = _created(version)
+    created = _moment(manifest)
     if created is None:
         raise VersionError("its manifest does not say when it was created, so an older version could pass for it")
     oldest = policy.not_before.get(model)
@@ -76,7 +77,7 @@ def check(version: Path, model: str, number: int | None, folder: Path, policy: P
         raise VersionError(f"it was created at {created}, and the policy refuses versions of {model} before {oldest}")
     for other, folders in layout.version_folders(folder).items():
         if number is None or other < number:
-            then = max((moment for one in folders if (moment := _created(one))), default=None)
+            then = max((moment for one in folders if (moment := _moment(read_manifest(one)))), default=None)
             if then and then >= created:
                 raise VersionError(
                     f"it was created at {created}, which is not after version {other} ({then}): it may be an older "
@@ -85,10 +86,10 @@ def check(version: Path, model: str, number: int | None, folder: Path, policy: P
     return f"signed by {signer.name}"
 
 
-def _created(version: Path) -> datetime | None:
-    """Return when a version was created; None if its manifest does not say that."""
+def _moment(manifest: Mapping[str, Any]) -> datetime | None:
+    """Return when a version was created, or None if its manifest does not say that."""
     try:
-        created = datetime.fromisoformat(read_manifest(version)["created"])
+        created = datetime.fromisoformat(manifest["created"])
     except (KeyError, TypeError, ValueError):
         return None
     return created if created.tzinfo else None

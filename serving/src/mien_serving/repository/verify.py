@@ -25,7 +25,7 @@ def verify(repository: Path, verify_with: Path | None, say: Callable[[str], None
         A sentence, without its full stop, about each version that may not.
 
     Raises:
-        RepositoryError: There is no version, or no policy.
+        RepositoryError: The repository has no version, or no policy.
     """
     policy = trust.policy_for(repository, verify_with)
     if policy is None:

@@ -69,7 +69,7 @@ class ConfigMap:
         return text
 
     def find(self, key: str) -> str | None:
-        """Return the text of a key; None if there is no such key."""
+        """Return the text of a key, or None if the ConfigMap lacks it."""
         return self._read(key)[0]
 
     def replace(self, text: str, instead_of: str | None, key: str = KEY) -> None:
@@ -80,7 +80,7 @@ class ConfigMap:
 
         Args:
             text: The new text.
-            instead_of: The text that the key has as far as is known; None if there is no such key.
+            instead_of: The text that the caller has read before; None if the ConfigMap lacked the key.
             key: The key.
 
         Raises:
