@@ -47,3 +47,17 @@ def write_csv(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def finished_spans(monkeypatch):
+    """Return a function that returns the OpenTelemetry spans that have ended since the test began."""
+    trace = pytest.importorskip("opentelemetry.trace")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    yield exporter.get_finished_spans
+    provider.shutdown()

@@ -12,9 +12,9 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -23,6 +23,8 @@ import pytest
 import requests
 from mien_client import AccessDeniedError, Client, protos
 from mien_client.pictures import find_faces, read_picture
+
+from tests import waiting
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "mien-serving:test"
@@ -48,13 +50,7 @@ def obtainable(image):
     return done.returncode == 0 or subprocess.run(["docker", "pull", "-q", image], capture_output=True).returncode == 0
 
 
-def until(condition, timeout_s=300):
-    """Wait until a function returns something true, and return that."""
-    give_up = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.5)
-    return found
+until = partial(waiting.until, timeout_s=300, pause_s=0.5)
 
 
 def free_port():

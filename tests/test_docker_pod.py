@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import yaml
 from mien_client import Client
+
+from tests import waiting
 
 ROOT = Path(__file__).parent.parent
 MODELS_CONFIG = ROOT / "deploy" / "k8s" / "models.config"
@@ -136,12 +138,7 @@ def pod(manifests, image, tmp_path_factory, storage):
         run("docker", "rm", "--force", name, check=False)
 
 
-def until(condition):
-    give_up = time.monotonic() + 120
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.2)
-    return found
+until = partial(waiting.until, timeout_s=120, pause_s=0.2)
 
 
 def test_a_pod_fetches_serves_follows_the_bucket_and_ends(pod, published, mien, tmp_path):

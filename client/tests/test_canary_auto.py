@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -17,14 +17,12 @@ import pytest
 from mien_client import Answer, AsyncClient, Client, ConfigurationError, MockTransport
 from mien_client.split import Split, asks_canary, caller_place
 
+from tests import waiting
+
 STABLE, CANARY = {"emotion": 1, "keypoints": 1}, {"emotion": 2, "keypoints": 2}
 
 
-def until(condition, timeout=30):
-    give_up = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.02)
+until = partial(waiting.until, timeout_s=30)
 
 
 def followers():

@@ -8,17 +8,9 @@ from mien_client import ServerError
 
 
 @pytest.fixture
-def spans(monkeypatch):
+def spans(finished_spans):
     """Return a function that returns the finished spans by name."""
-    trace = pytest.importorskip("opentelemetry.trace")
-    sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    yield lambda: {name: [span for span in exporter.get_finished_spans() if span.name == name] for name in NAMES}
-    provider.shutdown()
+    return lambda: {name: [span for span in finished_spans() if span.name == name] for name in NAMES}
 
 
 NAMES = ("mien.analyze", "mien.predict", "backend")

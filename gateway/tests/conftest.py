@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import requests
 from mien_client import Client
 from mien_client.pictures import find_faces, read_picture
 from mien_serving import LocalModelServer
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MIEN = str(Path(sys.executable).with_name("mien"))
@@ -66,15 +67,6 @@ class RunningGateway:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
-
-
-def until(condition, timeout_s=60):
-    """Wait until a function returns something true, and return that."""
-    give_up = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="session")

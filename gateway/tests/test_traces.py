@@ -10,17 +10,9 @@ TRACE, PARENT = "1" * 32, "2" * 16
 
 
 @pytest.fixture
-def spans(monkeypatch):
+def spans(finished_spans):
     """Return a function that returns the finished spans by name."""
-    trace = pytest.importorskip("opentelemetry.trace")
-    sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    yield lambda: {span.name: span for span in exporter.get_finished_spans()}
-    provider.shutdown()
+    return lambda: {span.name: span for span in finished_spans()}
 
 
 def asked(address, body, **headers):

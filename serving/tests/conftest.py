@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import hypothesis
 import pytest
 import requests
 from mien_client import protos
+
+from tests.waiting import until
 
 # On a busy machine a slow example does not count as a failure.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -72,13 +73,7 @@ class ServerProcess:
         """A request to one of our own models that is in flight for as long as the file does not exist."""
         return self.future("Predict", wait_request(model, file), timeout)
 
-    @staticmethod
-    def until(condition, timeout_s=60):
-        """Waits for something to become true."""
-        give_up = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < give_up, "it never came true"
-            time.sleep(0.02)
+    until = staticmethod(until)
 
     def stop(self):
         if self.process.poll() is None:

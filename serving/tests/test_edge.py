@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 from mien_client import protos
 from websockets.typing import Subprotocol
 
+from tests.waiting import until
+
 EDGE = Path(__file__).parents[2] / "deploy" / "edge"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -44,15 +46,6 @@ SETTINGS = {
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
-
-
-def until(condition, timeout_s=60):
-    """Waits for something to become true; returns it."""
-    give_up = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.05)
-    return found
 
 
 def answers(port):

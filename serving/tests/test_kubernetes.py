@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from mien_serving.batching.parameters import read_batching_parameters
 from mien_serving.core.config import check_config, read_config
 from mien_serving.model_servers.flags import add_flags
 from mien_serving.repository.sync.command import COMMAND as REPOSITORY
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
@@ -248,13 +249,6 @@ def compose_health_check():
         "healthcheck"
     ]["test"]
     return test[-1].replace("$$", "$")
-
-
-def until(condition):
-    give_up = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.02)
 
 
 def server_flags(overlay):

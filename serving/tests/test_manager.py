@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from mien_serving.core.manager import Manager, ManagerOptions
 from mien_serving.core.servable_state import ServableId, State
 from mien_serving.core.status import Code, StatusError
 from mien_serving.core.version_policy import Action, Snapshot, next_action
+
+from tests import waiting
 
 AVAILABLE, LOADING, START, END = State.AVAILABLE, State.LOADING, State.START, State.END
 
@@ -42,11 +45,7 @@ def aspire(manager, *versions):
     manager.set_aspired_versions("m", dict.fromkeys(versions))
 
 
-def until(condition):
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.001)
+until = partial(waiting.until, timeout_s=20, pause_s=0.001)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads priorities of their own")

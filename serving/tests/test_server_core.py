@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 from mien_client.protos import ModelServerConfig, ModelSpec
@@ -9,6 +10,8 @@ from mien_serving.core.manager import ManagerOptions
 from mien_serving.core.servable_state import State
 from mien_serving.core.server_core import CoreOptions, ServerCore
 from mien_serving.core.status import Code, StatusError
+
+from tests import waiting
 
 
 class Loaded:
@@ -39,11 +42,7 @@ def config_of(base_path, labels=None, name="m"):
     return config
 
 
-def until(condition):
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.001)
+until = partial(waiting.until, timeout_s=20, pause_s=0.001)
 
 
 def version_for(core, **choice):

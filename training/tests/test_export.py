@@ -314,15 +314,9 @@ class TestASignedVersion:
     @pytest.fixture
     def key(self, tmp_path):
         pytest.importorskip("model_signing", reason="the extra signing is not installed")
-        from cryptography.hazmat.primitives import serialization as form
-        from cryptography.hazmat.primitives.asymmetric import ec
+        from tests.signing_keys import write_key
 
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem, plain = form.Encoding.PEM, form.NoEncryption()
-        public = key.public_key().public_bytes(pem, form.PublicFormat.SubjectPublicKeyInfo)
-        (tmp_path / "training.pub").write_bytes(public)
-        (tmp_path / "training.key").write_bytes(key.private_bytes(pem, form.PrivateFormat.PKCS8, plain))
-        return tmp_path / "training.key"
+        return write_key(tmp_path, "training")[0]
 
     def test_is_verified_with_the_public_key(self, tmp_path, finished_runs, key, capsys):
         where = f"--repository={tmp_path / 'models'}"

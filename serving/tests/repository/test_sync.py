@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from mien_client.cli import main
 from mien_client.contract import MANIFEST
 from mien_serving.repository.sync.bucket import PART, AlreadyThereError, Bucket
+
+from tests.waiting import until
 
 MIEN = Path(sys.executable).with_name("mien")
 LARGE = "variables/variables.data-00000-of-00001"
@@ -81,13 +82,6 @@ def contents(folder):
 def start(wire, *arguments):
     command = [str(MIEN), "repository", "sync", f"--endpoint-url={wire.url}", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
-
-
-def until(condition):
-    give_up = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.02)
 
 
 def kill_when_stalled(process, wire):

@@ -11,21 +11,11 @@ from mien_client.contract import MANIFEST, SIGNATURE
 
 pytest.importorskip("model_signing", reason="the extra signing is not installed")
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from mien_client.signing import sign
 
+from tests.signing_keys import write_key
+
 FILES = {"saved_model.pb": 300, "variables/variables.data-00000-of-00001": 1000}
-
-
-def write_key(folder, name):
-    """Write a private key and its public one; return the path of the private one."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    form, public = serialization.PrivateFormat.PKCS8, serialization.PublicFormat.SubjectPublicKeyInfo
-    pem = serialization.Encoding.PEM
-    (folder / f"{name}.key").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
-    (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(pem, public))
-    return folder / f"{name}.key"
 
 
 def describe(version, model, day):
@@ -39,7 +29,7 @@ def describe(version, model, day):
 
 @pytest.fixture
 def key(tmp_path):
-    return write_key(tmp_path, "training")
+    return write_key(tmp_path, "training")[0]
 
 
 @pytest.fixture
@@ -113,7 +103,7 @@ def unsigned(version, key):
 
 def signed_by_another_key(version, key):
     (key.parent / "others").mkdir()
-    sign(version, write_key(key.parent / "others", "mallory"))
+    sign(version, write_key(key.parent / "others", "mallory")[0])
 
 
 def tampered(version, key):

@@ -2,11 +2,13 @@
 
 import shutil
 import signal
-import time
+from functools import partial
 
 import numpy as np
 import pytest
 from mien_client import Client
+
+from tests import waiting
 
 FACE = np.zeros((1, 48, 48), np.uint8)
 FORCED = ("promote", "emotion", "--force", "--why=a test")
@@ -39,11 +41,7 @@ def broken(folder, version):
     (folder / str(version) / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
 
 
-def until(condition, timeout_s=120):
-    give_up = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.01)
+until = partial(waiting.until, timeout_s=120, pause_s=0.01)
 
 
 def test_status_and_apply_report_a_missing_base_path(site):

@@ -5,24 +5,18 @@ import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.waiting import until
 
 
 @pytest.fixture
 def disk(request, tmp_path):
     """A small disk if one can be mounted; otherwise a folder, which is not filled."""
     return request.getfixturevalue("small_disk") if os.geteuid() == 0 else tmp_path
-
-
-def until(condition, timeout_s=60):
-    give_up = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.05)
 
 
 def in_force(site, labels, versions):

@@ -11,15 +11,10 @@ import pytest
 from mien_client import Client, MienError
 from mien_client.split import Split, asks_canary, caller_place
 
+from tests.waiting import until
+
 FACE = np.random.default_rng(3).integers(0, 256, (1, 48, 48), np.uint8)
 KEYS = range(60)
-
-
-def until(condition, timeout_s=60):
-    give_up = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.02)
 
 
 def on_canary(percent):

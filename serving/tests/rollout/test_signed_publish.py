@@ -9,22 +9,13 @@ from mien_client.contract import MANIFEST, SIGNATURE
 
 pytest.importorskip("model_signing", reason="the extra signing is not installed")
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from mien_client.signing import sign
 from mien_serving.rollout.state import journal
 from mien_serving.rollout.verbs import publish as publish_module
 
+from tests.signing_keys import write_key
+
 ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
-
-
-def write_key(folder, name):
-    key = ec.generate_private_key(ec.SECP256R1())
-    form, public = serialization.PrivateFormat.PKCS8, serialization.PublicFormat.SubjectPublicKeyInfo
-    pem = serialization.Encoding.PEM
-    (folder / f"{name}.key").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
-    (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(pem, public))
-    return folder / f"{name}.key"
 
 
 def dated(version, day):
@@ -36,7 +27,7 @@ def dated(version, day):
 
 @pytest.fixture
 def key(tmp_path):
-    return write_key(tmp_path, "training")
+    return write_key(tmp_path, "training")[0]
 
 
 @pytest.fixture
@@ -97,7 +88,7 @@ def unsigned(source, key):
 
 def signed_by_another_key(source, key):
     (key.parent / "others").mkdir()
-    sign(source, write_key(key.parent / "others", "mallory"))
+    sign(source, write_key(key.parent / "others", "mallory")[0])
 
 
 def with_another_manifest(source, key):
