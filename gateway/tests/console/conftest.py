@@ -26,7 +26,7 @@ class Silent:
         pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # While Playwright runs, no other test of this process can call asyncio.run().
 def browser(tmp_path_factory):
     executable = browser_path()
     if executable is None:
