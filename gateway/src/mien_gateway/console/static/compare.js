@@ -1,19 +1,19 @@
 // Compare: the same pictures through two sets of versions, side by side.
 
-import { Problem, analyze } from "./api.js";
+import { analyze } from "./api.js";
 import { byId, el, table } from "./dom.js";
 import { bars, eyeDistance, movement, percent, pointName, summary, verdict, versionText } from "./faces.js";
 import { offer } from "./options.js";
 import { figure } from "./picture.js";
-import { current, onChange } from "./pictures.js";
+import { onChange } from "./pictures.js";
+import { Question } from "./question.js";
 
 const SIDES = ["left", "right"];
 const MODELS = ["emotion", "keypoints"];
 /** Differences from these on are marked: of a probability, and of a point as a share of the distance of the eyes. */
 const MARKED = { share: 0.01, movement: 0.01 };
 
-let running = null;
-let stale = false;
+const question = new Question("compare-status", compare, refuse);
 let touched = false;
 let isShown = () => false;
 
@@ -21,7 +21,7 @@ let isShown = () => false;
 export function connectCompare(shown) {
   isShown = shown;
   const update = () => {
-    stale = true;
+    question.renew();
     if (isShown()) runComparison();
   };
   onChange(update);
@@ -47,7 +47,7 @@ export function offerSides(models) {
   }
   byId("no-canary").hidden = MODELS.some((name) => labels(name).includes("canary"));
   if (JSON.stringify(SIDES.map(chosen)) === before) return;
-  stale = true;
+  question.renew();
   if (isShown()) runComparison();
 }
 
@@ -56,30 +56,21 @@ function chosen(side) {
 }
 
 /** Ask both sides about the current pictures if that is not shown yet, and show what differs. */
-export async function runComparison() {
-  const pictures = current();
-  if (!stale || pictures.length === 0) return;
-  stale = false;
-  running?.abort();
-  running = new AbortController();
-  const { signal } = running;
-  const status = byId("compare-status");
-  status.textContent = "Reading …";
-  status.className = "status";
+export function runComparison() {
+  return question.ask();
+}
+
+async function compare(pictures, signal) {
   const files = pictures.map(({ file }) => file);
-  try {
-    const answers = await Promise.all(SIDES.map((side) => analyze(files, chosen(side), signal)));
-    const parts = pictures.map((picture, index) => comparison(picture, index, answers));
-    byId("comparisons").replaceChildren(...parts.map(({ element }) => element));
-    status.textContent = parts.map(({ text }) => text).join(" ");
-  } catch (error) {
-    if (signal.aborted) return;
-    stale = true;
-    if (!(error instanceof Problem)) throw error;
-    byId("comparisons").replaceChildren();
-    status.className = "status bad";
-    status.textContent = error.message;
-  }
+  const answers = await Promise.all(SIDES.map((side) => analyze(files, chosen(side), signal)));
+  const parts = pictures.map((picture, index) => comparison(picture, index, answers));
+  byId("comparisons").replaceChildren(...parts.map(({ element }) => element));
+  return parts.map(({ text }) => text).join(" ");
+}
+
+function refuse(_pictures, problem) {
+  byId("comparisons").replaceChildren();
+  return problem.message;
 }
 
 function comparison({ file, url }, index, [left, right]) {

@@ -1,22 +1,22 @@
 // Try: pictures in, faces out, and the request as code.
 
-import { Problem, analyze } from "./api.js";
+import { analyze } from "./api.js";
 import { byId, el } from "./dom.js";
 import { faceCard } from "./facecard.js";
 import { summary, versionText } from "./faces.js";
 import { onOptions, options } from "./options.js";
 import { figure, highlight } from "./picture.js";
 import { current, onChange } from "./pictures.js";
+import { Question } from "./question.js";
 import { showSnippets } from "./snippets.js";
 
-let running = null;
-let stale = false;
+const question = new Question("try-status", read, refuse);
 
 /** Connect Try to the pictures and options; `isShown` says whether the user sees it. */
 export function connectTry(isShown) {
   const update = () => {
     showSnippets(current().map(({ file }) => file), options());
-    stale = true;
+    question.renew();
     if (isShown()) run();
   };
   onChange(update);
@@ -25,36 +25,29 @@ export function connectTry(isShown) {
 }
 
 /** Ask about the current pictures if the answer is not shown yet. A request that is under way is cancelled. */
-export async function run() {
-  const pictures = current();
-  if (!stale || pictures.length === 0) return;
-  stale = false;
-  running?.abort();
-  running = new AbortController();
-  const { signal } = running;
-  const status = byId("try-status");
-  status.textContent = "Reading …";
-  status.className = "status";
+export function run() {
+  return question.ask();
+}
+
+async function read(pictures, signal) {
   byId("try").setAttribute("aria-busy", "true");
   const began = performance.now();
   try {
     const answer = await analyze(pictures.map(({ file }) => file), options(), signal);
     const milliseconds = performance.now() - began;
     byId("readings").replaceChildren(...pictures.map((picture, index) => reading(picture, index, answer)));
-    status.textContent = `${summary(answer.faces)} ${Math.round(milliseconds)} ms, ${versionText(answer.versions, answer.labels)}.`;
     byId("answer").textContent = JSON.stringify(answer, null, 2);
     byId("raw").hidden = false;
-  } catch (error) {
-    if (signal.aborted) return;
-    stale = true;
-    if (!(error instanceof Problem)) throw error;
-    byId("readings").replaceChildren(...pictures.map(({ file, url }) => unread(file, url)));
-    byId("raw").hidden = true;
-    status.className = "status bad";
-    status.textContent = error.message + (error.retryable ? " Trying again may help." : "");
+    return `${summary(answer.faces)} ${Math.round(milliseconds)} ms, ${versionText(answer.versions, answer.labels)}.`;
   } finally {
     if (!signal.aborted) byId("try").removeAttribute("aria-busy");
   }
+}
+
+function refuse(pictures, problem) {
+  byId("readings").replaceChildren(...pictures.map(({ file, url }) => unread(file, url)));
+  byId("raw").hidden = true;
+  return problem.message + (problem.retryable ? " Trying again may help." : "");
 }
 
 function reading({ file, url }, index, answer) {
