@@ -14,6 +14,7 @@ pytest.importorskip("model_signing", reason="the extra signing is not installed"
 from mien_client.signing import sign
 
 from tests.signing_keys import write_key
+from tests.tampering import signed_by_another_key, tampered, unsigned, with_a_file_more
 
 FILES = {"saved_model.pb": 300, "variables/variables.data-00000-of-00001": 1000}
 
@@ -97,22 +98,13 @@ def test_without_a_policy_signatures_are_copied_and_not_required(sync, storage, 
     assert versions(tmp_path / "elsewhere") == ["emotion/1", "emotion/2", "keypoints/1"]
 
 
-def unsigned(version, key):
-    (version / SIGNATURE).unlink()
-
-
-def signed_by_another_key(version, key):
-    (key.parent / "others").mkdir()
-    sign(version, write_key(key.parent / "others", "mallory")[0])
-
-
-def tampered(version, key):
-    (version / "saved_model.pb").write_bytes(b"a program")
+def tampered_with_a_manifest_to_match(version, key):
+    tampered(version, key)
     describe(version, "emotion", 2)
 
 
-def with_a_file_more(version, key):
-    (version / "program.py").write_text("import os", encoding="utf-8")
+def with_a_file_more_in_its_manifest(version, key):
+    with_a_file_more(version, key)
     describe(version, "emotion", 2)
 
 
@@ -137,8 +129,8 @@ def one_of_another_model(version, key):
 REFUSED = [
     (unsigned, f"it is not signed: it has no {SIGNATURE}"),
     (signed_by_another_key, "it is signed with a key that is not trusted"),
-    (tampered, "its files are not those that training has signed"),
-    (with_a_file_more, "its files are not those that training has signed"),
+    (tampered_with_a_manifest_to_match, "its files are not those that training has signed"),
+    (with_a_file_more_in_its_manifest, "its files are not those that training has signed"),
     (with_another_manifest, "its files are not those that training has signed"),
     (with_the_signature_of_another_version, "its files are not those that training has signed"),
     (

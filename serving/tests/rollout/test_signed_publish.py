@@ -14,6 +14,7 @@ from mien_serving.rollout.state import journal
 from mien_serving.rollout.verbs import publish as publish_module
 
 from tests.signing_keys import write_key
+from tests.tampering import signed_by_another_key, tampered, unsigned, with_a_file_more
 
 ADOPTED = 'model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
 
@@ -82,26 +83,8 @@ def test_a_version_of_a_trusted_signer_is_published_with_its_signature(site, sou
     assert (published / SIGNATURE).read_bytes() == (source / SIGNATURE).read_bytes()
 
 
-def unsigned(source, key):
-    (source / SIGNATURE).unlink()
-
-
-def signed_by_another_key(source, key):
-    (key.parent / "others").mkdir()
-    sign(source, write_key(key.parent / "others", "mallory")[0])
-
-
 def with_another_manifest(source, key):
     dated(source, 20)
-
-
-def with_a_file_more(source, key):
-    (source / "program.py").write_text("import os", encoding="utf-8")
-
-
-def tampered(source, key):
-    with (source / "saved_model.pb").open("ab") as stream:
-        stream.write(b"more")
 
 
 def older_than_what_is_there(source, key):
