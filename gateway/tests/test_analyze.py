@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import socket
 
 import numpy as np
@@ -36,11 +37,22 @@ def test_a_picture_becomes_faces_in_its_own_pixels(gateway, client, portrait):
     found = [[point["x"], point["y"]] for point in face["keypoints"].values()]
     np.testing.assert_allclose(found, expected.keypoints_in_picture, atol=1e-3)
     crop = expected.crop
-    assert face["box"] == {"left": crop.left, "top": crop.top, "width": crop.side, "height": crop.side}
+    box = {"left": crop.left, "top": crop.top, "width": crop.side, "height": crop.side, "angle": crop.angle}
+    assert face["box"] == pytest.approx(box)
     assert face["picture"] == 0
     assert document["pictures"] == [{"width": 320, "height": 320, "faces": 1}]
     assert document["versions"] == face["versions"] == {"emotion": 1, "keypoints": 1}
     assert document["errors"] == face["errors"] == {}
+
+
+@pytest.mark.parametrize("tilt", [-60, 30, 150])
+def test_the_box_of_a_tilted_face_is_turned_as_its_eyes_are(gateway, picture, tilt):
+    tilted = picture.rotate(-tilt, expand=True, fillcolor="grey", resample=Image.Resampling.BICUBIC)
+    [face] = gateway.analyze(encoded(tilted, "png"), "image/png").json()["faces"]
+    left, right = (face["keypoints"][f"{side}_eye_center"] for side in ("left", "right"))  # The person's own.
+    eyes = math.degrees(math.atan2(left["y"] - right["y"], left["x"] - right["x"]))
+    assert abs(face["box"]["angle"] - tilt) < 15
+    assert abs((face["box"]["angle"] - eyes + 180) % 360 - 180) < 10
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "bmp", "gif"])
@@ -100,7 +112,7 @@ class TestDetect:
     def test_auto_takes_48_pixels_as_a_face(self, gateway, face):
         content = encoded(Image.fromarray(np.zeros_like(face)), "png")
         [found] = gateway.analyze(content, "image/png").json()["faces"]
-        assert found["box"] == {"left": 0, "top": 0, "width": 48, "height": 48}
+        assert found["box"] == {"left": 0, "top": 0, "width": 48, "height": 48, "angle": 0}
 
     def test_always_searches_even_there(self, gateway, face):
         content = encoded(Image.fromarray(np.zeros_like(face)), "png")
@@ -111,7 +123,7 @@ class TestDetect:
         wide = Image.new("L", (480, 240))
         wide.paste(large, (120, 0))
         [found] = gateway.analyze(encoded(wide, "png"), "image/png", detect="never").json()["faces"]
-        assert found["box"] == {"left": 120, "top": 0, "width": 240, "height": 240}
+        assert found["box"] == {"left": 120, "top": 0, "width": 240, "height": 240, "angle": 0}
         assert found["emotion"] == "Happy"
         assert 120 < found["keypoints"]["nose_tip"]["x"] < 360
 

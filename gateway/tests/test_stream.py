@@ -42,7 +42,7 @@ def test_the_query_is_that_of_analyze(connect, portrait):
     with connect("?detect=never&emotion=1") as socket:
         socket.send(portrait)
         answer = json.loads(socket.recv())
-    assert answer["faces"][0]["box"] == {"left": 0, "top": 0, "width": 320, "height": 320}
+    assert answer["faces"][0]["box"] == {"left": 0, "top": 0, "width": 320, "height": 320, "angle": 0}
     with pytest.raises(websockets.exceptions.InvalidStatus, match="422"):
         connect("?detect=sometimes")
 

@@ -150,7 +150,7 @@ def _errors(analysis: Analysis) -> dict[str, Any]:
 def _faces(
     analysis: Analysis,
     numbers: Sequence[int],
-    boxes: Sequence[tuple[int, int, int]] | None,
+    boxes: Sequence[dict[str, float]] | None,
     keypoints: NDArray[np.floating[Any]] | None,
 ) -> list[dict[str, Any]]:
     """Return the faces of a document.
@@ -158,7 +158,7 @@ def _faces(
     Args:
         analysis: What the models answered.
         numbers: The number of each face's picture.
-        boxes: The left, top and side of each face's square; None for crops.
+        boxes: The square of each face; None for crops.
         keypoints: [N, 15, 2], in pixels of the pictures; None if the model did not answer.
     """
     errors, versions = _errors(analysis), dict(analysis.versions)
@@ -169,7 +169,7 @@ def _faces(
     return [
         {
             "picture": number,
-            "box": None if box is None else {"left": box[0], "top": box[1], "width": box[2], "height": box[2]},
+            "box": box,
             "emotion": None if shares is None else EMOTIONS[shares.index(max(shares))],
             "confidence": None if shares is None else max(shares),
             "probabilities": None if shares is None else dict(zip(EMOTIONS, shares, strict=True)),

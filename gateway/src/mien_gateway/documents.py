@@ -18,12 +18,18 @@ class Point(BaseModel):
 
 
 class Box(BaseModel):
-    """The square of the picture that was read as a face, in pixels. It may extend beyond the picture."""
+    """The square of the picture that was read as a face, in pixels. It may extend beyond the picture.
 
-    left: int
+    It is turned around its centre as the face is.
+    """
+
+    left: int = Field(description="Before it is turned, as are the others")
     top: int
     width: int
     height: int
+    angle: float = Field(
+        ge=-180, le=180, description="Degrees clockwise by which it is turned: the tilt of the line through the eyes"
+    )
 
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
 """Try: pictures in, faces out, and the request as code."""
 
 import base64
+import io
+import math
 import re
 import shutil
 import subprocess
@@ -43,6 +45,19 @@ class TestPictures:
         assert page.locator("#readings rect.box").count() == 1
         expect(status(page)).to_contain_text("1 face: Happy")
         expect(status(page)).to_contain_text("emotion 1")
+
+    def test_the_box_of_a_tilted_face_is_turned_with_it(self, page, gateway, portrait, tmp_path):
+        picture = Image.open(io.BytesIO(portrait)).rotate(-40, expand=True, fillcolor="grey")
+        picture.save(tmp_path / "tilted.png")
+        page.locator("#files").set_input_files(tmp_path / "tilted.png")
+        page.locator("#readings rect.box").wait_for()
+        turned = page.eval_on_selector(
+            "#readings rect.box",
+            "box => { const { a, b } = box.transform.baseVal.consolidate().matrix; return Math.atan2(b, a); }",
+        )
+        [face] = gateway.analyze((tmp_path / "tilted.png").read_bytes(), "image/png").json()["faces"]
+        assert math.degrees(turned) == pytest.approx(face["box"]["angle"], abs=0.1)
+        assert abs(face["box"]["angle"] - 40) < 15
 
     def test_the_picture_and_what_is_drawn_over_it_have_the_same_place(self, page):
         sample(page, "Astronaut")

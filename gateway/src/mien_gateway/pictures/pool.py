@@ -51,14 +51,14 @@ class Found:
         width: Pixels.
         height: Pixels.
         images: uint8 [N, 48, 48].
-        boxes: The left, top and side of each face, in pixels of the picture.
+        boxes: The square of each face, as `documents.Box` describes it.
         to_picture: float64 [N, 3, 2], the affine map from each image to the picture: (x, y, 1) times it.
     """
 
     width: int
     height: int
     images: NDArray[np.uint8]
-    boxes: list[tuple[int, int, int]]
+    boxes: list[dict[str, float]]
     to_picture: NDArray[np.float64]
 
 
@@ -249,12 +249,11 @@ class PicturePool:
 
 def _found(header: dict[str, Any], pixels: bytes) -> Found:
     faces = header["faces"]
-    boxes: list[tuple[int, int, int]] = [(left, top, side) for left, top, side in (face["box"] for face in faces)]
     return Found(
         header["width"],
         header["height"],
         np.frombuffer(pixels, np.uint8).reshape(len(faces), IMAGE_SIZE, IMAGE_SIZE),
-        boxes,
+        [face["box"] for face in faces],
         np.array([face["to_picture"] for face in faces], np.float64).reshape(-1, 3, 2),
     )
 

@@ -136,7 +136,8 @@ def _face(crop: FaceCrop) -> dict[str, Any]:
     """Return where a face is, and the affine map from its 48×48 image to the picture: three rows of x and y."""
     origin, right, down = crop.to_picture(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     to_picture = [(right - origin).tolist(), (down - origin).tolist(), origin.tolist()]
-    return {"box": [int(crop.left), int(crop.top), int(crop.side)], "to_picture": to_picture}
+    box = {"left": int(crop.left), "top": int(crop.top), "width": int(crop.side), "height": int(crop.side)}
+    return {"box": box | {"angle": float(crop.angle)}, "to_picture": to_picture}
 
 
 def main() -> None:

@@ -30,9 +30,10 @@ export function overlay(size, faces, { ghosts = [], mirror = false } = {}) {
   faces.forEach((face, index) => {
     const group = svg("g", { class: "face", "data-face": index });
     if (face.box) {
-      const { left, top, width, height } = face.box;
+      const { left, top, width, height, angle } = face.box;
       const x = mirror ? size.width - left - width : left;
-      group.append(svg("rect", { class: "box", x, y: top, width, height, rx: width * 0.03 }));
+      const transform = `rotate(${mirror ? -angle : angle} ${x + width / 2} ${top + height / 2})`;
+      group.append(svg("rect", { class: "box", x, y: top, width, height, rx: width * 0.03, transform }));
       if (faces.length > 1 || mirror) tags.push(tag(size, x, top, faces.length > 1 ? index + 1 : null, face));
     }
     const radius = radiusOf(face, size);
