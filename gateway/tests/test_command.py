@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import requests
 
 MIEN = str(Path(sys.executable).with_name("mien"))
 
@@ -74,25 +73,6 @@ def test_tensorflow_is_never_loaded(gateway, portrait):
     assert gateway.analyze(portrait, "image/jpeg").status_code == 200
     for pid in (gateway.process.pid, *gateway.workers):
         assert "tensorflow" not in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
-
-
-def test_tls(start_gateway, model_server, tmp_path, faces):
-    key, certificate = tmp_path / "server.key", tmp_path / "server.crt"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "1", "-keyout", str(key), "-out", str(certificate), *subject]
-    subprocess.run(command, check=True, capture_output=True)
-    flags = [f"--tls_cert={certificate}", f"--tls_key={key}"]
-    gateway = start_gateway("--server", model_server.grpc_address, *flags, wait=False)
-    assert gateway.url.startswith("https://")
-    answer = requests.post(
-        f"{gateway.url}/v1/analyze",
-        faces.tobytes(),
-        headers={"content-type": "application/octet-stream"},
-        verify=certificate,
-        timeout=60,
-    )
-    assert answer.status_code == 200
 
 
 def test_a_gateway_for_the_network_without_keys_warns(start_gateway, model_server):

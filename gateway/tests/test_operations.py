@@ -131,13 +131,15 @@ def test_so_are_other_methods(gateway, is_problem):
     assert response.headers["allow"] == "POST"
 
 
-def test_answers_have_safe_headers(gateway, portrait):
-    for response in (gateway.analyze(portrait, "image/jpeg"), gateway.get("/"), gateway.get("/docs")):
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["referrer-policy"] == "no-referrer"
-        assert "server" not in response.headers
-    for path in ("/", "/docs"):
-        assert "default-src 'none'" in gateway.get(path).headers["content-security-policy"]
+@pytest.mark.parametrize("path", ["/", "/docs", "/samples", "/v1/models", "/openapi.json", "/metrics", "/nowhere"])
+def test_answers_have_safe_headers(gateway, path):
+    headers = gateway.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "server" not in headers
 
 
 def test_the_documentation_loads_nothing_from_other_hosts(gateway):

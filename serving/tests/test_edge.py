@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from mien_client import protos
 from websockets.typing import Subprotocol
 
+from tests.tls_scanner import weaknesses
 from tests.waiting import until
 
 EDGE = Path(__file__).parents[2] / "deploy" / "edge"
@@ -239,6 +240,21 @@ def test_an_unknown_authority_and_outdated_tls_are_refused(edge, certificates):
     old.set_ciphers("ALL:@SECLEVEL=0")
     with socket.create_connection(("localhost", edge.port)) as plain, pytest.raises((ssl.SSLError, ConnectionError)):
         old.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_a_scanner_finds_no_weakness(edge, certificates):
+    assert weaknesses(edge.port, certificates / "ca.crt") == {}
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/models/ours", 200), ("/v1/models/theirs", 404), ("/metrics", 404)])
+def test_answers_have_safe_headers(edge, certificates, key, path, status):
+    answer = requests.get(f"{edge.rest}{path}", headers={"x-api-key": key}, verify=certificates / "ca.crt", timeout=30)
+    assert answer.status_code == status
+    assert answer.headers["strict-transport-security"] == "max-age=63072000"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert "server" not in answer.headers
 
 
 def test_a_request_that_is_too_large_is_refused(start_edge, ask, kind, key):
@@ -618,6 +634,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         body = json.dumps(received).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
+        self.send_header("content-security-policy", "default-src 'self'")
         self.end_headers()
         self.wfile.write(body)
 
@@ -675,6 +692,12 @@ class TestGateway:
     def test_its_pages_are_for_everybody(self, call, path):
         assert call("GET", path).json()["path"] == path
         assert call("POST", path, data=b"x").status_code == 405
+
+    def test_its_pages_keep_their_own_policy(self, call):
+        headers = call("GET", "/").headers
+        assert headers["content-security-policy"] == "default-src 'self'"
+        assert headers["strict-transport-security"] == "max-age=63072000"
+        assert "server" not in headers
 
     @pytest.mark.parametrize(
         ("method", "path"),

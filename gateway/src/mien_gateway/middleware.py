@@ -24,7 +24,12 @@ _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    # Of answers that are not pages; those bring their own.
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+
+_TLS_ONLY: Final = (b"strict-transport-security", b"max-age=63072000")
+"""Of answers under TLS: browsers come back with TLS only, for two years."""
 
 _TRANSFER_S: Final = 120.0
 """Seconds that sending a request and reading its answer may take, besides the analysis."""
@@ -128,9 +133,10 @@ class _Record:
         if kind in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
             present = {name.lower() for name, _ in message.get("headers", ())}
+            safe = (*_HEADERS, _TLS_ONLY) if self._scope["scheme"] in ("https", "wss") else _HEADERS
             message["headers"] = [
                 *message.get("headers", ()),
-                *(header for header in _HEADERS if header[0] not in present),
+                *(header for header in safe if header[0] not in present),
             ]
         elif kind == "websocket.accept":
             self.status = 101
