@@ -8,14 +8,17 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_CERT
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# Two builds make the same files: byte code comes from one run at the end, with neither a file's time nor a random seed in it.
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 
 RUN python -m venv --without-pip /opt/mien
 COPY deploy/docker/gateway.lock /src/
-RUN pip --python /opt/mien/bin/python install --no-deps --require-hashes --only-binary :all: -r /src/gateway.lock
+RUN pip --python /opt/mien/bin/python install --no-compile --no-deps --require-hashes --only-binary :all: -r /src/gateway.lock
 COPY client /src/client
 COPY gateway /src/gateway
-RUN pip --python /opt/mien/bin/python install --no-deps --no-build-isolation /src/client /src/gateway \
-    && pip --python /opt/mien/bin/python uninstall --yes --quiet hatchling pathspec pluggy tomlkit trove-classifiers
+RUN pip --python /opt/mien/bin/python install --no-compile --no-deps --no-build-isolation /src/client /src/gateway \
+    && pip --python /opt/mien/bin/python uninstall --yes --quiet hatchling pathspec pluggy tomlkit trove-classifiers \
+    && /opt/mien/bin/python -m compileall -qq --invalidation-mode=unchecked-hash /opt/mien/lib
 
 
 FROM $BASE_IMAGE
