@@ -9,13 +9,15 @@
 # make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
 # make bench   how fast networks, server, client and gateway are, with their targets; close everything else first
 # make scaling what a face costs, measured, and the tables and pictures of docs/explanation/scaling.md; close everything else first
-# make secrets audit sbom   nothing secret in the repository; known vulnerabilities; a bill of materials in dist/
-# make lock    recompile requirements.lock and the images', deploy/docker/*.lock (needs uv)
+# make secrets audit sbom   nothing secret in the repository; known vulnerabilities; bills of materials in dist/
+# make images  the images of deploy/docker in dist/, the same to the byte each time (needs buildah)
+# make lock    recompile requirements.lock, the images' deploy/docker/*.lock and the scanner's (needs uv)
 # make clean   remove what make has made, trained runs excepted
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SCANNER := $(VENV)/scanner/.installed
 PUBLISHED := models/.pretrained
 
 # TensorFlow 2.20 runs on Python 3.11 to 3.13 here; the first of these that is one is taken.
@@ -29,7 +31,7 @@ EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo console demo-rollout test test-docker lint docs train distil bench scaling secrets audit sbom lock clean
+.PHONY: demo console demo-rollout test test-docker lint docs train distil bench scaling secrets audit sbom images lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -40,11 +42,11 @@ console: $(PUBLISHED)
 demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(SCANNER)
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker" $(if $(COVERAGE),--cov)
 
 test-docker: $(INSTALLED)
-	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py
+	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py tests/test_docker_build.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -85,7 +87,10 @@ audit: $(INSTALLED)
 	$(BIN)/python .ci/audit.py
 
 sbom: $(INSTALLED)
-	$(BIN)/python .ci/sbom.py dist/mien-serving.cdx.json
+	$(BIN)/python .ci/sbom.py dist
+
+images:
+	.ci/images dist
 
 lock:
 	uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
@@ -100,6 +105,8 @@ lock:
 		-c requirements.lock --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--no-emit-package mien-client -o deploy/docker/gateway.lock
+	uv pip compile -q tests/scanner.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o tests/scanner.lock
 
 clean:
 	rm -rf $(VENV) models demo site .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -114,6 +121,12 @@ $(INSTALLED): requirements.lock client/pyproject.toml gateway/pyproject.toml ser
 	sed -n '/^uv==/,/# via/p' requirements.lock > $(VENV)/uv.lock; \
 	{ $$pip --only-binary :all: --require-hashes -r $(VENV)/uv.lock && install_all $(BIN)/uv pip install --quiet --python $(BIN)/python; } || \
 	{ echo "uv did not install the packages; pip does." >&2; install_all $$pip; }
+	touch $@
+
+# The scanner of the tests needs other versions of some packages.
+$(SCANNER): tests/scanner.lock | $(INSTALLED)
+	$(BIN)/python -m venv $(VENV)/scanner
+	$(VENV)/scanner/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # A version is never changed once published, so newer weights become the next version.

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("requirements.lock", "deploy/docker/requirements.lock", "deploy/docker/gateway.lock")
+LOCKS = ("requirements.lock", "deploy/docker/requirements.lock", "deploy/docker/gateway.lock", "tests/scanner.lock")
 
 ACCEPTED: dict[str, str] = {}
 """Advisories that do not affect Mien, by name, each with the reason."""
