@@ -226,6 +226,23 @@ def test_an_encrypted_member_is_named(tmp_path):
     assert "fer.csv is encrypted" in refusal(write(tmp_path, bytes(content)))
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_an_error_whatever_packs_it(tmp_path, compression):
+    content = bytearray(zipped(("fer.csv", FER), compression=compression))
+    start = len(content) // 2
+    content[start : start + 40] = bytes(40)
+    assert "file.csv" in refusal(write(tmp_path, bytes(content)))
+
+
+def test_a_member_without_a_name_is_ignored(tmp_path):
+    nameless = io.BytesIO()
+    with zipfile.ZipFile(nameless, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"text")
+        archive.writestr("fer.csv", FER)
+        archive.infolist()[0].filename = ""
+    assert len(kaggle.read_emotion(write(tmp_path, nameless.getvalue())).images) == 7
+
+
 def test_the_error_says_where_text_stops_being_utf_8(tmp_path):
     people = "row,person\n" + "0,Ann\n" * 2000 + "1,Jürgen\n"
     path = write(tmp_path, people.encode("latin-1"))

@@ -125,6 +125,11 @@ def test_unknown_paths_are_problems_too(gateway, is_problem, path):
     is_problem(gateway.get(path), 404, "NotFoundError")
 
 
+@pytest.mark.parametrize("host", ["[", "[x]:y", "a b", ""])
+def test_they_are_whatever_host_is_named(gateway, is_problem, host):
+    is_problem(gateway.get("/nowhere", headers={"host": host}), 404, "NotFoundError")
+
+
 def test_so_are_other_methods(gateway, is_problem):
     response = gateway.get("/v1/analyze")
     is_problem(response, 405, "MethodNotAllowedError")

@@ -78,8 +78,9 @@ def test_a_frame_that_is_too_large_ends_the_stream(start_gateway, model_server):
 def test_pages_of_other_sites_may_not_open_a_stream(gateway, connect):
     with connect(origin=gateway.url):
         pass
-    with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
-        connect(origin="https://elsewhere.example")
+    for origin in ("https://elsewhere.example", "http://[elsewhere", "null", ""):
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
+            connect(additional_headers={"origin": origin})
 
 
 def test_unless_they_are_named(start_gateway, model_server, portrait):

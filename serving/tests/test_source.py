@@ -58,6 +58,11 @@ def test_a_missing_base_path_is_an_error_and_not_an_empty_model(tmp_path):
         aspired_versions(model(tmp_path / "away"))
 
 
+def test_so_is_a_base_path_with_a_null_character():
+    with pytest.raises(StatusError, match=r"Could not find base path /a\0b for servable m"):
+        aspired_versions(model("/a\0b"))
+
+
 def test_a_model_with_nothing_to_load_is_known_beforehand(versions, tmp_path):
     check_loadable(model(versions))
     with pytest.raises(StatusError, match="NOT_FOUND: Unable to find a numerical version path for servable m at: "):

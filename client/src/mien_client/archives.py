@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -28,7 +29,7 @@ _HEADER: Final = 1 << 20
 """Bytes of one header of a tar file."""
 _TABLE_SUFFIXES: Final = ("", ".csv", ".txt", ".tsv", ".gz", ".tgz", ".tar", ".zip")
 
-DAMAGED: Final = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+DAMAGED: Final = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
 """Raised while a damaged or truncated archive is read."""
 
 
@@ -137,7 +138,7 @@ def _zip_members(
         with zipfile.ZipFile(cast("IO[bytes]", spooled if depth else stream)) as archive:
             for member in archive.infolist():
                 place = _joined(name, member.filename)
-                if member.is_dir():
+                if not member.filename or member.is_dir():
                     continue
                 if member.flag_bits & 1:
                     seen.append((place, "is encrypted"))

@@ -91,7 +91,7 @@ async def _http_error(request: Any, error: Exception) -> Any:
     """Answer what the framework refuses: an unknown path, or another method."""
     assert isinstance(error, HTTPException)
     details = {
-        404: f"There is nothing at {request.url.path[:200]}",
+        404: f"There is nothing at {request.scope['path'][:200]}",
         405: f"{request.scope.get('method')} is not allowed here",
     }
     kinds = {404: "NotFoundError", 405: "MethodNotAllowedError"}

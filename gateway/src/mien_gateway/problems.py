@@ -21,8 +21,9 @@ from mien_client import (
     UnexpectedResponseError,
     VersionNotFoundError,
 )
-from pydantic_core import to_json
 from starlette.responses import Response
+
+from mien_gateway.encoding import json_bytes
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -99,7 +100,7 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """Return the response."""
-        return Response(to_json(self.document), self.status, self.headers, MEDIA_TYPE)
+        return Response(json_bytes(self.document), self.status, self.headers, MEDIA_TYPE)
 
 
 def problem(error: MienError) -> Problem:

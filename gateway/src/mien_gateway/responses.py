@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Response
-from pydantic_core import to_json
 
 from mien_gateway.documents import Problem
+from mien_gateway.encoding import json_bytes
 from mien_gateway.problems import MEDIA_TYPE
 
 _DESCRIPTIONS = {
@@ -29,7 +29,7 @@ _DESCRIPTIONS = {
 
 def json_response(document: Any, headers: dict[str, str] | None = None) -> Response:
     """Return the answer that is a document."""
-    return Response(to_json(document), media_type="application/json", headers=headers)
+    return Response(json_bytes(document), media_type="application/json", headers=headers)
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

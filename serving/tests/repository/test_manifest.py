@@ -34,11 +34,13 @@ def test_a_manifest_that_is_not_a_regular_file_has_no_facts(tmp_path, make):
 
 def test_facts_are_printable_and_finite(tmp_path):
     metrics = {"good": 0.5, "huge": 10**400, "infinite": float("inf"), "none": float("nan"), "a\nb": 1, "text": "1"}
-    path = write(tmp_path, {"created": 5, "metrics": metrics, "trained_on": {"file": "a\x1b[2J\n" + "b" * 1000}})
+    path = write(
+        tmp_path, {"created": "\x1b[2J\n", "metrics": metrics, "trained_on": {"file": "a\x1b[2J\n" + "b" * 1000}}
+    )
     found = facts(path)
     assert found["metrics"] == {"good": 0.5, "a?b": 1}
     assert found["data"] == "a?[2J?" + "b" * 74
-    assert found["age_s"] is None
+    assert (found["created"], found["age_s"]) == ("?[2J?", None)
 
 
 @pytest.fixture

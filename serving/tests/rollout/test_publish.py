@@ -166,7 +166,7 @@ IMAGES, ANSWERS = np.zeros((2, 48, 48), np.uint8), np.zeros((2, 5), np.float32)
         ),
         ({"images": IMAGES[:0], "answers": ANSWERS}, "its images are uint8 (0, 48, 48), expected uint8 (N, 48, 48)"),
         ({"images": IMAGES, "answers": np.array(["a", "b"])}, "its answers are <U1, expected floating-point numbers"),
-        ({"images": IMAGES}, "answers is not a file in the archive"),
+        ({"images": IMAGES}, "it has no array 'answers'"),
         ({"images": IMAGES, "answers": np.array([{}], object)}, "Object arrays cannot be loaded"),
     ],
 )

@@ -9,10 +9,10 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect
-from pydantic_core import to_json
 from starlette.datastructures import State
 
 from mien_gateway.bodies import Buffers, File
+from mien_gateway.encoding import json_bytes
 from mien_gateway.gateway import Gateway, gateway_of
 from mien_gateway.options import Options, options
 from mien_gateway.problems import Problem
@@ -120,7 +120,7 @@ async def _answer(socket: WebSocket, gateway: Gateway, options: Options, caller:
                 document, outcome = problem.document, problem.kind
         gateway.measures.frames.labels(outcome).inc()
         document |= {"frame": number, "dropped": newest.dropped}
-        await socket.send_text(to_json(document).decode())
+        await socket.send_text(json_bytes(document).decode())
 
 
 def _count(state: State, faces: int) -> None:
@@ -137,7 +137,11 @@ def _check_origin(socket: WebSocket, allowed: Collection[str]) -> None:
     origin = socket.headers.get("origin")
     if origin is None or origin in allowed:
         return
-    if urlsplit(origin).netloc != socket.headers.get("host"):
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:  # Its brackets are not those of an IPv6 address.
+        host = None
+    if host is None or host != socket.headers.get("host"):
         raise Problem(
             403, "Pages of this origin may not open a stream: name it with --cors_origins", "AccessDeniedError"
         )

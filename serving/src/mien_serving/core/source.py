@@ -34,10 +34,11 @@ def aspired_versions(model: ModelConfig) -> AspiredVersions:
     base_path = Path(model.base_path)
     try:
         folders = sorted(entry for entry in base_path.iterdir() if entry.is_dir())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path.
+        reason = getattr(error, "strerror", None) or "not readable"
         raise invalid_argument(
             f"Could not find base path {base_path} for servable {model.name} with error NOT_FOUND: "
-            f"{base_path} {(error.strerror or 'not readable').lower()}"
+            f"{base_path} {reason.lower()}"
         ) from error
     found = {version: folder for folder in folders if (version := version_number(folder.name)) is not None}
     policy = model.model_version_policy

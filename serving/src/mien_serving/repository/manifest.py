@@ -35,7 +35,7 @@ def facts(version: Path) -> dict[str, Any]:
     document = read_manifest(version)
     if not document:
         return {}
-    found: dict[str, Any] = {"created": str(document.get("created", ""))}
+    found: dict[str, Any] = {"created": _printable(str(document.get("created", "")))}
     try:
         found["age_s"] = round((datetime.now(UTC) - datetime.fromisoformat(found["created"])).total_seconds())
     except (ValueError, TypeError):  # It is not a date, or has no time zone.

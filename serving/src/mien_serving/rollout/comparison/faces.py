@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +23,8 @@ from mien_client.kaggle import read_emotion, read_groups, read_keypoints
 from mien_client.splits import BY_USAGE, VALIDATION_USAGE, by_share, split_by_person
 from mien_client.tables import MAX_BYTES, open_file
 from numpy.typing import NDArray
+
+from mien_serving.rollout.arrays import read_arrays
 
 _PIXELS: Final = IMAGE_SIZE**2
 _UNTRAINED_USAGE: Final = "PrivateTest"
@@ -142,19 +142,12 @@ def _read_arrays(path: Path, model: str) -> Faces:
     name, other = ("labels", "keypoints") if model == EMOTION_MODEL else ("keypoints", "labels")
     try:
         with open_file(path) as stream:
-            with zipfile.ZipFile(stream) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > MAX_BYTES:
-                raise DataError(f"{path} has more than {MAX_BYTES / 1e9:.1f} GB unpacked, which is the maximum")
-            stream.seek(0)
-            arrays = np.load(stream)
-            there = arrays.files
-            images = arrays["images"] if "images" in there else None
-            truth = arrays[name] if name in there else None
-    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+            arrays, there = read_arrays(stream, ("images", name), MAX_BYTES)
+    except DataError:
+        raise
+    except ValueError as error:
         raise DataError(f"{path} is not a valid .npz file: {error}") from None
+    images, truth = arrays.get("images"), arrays.get(name)
     if images is None:
         listed = ", ".join(there) or "no array"
         raise DataError(f"{path} has {listed[:80]}; expected images and, where known, {name}")

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +22,7 @@ from mien_client.reading import MEBIBYTE, open_regular
 from numpy.typing import NDArray
 
 from mien_serving.core.status import StatusError
+from mien_serving.rollout.arrays import read_arrays
 from mien_serving.servables.predictor import Predictor
 from mien_serving.servables.servable import Servable
 from mien_serving.servables.session_options import SessionOptions
@@ -142,17 +141,13 @@ def _golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None
     if not file.exists():
         return np.random.default_rng(0).integers(0, 256, (4, _SIDE, _SIDE), np.uint8), None
     try:
-        with os.fdopen(open_regular(file), "rb") as stream, zipfile.ZipFile(stream) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())  # No entry can unpack to more.
-            if size > _GOLDEN_LIMIT:
-                raise ValueError(
-                    f"it has {size / MEBIBYTE:.0f} MiB unpacked, at most {_GOLDEN_LIMIT / MEBIBYTE:g} are read"
-                )
-            stream.seek(0)
-            with np.load(stream) as arrays:
-                images, answers = arrays["images"], arrays["answers"]
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        raise _GoldenError(getattr(error, "strerror", None) or str(error) or "it is damaged") from None
+        with os.fdopen(open_regular(file), "rb") as stream:
+            arrays, _ = read_arrays(stream, ("images", "answers"), _GOLDEN_LIMIT)
+        images, answers = arrays["images"], arrays["answers"]
+    except KeyError as error:
+        raise _GoldenError(f"it has no array {error}") from None
+    except (OSError, ValueError) as error:
+        raise _GoldenError(getattr(error, "strerror", None) or str(error)) from None
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (_SIDE, _SIDE) or not len(images):
         raise _GoldenError(f"its images are {images.dtype} {images.shape}, expected uint8 (N, {_SIDE}, {_SIDE})")
     if answers.dtype.kind != "f":
