@@ -3,6 +3,7 @@
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    all tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
 # make test COVERAGE=1   the same, and fail if they run fewer lines than the floor in pyproject.toml
+# make fuzz SECONDS_EACH=600   invalid input for every parser that strangers reach, and malformed requests on every port
 # make docs    the documentation site, in site/
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
@@ -31,7 +32,7 @@ EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo console demo-rollout test test-docker lint docs train distil bench scaling secrets audit sbom images lock clean
+.PHONY: demo console demo-rollout test test-docker fuzz lint docs train distil bench scaling secrets audit sbom images lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -47,6 +48,10 @@ test: $(INSTALLED) $(SCANNER)
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py tests/test_docker_build.py
+
+SECONDS_EACH ?= 60
+fuzz: $(PUBLISHED)
+	$(BIN)/python -m fuzz --seconds $(SECONDS_EACH)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from mien_client import protos
 from websockets.typing import Subprotocol
 
+from fuzz.traffic import Beside, Port, flood, malformed, send_each
 from tests.tls_scanner import weaknesses
 from tests.waiting import until
 
@@ -563,6 +565,26 @@ def test_unfinished_large_bodies_do_not_delay_other_callers(edge, certificates, 
         for kind in ("grpc", "rest"):
             assert ask(edge, kind, key=key) == answered(kind)  # small ones, even of the same caller
             assert ask(edge, kind, pair=pair, numbers=1_000_000) == answered(kind)  # a large one, of another
+
+
+def test_well_formed_calls_succeed_beside_malformed_ones(start_edge, certificates, ask, kind, key):
+    edge = start_edge(REQUEST_RATE=100_000)
+    tls = ssl.create_default_context(cafile=certificates / "ca.crt")
+    port = Port(
+        name="edge",
+        pid=edge.process.pid,
+        send=partial(send_each, ("127.0.0.1", edge.port), wrap=partial(tls.wrap_socket, server_hostname="localhost")),
+        ask=lambda: expect(ask(edge, kind, key=key), answered(kind)),
+        requests=malformed("rest_connections", "gateway_connections"),
+    )
+    with Beside(port.ask) as beside:
+        flood(port, 1000)
+    assert beside.errors == []
+    assert beside.seconds
+
+
+def expect(answer, right):
+    assert answer == right
 
 
 def test_the_edge_does_not_wait_for_the_end_of_a_refused_body(start_edge, certificates):
