@@ -1,6 +1,7 @@
 """With `canary`, a share of the calls asks for the label of that name; the same key always gets the same version."""
 
 import random
+import threading
 
 import pytest
 from mien_client import Client, ConfigurationError
@@ -77,3 +78,22 @@ def test_an_invalid_share_is_refused(wrong):
 def test_an_invalid_key_is_refused(client, backend):
     with pytest.raises(ConfigurationError, match="key"):
         client.analyze(backend.faces(1), key=1.5)
+
+
+def test_a_silent_server_does_not_delay_the_answer_that_there_is_no_canary(replicas):
+    """The servers that answer lack the label, so their stable versions answer; nobody waits for the silent one."""
+    replicas.adopt()
+    thawed, silent = threading.Event(), replicas.backends[0]
+    find = silent.find
+
+    def find_late(*target):
+        thawed.wait()
+        return find(*target)
+
+    silent.find = find_late
+    try:
+        with open_client(replicas.addresses, canary=1, timeout=20) as client:
+            for _ in range(3):
+                assert client.analyze(silent.faces(1)).versions == STABLE
+    finally:
+        thawed.set()

@@ -197,8 +197,10 @@ class Call:
         elsewhere_may_answer = isinstance(error, (NotServedError, *_BAD_ANSWERS))
         if isinstance(error, _BAD_ANSWERS):
             progress.bad.append((attempt.replica, error))
-        if progress.copies and (error.retryable or elsewhere_may_answer):
-            return  # Another server has the request already.
+        # Another server has the request already. For a server that is down, a definite answer does not wait.
+        waits_for = [copy for copy in progress.copies if error.retryable or not copy.replica.down]
+        if waits_for and (error.retryable or elsewhere_may_answer):
+            return
         elsewhere = request.attempts < len(self._replicas) and self._replicas.fresh(progress.tried)
         if isinstance(error, _BAD_ANSWERS) and len(self._replicas) == 1:
             elsewhere = request.attempts < self._replicas.places  # Behind a name, servers take turns.
