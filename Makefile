@@ -8,6 +8,9 @@
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
+# make soak    a month of trouble in an hour, on hosts of its own; MINUTES=60; needs root on Linux
+# make leaks   what grows while versions are swapped a thousand times; SWAPS=1000
+# make test-soak   short versions of both, as tests
 # make bench   how fast networks, server, client and gateway are, with their targets; close everything else first
 # make scaling what a face costs, measured, and the tables and pictures of docs/explanation/scaling.md; close everything else first
 # make secrets audit sbom   nothing secret in the repository; known vulnerabilities; bills of materials in dist/
@@ -32,7 +35,7 @@ EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo console demo-rollout test test-docker fuzz lint docs train distil bench scaling secrets audit sbom images lock clean
+.PHONY: demo console demo-rollout test test-docker fuzz lint docs train distil bench scaling soak leaks test-soak secrets audit sbom images lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -44,7 +47,7 @@ demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
 test: $(INSTALLED) $(SCANNER)
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker" $(if $(COVERAGE),--cov)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker and not soak" $(if $(COVERAGE),--cov)
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py tests/test_docker_build.py
@@ -80,6 +83,15 @@ bench: $(PUBLISHED)
 		echo "benchmarks/$$part.py"; $(BIN)/python -m benchmarks.$$part || status=1; echo; \
 	done; exit $$status
 
+soak: $(INSTALLED)
+	$(BIN)/python -m soak --minutes $(or $(MINUTES),60)
+
+leaks: $(INSTALLED)
+	$(BIN)/python -m soak.leaks --swaps $(or $(SWAPS),1000)
+
+test-soak: $(INSTALLED)
+	$(BIN)/pytest -m soak -v tests/test_soak.py
+
 scaling: $(PUBLISHED)
 	$(BIN)/python -m benchmarks.scaling
 
@@ -114,7 +126,7 @@ lock:
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o tests/scanner.lock
 
 clean:
-	rm -rf $(VENV) models demo site .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) models demo site soak-report leaks-report .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # uv, itself installed from the lock, installs the rest several times as fast as pip, which does it where uv cannot.
 DISTRIBUTIONS := -e client -e gateway -e serving -e training

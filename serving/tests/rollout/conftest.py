@@ -1,7 +1,6 @@
 """Tiny models that keep the contract, in a repository, and a fleet of real servers that serves them."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,19 +19,11 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import yaml
-from mien_client import Client, MienError, contract, protos
+from mien_client import Client, MienError
+
+from tests.tiny_models import SIDE, answers, write_manifest, write_version, write_warm_up
 
 MIEN = Path(sys.executable).with_name("mien")
-SIDE = contract.IMAGE_SIZE
-
-
-def answers(model, images, mark, *, contrary=False):
-    """Return the answers of the tiny models, computed without them: similar for all marks, but never equal."""
-    rows = images.astype(np.float32)
-    if model == "emotion":
-        weights = (255 - rows[:, 0, :5] if contrary else rows[:, 0, :5]) + 20 + mark
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return (rows[:, 1, :30].reshape(-1, 15, 2) / 255 * 47 + mark / 10).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -43,49 +33,11 @@ def tiny_model(tmp_path_factory):
 
     def make(model, mark, *, contrary=False, golden_mark=None):
         folder = root / f"{model}-{mark}{'-contrary' if contrary else ''}{f'-{golden_mark}' if golden_mark else ''}"
-        if folder.exists():
-            return folder
-        write_saved_model(folder, model, mark, contrary)
-        (folder / "assets.extra").mkdir()
-        images = np.random.default_rng(8).integers(0, 256, (8, SIDE, SIDE), np.uint8)
-        golden = answers(model, images, golden_mark or mark, contrary=contrary)
-        np.savez(folder / "assets.extra" / "golden.npz", images=images, answers=golden)
-        write_warm_up(folder, images[:1])
-        write_manifest(folder, model)
+        if not folder.exists():
+            write_version(folder, model, mark, contrary=contrary, golden_mark=golden_mark or 0)
         return folder
 
     return make
-
-
-def write_saved_model(folder, model, mark, contrary):
-    import tensorflow as tf
-
-    def answer(images):
-        rows = tf.cast(images, tf.float32)
-        if model == "keypoints":
-            return {"keypoints": tf.reshape(rows[:, 1, :30], [-1, 15, 2]) / 255 * 47 + scale / 10}
-        weights = (255 - rows[:, 0, :5] if contrary else rows[:, 0, :5]) + 20 + scale
-        probabilities = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
-        names = tf.gather(tf.constant(contract.EMOTIONS), tf.argmax(probabilities, axis=1))
-        return {"probabilities": probabilities, "label": names}
-
-    def decode(one):
-        return tf.reshape(tf.io.decode_png(one, channels=1), [SIDE, SIDE])
-
-    def raw(image_bytes):
-        return tf.reshape(tf.io.decode_raw(image_bytes, tf.uint8), [-1, SIDE, SIDE])
-
-    def encoded(image_bytes):
-        return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([SIDE, SIDE], tf.uint8))
-
-    module = tf.Module()
-    module.scale = scale = tf.Variable(float(mark))
-    strings = tf.TensorSpec([None], tf.string, name="image_bytes")
-    module.default = tf.function(answer, [tf.TensorSpec([None, SIDE, SIDE], tf.uint8, name="images")])
-    module.raw = tf.function(lambda image_bytes: answer(raw(image_bytes)), [strings])
-    module.encoded = tf.function(lambda image_bytes: answer(encoded(image_bytes)), [strings])
-    signatures = {"serving_default": module.default, "serving_raw": module.raw, "serving_encoded": module.encoded}
-    tf.saved_model.save(module, str(folder), signatures)
 
 
 @pytest.fixture(scope="session")
@@ -93,40 +45,9 @@ def warm_up_with():
     return write_warm_up
 
 
-def write_warm_up(folder, images, signature="serving_default"):
-    """Write one warm-up request."""
-    import tensorflow as tf
-
-    log = protos.PredictionLog()
-    request = log.predict_log.request
-    request.model_spec.signature_name = signature
-    request.inputs["images"].dtype = protos.DataType.DT_UINT8
-    request.inputs["images"].tensor_content = images.tobytes()
-    for size in images.shape:
-        request.inputs["images"].tensor_shape.dim.add(size=size)
-    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-        writer.write(log.SerializeToString())
-
-
 @pytest.fixture(scope="session")
 def describe():
     return write_manifest
-
-
-def write_manifest(folder, model):
-    """Write a manifest of the files that exist now."""
-    file = folder / "assets.extra" / "manifest.json"
-    file.parent.mkdir(exist_ok=True)
-    file.unlink(missing_ok=True)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {
-        "model": model,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trained_on": {"file": "tiny.csv"},
-        "metrics": {"validation": {"accuracy": 0.8}},
-        "sha256": {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-    }
-    file.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 CONFIG = """\
