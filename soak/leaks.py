@@ -158,7 +158,9 @@ class Run:
                     self.samples[name].append(sample(process.pid))
             if (now := time.monotonic()) > told + 5:
                 told = now
-                memory = "  ".join(f"{name} {found[-1]['memory, MB']:.0f} MB" for name, found in self.samples.items())
+                memory = "  ".join(
+                    f"{name} {found[-1]['memory, MB']:.0f} MB" for name, found in self.samples.items() if found
+                )
                 sys.stdout.write(f"{now - started:6.0f} s  {number:5} of {self.swaps} swaps  {memory}\n")
                 sys.stdout.flush()
 
