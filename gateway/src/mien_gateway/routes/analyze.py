@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from mien_gateway import bodies, documents
 from mien_gateway.gateway import Caller, caller, gateway_of
-from mien_gateway.options import Options, options
+from mien_gateway.options import Options, options, parameters
 from mien_gateway.responses import json_response, refusals
 
 router = APIRouter()
@@ -42,7 +42,7 @@ _BODY: dict[str, Any] = {
     summary="Find the faces in pictures, and read them",
     response_model=documents.Analysis,
     responses=refusals(400, 401, 404, 408, 413, 415, 422, 502, 503, 504),
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"parameters": parameters(), "requestBody": _BODY},
 )
 async def analyze(
     request: Request, caller: Annotated[Caller, Depends(caller)], options: Annotated[Options, Depends(options)]
