@@ -327,3 +327,18 @@ def test_a_slow_answer_is_not_a_failure(clock):
     assert not first.down
     replicas.silent(first, since=clock[0] + 1)
     assert first.down
+
+
+def test_a_name_is_ready_although_one_of_its_servers_is_frozen(processes):
+    """A request that meets the frozen server is not waited for until the end."""
+    ports = ",".join(process.addresses["grpc"] for process in processes)
+    with Client(f"ipv4:{ports}", timeout=30) as client:
+        client.wait_ready(30)
+        for _ in range(3):
+            client.analyze(np.zeros((48, 48), np.uint8))  # A connection to each server is open.
+        processes[1].send(signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                client.wait_ready(6)
+        finally:
+            processes[1].send(signal.SIGCONT)

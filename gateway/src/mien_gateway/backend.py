@@ -104,6 +104,7 @@ class Backend:
             measures.model_answered(request, seconds, answer)
             if isinstance(answer, Answer):
                 call.answered.setdefault(request.model, request.target)
+                self._answered[request.model] = time.monotonic()
 
         self._client = AsyncClient(
             transport=[MeasuredTransport(transport, report) for transport in self._transports.values()],
@@ -116,6 +117,7 @@ class Backend:
         self._look: asyncio.Task[None] | None = None
         self._document: dict[str, Any] = {}
         self._ready = (-math.inf, False)
+        self._answered = dict.fromkeys(MODELS, -math.inf)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -159,6 +161,8 @@ class Backend:
     async def is_ready(self) -> bool:
         """Return whether a server has answered for both models within the last second."""
         async with self._looking:
+            if time.monotonic() - min(self._answered.values()) < _READY_S:
+                return True  # Callers got answers; servers that are busy with these need not answer more.
             at, ready = self._ready
             if time.monotonic() - at >= _READY_S:
                 try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mien_client._calls.flow import Flow, Wake, answered
 from mien_client._calls.halves import Half, MissingLabels
-from mien_client._calls.replicas import PROBE_TIMEOUT, Replica, Replicas
+from mien_client._calls.replicas import NAMED_SERVERS, PROBE_TIMEOUT, Replica, Replicas
 from mien_client._calls.retries import Retries
 from mien_client._calls.targets import preferences
 from mien_client._exceptions import DeadlineExceededError, MienError, NotServedError, UnavailableError
@@ -58,20 +58,25 @@ class Health:
             wake: Resumes the flow.
         """
         deadline = Deadline(timeout)
-        longest_look = PROBE_TIMEOUT if len(self._replicas) > 1 else longest_look
+        if self._replicas.several:  # Behind a name, each look may meet another server.
+            longest_look = (
+                min(PROBE_TIMEOUT, timeout / (2 * NAMED_SERVERS)) if len(self._replicas) == 1 else PROBE_TIMEOUT
+            )
+        outputs = dict(zip(self._targets, (PROBABILITIES_OUTPUT, KEYPOINTS_OUTPUT), strict=True))
+        unanswered = {transport: outputs.copy() for transport in self._replicas.transports}
         told: dict[str, Target] = {}
         while True:
             missing: dict[str, Target] = {}
-            for transport in self._replicas.transports:
-                found = {}
-                for target, output in zip(self._targets, (PROBABILITIES_OUTPUT, KEYPOINTS_OUTPUT), strict=True):
+            for transport, left in unanswered.items():
+                for target, output in list(left.items()):
                     look = Deadline(max(POLL_SECONDS, min(longest_look, deadline.remaining())))
                     reason = yield from _why_not_ready(transport, target, output, look, wake)
                     if reason:
-                        found[reason] = target
-                if not found:
+                        missing[reason] = target
+                    else:
+                        del left[target]
+                if not left:
                     return
-                missing |= found
             if deadline.remaining() or not told:  # A look that was cut short says less than the one before.
                 told = missing
             if deadline.remaining() <= POLL_SECONDS:
