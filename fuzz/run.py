@@ -155,7 +155,7 @@ def _mutate(run: Run, ends: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for data in run.corpus:
             keep(Path(folder), data)
-        atheris.Setup([sys.argv[0], "-rss_limit_mb=0", "-timeout=0", "-reload=0", folder], test)
+        atheris.Setup([sys.argv[0], "-rss_limit_mb=0", "-reload=0", folder], test)
         atheris.Fuzz()
 
 

@@ -19,7 +19,7 @@ It raises `Fault`, or whatever else the parser raises, if the parser is at fault
 """
 
 _VARIABLE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9][0-9a-fx.,_]*|[^ -~]+")
-_LONGEST_OUTCOME: Final = 60
+_OUTCOME_WORDS: Final = 5
 
 
 class Fault(Exception):
@@ -61,7 +61,7 @@ def checked(target: Target, check: Check, data: bytes) -> str:
         raise Fault(f"It took {used:.1f} s of a processor; at most {target.seconds:g} s are expected")
     if grown > target.megabytes:
         raise Fault(f"It took {grown:.0f} MB of memory; at most {target.megabytes} MB are expected")
-    return _VARIABLE.sub("…", outcome)[:_LONGEST_OUTCOME]
+    return " ".join(_VARIABLE.sub("…", outcome).split()[:_OUTCOME_WORDS]) or "…"
 
 
 def peak_megabytes() -> float:

@@ -240,6 +240,31 @@ class TestAnAuthority:
         with pytest.raises(SignatureError, match="its files are not those that the release team has signed"):
             verify(version, policy)
 
+    @pytest.mark.parametrize(
+        ("part", "damaged"),
+        [
+            (b"\x0c\x03ada", b"\x0c\x03\xffda"),  # The subject is not UTF-8,
+            (b"\x0c\x03ada", b"\x99\x03ada"),  # or not a text.
+            (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),  # There is no such version.
+            (b"\x17\x0d", b"\x17\x0c"),  # A date is cut off.
+            (b"\x55\x1d\x0f", b"\x55\x1d\x13"),  # An extension is there twice.
+            (b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x7f"),
+        ],  # The last: an unknown curve.
+    )
+    def test_a_damaged_certificate_is_refused(self, version, authority, policy, part, damaged):
+        private, certificate = authority.issue("ada")
+        sign(version, private, [certificate])
+        bundle = json.loads((version / SIGNATURE).read_bytes())
+        first = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+        content = base64.b64decode(first["rawBytes"])
+        assert part in content
+        first["rawBytes"] = base64.b64encode(content.replace(part, damaged)).decode()
+        (version / SIGNATURE).write_text(json.dumps(bundle), encoding="utf-8")
+        with pytest.raises(
+            SignatureError, match=f"its {SIGNATURE} has a damaged certificate|its signature is invalid|no tr"
+        ):
+            verify(version, policy)
+
     def test_of_which_another_has_the_same_name_is_not_meant(self, version, tmp_path, policy):
         (tmp_path / "false").mkdir()
         private, certificate = Authority(tmp_path / "false", "authority").issue("ada")

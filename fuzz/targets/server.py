@@ -34,7 +34,7 @@ _made: dict[str, Path] = {}
 
 def _models(folder: Path) -> Path:
     """Return the folder of two small models with many signatures, made once in each process."""
-    if "models" not in _made:
+    if "models" not in _made or not _made["models"].exists():
         runpy.run_path(str(_MODELS))["main"](folder)
         _made["models"] = folder
     return _made["models"]

@@ -185,6 +185,33 @@ def test_a_json_list_of_empty_lists_whose_outputs_would_be_large_is_refused(atta
     assert "does not fit the signature's [-1,2,2]" in answer.json()["error"]
 
 
+def test_a_string_without_dimensions_is_answered(attacked, log_lines):
+    from mien_client import protos
+
+    request = protos.PredictRequest(model_spec={"name": "tiny", "signature_name": "raw"})
+    request.inputs["image_bytes"].dtype = protos.DataType.DT_STRING
+    request.inputs["image_bytes"].tensor_shape.SetInParent()
+    request.inputs["image_bytes"].string_val.append(b"\xff")
+    echo = attacked.call("Predict", request).outputs["echo_bytes"]
+    assert (echo.string_val, len(echo.tensor_shape.dim)) == ([b"\xff"], 0)
+    body = '{"signature_name": "words", "inputs": "a"}'
+    answer = requests.post(f"{attacked.url}/v1/models/tiny:predict", data=body, timeout=30)
+    assert answer.json() == {"outputs": "A"}
+    assert log_lines() == []
+
+
+def test_inputs_that_tensorflow_quotes_in_an_error_need_not_be_text(attacked, log_lines):
+    message = bytes.fromhex(
+        "0a100a0474696e791a08636c61737369667912190a170a150a132a110a0178120c120af6f7fff6803f00000040"
+    )
+    assert b"\xf6\xf7" in message
+    classify: Any = attacked.channel.unary_unary("/tensorflow.serving.PredictionService/Classify")
+    with pytest.raises(grpc.RpcError) as error:
+        classify(message, timeout=30)
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert log_lines() == []
+
+
 def test_a_filled_tensor_must_have_the_shape_of_the_signature(attacked):
     from mien_client import protos
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mien_client._certificates import readable, unreadable
 from mien_client._exceptions import DataError
 from mien_client.contract import SIGNATURE
 from mien_client.reading import DOCUMENT_LIMIT, MEBIBYTE, parse_json, read_file
@@ -172,8 +173,8 @@ def _by_certificate(version: Path, certificates: Sequence[bytes], policy: Policy
     from OpenSSL.crypto import X509StoreContextError
 
     try:
-        loaded = [x509.load_der_x509_certificate(one) for one in certificates]
-    except ValueError:
+        loaded = [readable(x509.load_der_x509_certificate(one)) for one in certificates]
+    except unreadable():
         raise SignatureError(f"its {SIGNATURE} has a damaged certificate") from None
     subject = loaded[0].subject.rfc4514_string()
     if any(one.fingerprint(SHA256()).hex() in policy.revoked_certificates for one in loaded):
@@ -205,12 +206,13 @@ def _by_certificate(version: Path, certificates: Sequence[bytes], policy: Policy
 def _sentences(signer: Signer) -> Iterator[None]:
     """Turn what the library raises into sentences, except that a certificate is from another authority."""
     from cryptography.exceptions import InvalidSignature
+    from OpenSSL.crypto import Error
 
     try:
         yield
     except InvalidSignature:
         raise SignatureError(f"its signature is not one of {signer.name}, whom it names") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, Error) as error:
         if "mismatch" in str(error):
             raise SignatureError(f"its files are not those that {signer.name} has signed") from None
         raise SignatureError(f"its signature is invalid: {' '.join(str(error).split())}") from None
@@ -247,7 +249,7 @@ def _hint(key: Path) -> str:
             raise ValueError("it is not on an elliptic curve")
     except OSError as error:
         raise SignatureError(f"{key} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except unreadable() as error:
         raise SignatureError(
             f"Expected a public key in PEM form, on the elliptic curve P-256, P-384 or P-521, in {key}: {error}"
         ) from None
@@ -259,10 +261,10 @@ def _certificates(path: Path) -> list[x509.Certificate]:
     from cryptography import x509
 
     try:
-        return x509.load_pem_x509_certificates(read_file(path))
+        return [readable(one) for one in x509.load_pem_x509_certificates(read_file(path))]
     except OSError as error:
         raise SignatureError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except unreadable():
         raise SignatureError(f"Expected certificates in PEM form in {path}, found none") from None
 
 

@@ -18,7 +18,7 @@ from mien_client.protos import SignatureDef, TensorProto
 from tensorflow.python.client import pywrap_tf_session
 
 from mien_serving.core.metrics import NO_METRICS, Metrics
-from mien_serving.core.status import Code, StatusError
+from mien_serving.core.status import Code, StatusError, invalid_argument
 from mien_serving.servables.loader import load_saved_model
 from mien_serving.servables.session_options import SessionOptions
 
@@ -136,7 +136,7 @@ class Servable:
         try:
             # Session.run() would refuse inputs that the graph accepts, and reword its error messages.
             with self._metrics.graph_run():
-                outputs: list[np.ndarray] = self._session._call_tf_sessionrun(
+                outputs = self._session._call_tf_sessionrun(
                     options,
                     {self._tensor(name): value for name, value in feeds.items()},
                     [self._tensor(name) for name in fetches],
@@ -145,10 +145,13 @@ class Servable:
                 )
         except tf.errors.OpError as error:
             raise StatusError(Code(error.error_code), error.message) from error
+        except UnicodeDecodeError as error:  # TensorFlow's message quotes bytes of the inputs.
+            raise invalid_argument(error.object.decode(errors="replace")) from error
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
-        return outputs
+        # A string without dimensions comes as bytes.
+        return [np.array(value, object) if isinstance(value, bytes) else value for value in outputs]
 
     def close(self) -> None:
         """Free the session; no request may be running."""
