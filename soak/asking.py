@@ -94,14 +94,12 @@ def by_iterating(client: Client) -> Ask:
 def by_http(addresses: Sequence[str], ca_file: Path | None = None, key: str = "") -> Ask:
     """Ask gateways as a program without our client would: repeat what is retryable, each time at the next address."""
     sessions = [requests.Session() for _ in addresses]
-    turn = itertools.count(random.randrange(len(addresses)))  # noqa: S311
     for session in sessions:
         session.trust_env = False
         session.verify = str(ca_file) if ca_file else True
         session.headers.update({"x-api-key": key} if key else {})
 
-    def ask_once(numbers: Sequence[int]) -> list[Answer]:
-        at = next(turn) % len(addresses)
+    def ask_once(numbers: Sequence[int], at: int) -> list[Answer]:
         crops = b"".join(image(number).tobytes() for number in numbers)
         body, kind = (_png(numbers[0]), "image/png") if len(numbers) == 1 else (crops, "application/octet-stream")
         try:
@@ -116,20 +114,18 @@ def by_http(addresses: Sequence[str], ca_file: Path | None = None, key: str = ""
             raise CallFailed(text, retryable=bool(document.get("retryable")))
         return _answers(document)
 
-    return _repeated(ask_once)
+    return _repeated(ask_once, len(addresses))
 
 
 def by_stream(addresses: Sequence[str]) -> Ask:
     """Ask gateways over WebSockets: each image is a frame, and each frame has exactly one answer."""
-    turn = itertools.count(random.randrange(len(addresses)))  # noqa: S311
     connection: list[websockets.sync.client.ClientConnection] = []
     sent: list[int] = [0]
 
-    def ask_once(numbers: Sequence[int]) -> list[Answer]:
+    def ask_once(numbers: Sequence[int], at: int) -> list[Answer]:
         try:
             if not connection:
-                address = addresses[next(turn) % len(addresses)]
-                connection.append(websockets.sync.client.connect(address, open_timeout=_TRY_S, proxy=None))
+                connection.append(websockets.sync.client.connect(addresses[at], open_timeout=_TRY_S, proxy=None))
                 sent[0] = 0
             found = []
             for number in numbers:
@@ -149,14 +145,18 @@ def by_stream(addresses: Sequence[str]) -> Ask:
             raise CallFailed(f"{type(error).__name__}: {error}", retryable=True) from None
         return found
 
-    return _repeated(ask_once)
+    return _repeated(ask_once, len(addresses))
 
 
-def _repeated(ask_once: Ask) -> Ask:
+def _repeated(ask_once: Callable[[Sequence[int], int], list[Answer]], addresses: int) -> Ask:
+    """Ask at one address after the other, beginning with the first, the second and so on in turn."""
+    turn = itertools.count()
+
     def ask(numbers: Sequence[int]) -> list[Answer]:
+        first = next(turn)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return ask_once(numbers)
+                return ask_once(numbers, (first + attempt) % addresses)
             except CallFailed as error:
                 if attempt == ATTEMPTS or not error.retryable:
                     raise
