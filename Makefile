@@ -1,10 +1,11 @@
 # make demo    the main job: export the shipped networks, serve them, analyse faces over gRPC and REST
 # make console the shipped networks, a gateway and its web console; prints the address, Ctrl-C ends it
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
-# make test    all tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
+# make test    the tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
 # make test COVERAGE=1   the same, and fail if they run fewer lines than the floor in pyproject.toml
 # make fuzz SECONDS_EACH=600   invalid input for every parser that strangers reach, and malformed requests on every port
 # make docs    the documentation site, in site/
+# make test-slow     the tests that take longest; CI runs them too
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
@@ -35,7 +36,7 @@ EMOTION_FILES = --data $(EMOTION_DATA) $(if $(VOTES),--votes $(VOTES))
 KEYPOINTS_DATA ?= $(MIEN_DATA)/facial_keypoints/training.csv.gz
 PEOPLE ?= $(wildcard $(MIEN_DATA)/facial_keypoints/people.csv)
 
-.PHONY: demo console demo-rollout test test-docker fuzz lint docs train distil bench scaling soak leaks test-soak secrets audit sbom images lock clean
+.PHONY: demo console demo-rollout test test-slow test-docker fuzz lint docs train distil bench scaling soak leaks test-soak secrets audit sbom images lock clean
 
 demo: $(PUBLISHED)
 	$(BIN)/python examples/demo.py
@@ -47,7 +48,10 @@ demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
 test: $(INSTALLED) $(SCANNER)
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker and not soak" $(if $(COVERAGE),--cov)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker and not soak and not slow" $(if $(COVERAGE),--cov)
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -n auto --dist loadfile -m "slow and not docker and not soak"
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py tests/test_docker_build.py

@@ -3,10 +3,14 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.made_once import made_once
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -27,6 +31,18 @@ def real_data():
     if not folder:
         pytest.skip("MIEN_DATA is not set to a folder with the Kaggle files")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """Return a read-only model repository with version 1 of the shipped networks."""
+
+    def export(folder):
+        command = [Path(sys.executable).with_name("mien"), "export", "--pretrained", "--repository", folder / "models"]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)  # noqa: S603
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "published", export) / "models"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The shipped networks, published and served by a real ``mien serve``, once for all tests."""
+"""The shipped networks, served by a real ``mien serve``, once for all tests."""
 
 import re
 import shutil
@@ -50,15 +50,6 @@ def mien():
         return subprocess.run([MIEN, *map(str, arguments)], capture_output=True, encoding="utf-8", check=False)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory, mien):
-    """Return a read-only model repository with version 1 of the shipped networks."""
-    repository = tmp_path_factory.mktemp("published") / "models"
-    done = mien("export", "--pretrained", "--repository", repository)
-    assert done.returncode == 0, done.stderr
-    return repository
 
 
 @pytest.fixture(scope="session")

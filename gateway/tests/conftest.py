@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,25 +82,15 @@ def _until():
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory):
-    """A read-only model repository with version 1 of the shipped networks."""
-    repository = tmp_path_factory.mktemp("published") / "models"
-    command = [MIEN, "export", "--pretrained", "--repository", repository]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    return repository
-
-
-@pytest.fixture(scope="session")
 def model_server(published):
     with LocalModelServer(ROOT / "models.config", model_repository=published) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
-def start_gateway(tmp_path_factory):
-    """Start `mien gateway` with these flags on a free port; it is stopped at the end."""
-    running = []
+@contextmanager
+def starting_gateways(tmp_path_factory):
+    """Yield a function that starts `mien gateway` with flags on a free port; the gateways end with the block."""
+    running: list[RunningGateway] = []
 
     def start(*flags, wait=True):
         log = tmp_path_factory.mktemp("gateway") / "log"
@@ -116,14 +107,30 @@ def start_gateway(tmp_path_factory):
 
     yield start
     for gateway in running:
+        gateway.process.terminate()
+    for gateway in running:
         gateway.stop()
         gateway.process.stdout.close()
 
 
 @pytest.fixture(scope="session")
-def gateway(start_gateway, model_server):
+def starting(tmp_path_factory):
+    """Return `starting_gateways`, for fixtures of any scope."""
+    return lambda: starting_gateways(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def start_gateway(starting):
+    """Start `mien gateway` with these flags on a free port; it is stopped after the tests of the file."""
+    with starting() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def gateway(starting, model_server):
     """A gateway with its defaults, in front of the shipped networks."""
-    return start_gateway("--server", model_server.grpc_address)
+    with starting() as start:
+        yield start("--server", model_server.grpc_address)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,8 @@ def test_requests_that_a_tool_makes_up_from_the_document_meet_no_surprise(
     key, line = new_key("ada")
     (tmp_path / "operators").write_text(line, encoding="utf-8")
     config = shutil.copy(root / "models.config", tmp_path)
-    places = [f"--config={config}", f"--repository={published}", f"--operator_keys={tmp_path / 'operators'}"]
+    repository = shutil.copytree(published, tmp_path / "models")
+    places = [f"--config={config}", f"--repository={repository}", f"--operator_keys={tmp_path / 'operators'}"]
     gateway = start_gateway("--server", model_server.grpc_address, *places)
     # A caller's own timeout of a millisecond ends with 504, as it should.
     (tmp_path / "schemathesis.toml").write_text('[parameters]\n"query.timeout" = 30\n', encoding="utf-8")

@@ -1,6 +1,7 @@
 """What operators see: versions, the last minute, health, metrics, the journal."""
 
 import json
+import shutil
 
 import pytest
 from mien_gateway.measures import LastMinute
@@ -33,8 +34,14 @@ def test_a_server_that_is_gone_is_not_ready_and_the_others_answer(start_gateway,
 
 
 @pytest.fixture(scope="module")
-def journal(published):
-    path = published.with_name("models.journal")
+def repository(published, tmp_path_factory):
+    """A repository that is not shared, since a journal is written beside it."""
+    return shutil.copytree(published, tmp_path_factory.mktemp("repository") / "models")
+
+
+@pytest.fixture(scope="module")
+def journal(repository):
+    path = repository.with_name("models.journal")
     entries = [{"time": f"2026-11-2{day}", "verb": "canary", "model": "emotion", "event": "done"} for day in range(5)]
     lines = [json.dumps(entry) for entry in entries]
     path.write_text("\n".join([*lines[:2], "cut sho", "[1]", *lines[2:]]) + "\n", encoding="utf-8")
@@ -43,8 +50,8 @@ def journal(published):
 
 
 @pytest.fixture(scope="module")
-def informed(start_gateway, model_server, published):
-    return start_gateway("--server", model_server.grpc_address, "--repository", published)
+def informed(start_gateway, model_server, repository):
+    return start_gateway("--server", model_server.grpc_address, "--repository", repository)
 
 
 class TestRepository:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,10 @@ def wait_request(model, file):
     return request
 
 
-@pytest.fixture(scope="session")
-def start_server(tmp_path_factory):
-    """Starts `mien serve` with these flags, on free ports; it is stopped at the end."""
-    servers = []
+@contextmanager
+def starting_servers(tmp_path_factory):
+    """Yield a function that starts `mien serve` with flags, on free ports; the servers end with the block."""
+    servers: list[ServerProcess] = []
 
     def start(*flags, wait=True):
         log = tmp_path_factory.mktemp("server") / "log"
@@ -120,7 +121,16 @@ def start_server(tmp_path_factory):
 
     yield start
     for server in servers:
+        server.process.terminate()
+    for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory):
+    """Starts `mien serve` with these flags, on free ports; it is stopped after the tests of the file."""
+    with starting_servers(tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +142,7 @@ def conformance_models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(start_server, conformance_models, publish):
+def server(tmp_path_factory, conformance_models, publish):
     """A server that every test may ask and none may change: of the conformance models, and `ours`."""
     base_path = conformance_models / "ours"
     publish(base_path, 1)
@@ -141,12 +151,13 @@ def server(start_server, conformance_models, publish):
     config.write_text(
         f'{models}config {{ name: "ours" base_path: "{base_path}" model_platform: "tensorflow" }} }}', encoding="utf-8"
     )
-    return start_server(
-        f"--model_config_file={config}",
-        "--allow_version_labels_for_unavailable_models=true",
-        "--grpc_max_threads=4",
-        "--rest_api_num_threads=4",
-    )
+    with starting_servers(tmp_path_factory) as start:
+        yield start(
+            f"--model_config_file={config}",
+            "--allow_version_labels_for_unavailable_models=true",
+            "--grpc_max_threads=4",
+            "--rest_api_num_threads=4",
+        )
 
 
 @pytest.fixture(scope="session")

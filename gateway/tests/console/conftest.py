@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mien_serving.rollout.verbs.canary import canary
 from playwright.sync_api import expect, sync_playwright
 
 from docs.screenshots import browser_path, export_canaries, launch, write_camera
+from tests.made_once import made_once
 
 expect.set_options(timeout=30_000)
 
@@ -72,7 +74,7 @@ def page(open_page, gateway):
 @pytest.fixture(scope="session")
 def canaries(tmp_path_factory):
     """A repository of versions that answer a little differently from those of the shipped networks."""
-    return export_canaries(tmp_path_factory.mktemp("canaries"))
+    return made_once(tmp_path_factory, "canaries", export_canaries) / "canaries"
 
 
 @dataclass
@@ -85,36 +87,34 @@ class RolledOut:
 
 
 @pytest.fixture(scope="session")
-def roll_out(published, canaries, start_gateway, tmp_path_factory, root):
-    """Return a function that starts a server with canaries, and a gateway in front of it."""
-    servers = []
+def roll_out(published, canaries, starting, tmp_path_factory, root):
+    """Return a context manager that runs a server with canaries and a gateway in front of it."""
 
+    @contextmanager
     def roll_out():
         folder = tmp_path_factory.mktemp("rollout")
         repository = shutil.copytree(published, folder / "models")
         config = Path(shutil.copy(root / "models.config", folder))
-        server = LocalModelServer(config, model_repository=repository).__enter__()
-        servers.append(server)
-        where = Deployment(repository=repository, config=config, servers=[server.grpc_address])
-        for model in ("emotion", "keypoints"):
-            adopt(ChangeRequest(deployment=where, model=model), Silent())
-            shutil.copytree(canaries / model / "1", repository / model / "2")
-            canary(CanaryRequest(deployment=where, model=model, version=2, why="to try it"), Silent())
-        key, line = new_key("ada")
-        keys = folder / "operators"
-        keys.write_text(line, encoding="utf-8")
-        flags = [f"--config={config}", f"--repository={repository}", f"--operator_keys={keys}"]
-        return RolledOut(start_gateway("--server", server.grpc_address, *flags), config, key)
+        with LocalModelServer(config, model_repository=repository) as server, starting() as start_gateway:
+            where = Deployment(repository=repository, config=config, servers=[server.grpc_address])
+            for model in ("emotion", "keypoints"):
+                adopt(ChangeRequest(deployment=where, model=model), Silent())
+                shutil.copytree(canaries / model / "1", repository / model / "2")
+                canary(CanaryRequest(deployment=where, model=model, version=2, why="to try it"), Silent())
+            key, line = new_key("ada")
+            keys = folder / "operators"
+            keys.write_text(line, encoding="utf-8")
+            flags = [f"--config={config}", f"--repository={repository}", f"--operator_keys={keys}"]
+            yield RolledOut(start_gateway("--server", server.grpc_address, *flags), config, key)
 
-    yield roll_out
-    for server in servers:
-        server.__exit__(None, None, None)
+    return roll_out
 
 
 @pytest.fixture(scope="session")
 def rolled_out(roll_out):
     """A deployment with canaries, which tests leave as it is."""
-    return roll_out()
+    with roll_out() as deployment:
+        yield deployment
 
 
 @pytest.fixture

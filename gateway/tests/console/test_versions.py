@@ -84,7 +84,8 @@ def test_a_gateway_without_a_repository_says_that_there_is_no_journal(open_page,
 @pytest.fixture(scope="module")
 def operated(roll_out):
     """A deployment with canaries, which the tests of `TestOperating` change one after the other."""
-    return roll_out()
+    with roll_out() as deployment:
+        yield deployment
 
 
 class TestOperating:

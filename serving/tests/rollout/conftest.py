@@ -208,9 +208,9 @@ def make_site(tiny_model):
     return lambda folder: Site(folder, tiny_model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_site(tmp_path_factory, tiny_model):
-    """Return a function that creates a site with servers, in a new folder or in a given one."""
+    """Return a function that creates a site with servers, in a new or given folder; they end with the file's tests."""
     sites = []
 
     def start(count, folder=None, flags=()):

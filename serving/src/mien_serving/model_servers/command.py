@@ -32,6 +32,7 @@ from mien_serving.model_servers.options import (
 )
 from mien_serving.model_servers.tls import read_ssl_options
 from mien_serving.servables.session_options import SessionOptions
+from mien_serving.servables.without_keras import import_tensorflow
 
 _START_FAILED: Final = 255
 """TensorFlow Serving's exit status when it cannot start."""
@@ -57,6 +58,7 @@ def _run(flags: argparse.Namespace) -> int:
         options = options_from(flags)
         options.check()
 
+        import_tensorflow()
         from mien_serving.model_servers.server import ModelServer
 
         # The objects of the imports stay for ever: freezing them shortens the pauses of the garbage collector. Requests

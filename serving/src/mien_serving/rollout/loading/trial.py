@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mien_serving.repository.layout import version_folder
+from mien_serving.servables.without_keras import import_tensorflow
 
 _LONGEST_S: Final = 900
 
@@ -60,6 +61,7 @@ class Trial:
 
 
 def _reason(folder: Path) -> str:
+    import_tensorflow()
     from mien_serving.core.status import StatusError
     from mien_serving.servables.predictor import Predictor
     from mien_serving.servables.servable import Servable

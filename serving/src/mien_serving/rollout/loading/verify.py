@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import tensorflow as tf
 from mien_client import contract
 from mien_client.protos import DataType, ModelSpec
 from mien_client.reading import MEBIBYTE, open_regular
@@ -23,10 +22,8 @@ from numpy.typing import NDArray
 
 from mien_serving.core.status import StatusError
 from mien_serving.rollout.arrays import read_arrays
-from mien_serving.servables.predictor import Predictor
-from mien_serving.servables.servable import Servable
 from mien_serving.servables.session_options import SessionOptions
-from mien_serving.servables.warmup import has_warm_up, warm_up
+from mien_serving.servables.without_keras import import_tensorflow
 
 _GOLDEN_LIMIT: Final = 16 * MEBIBYTE
 """Maximum unpacked size of the golden images and answers in bytes; a thousand faces have 2.4 MB."""
@@ -78,6 +75,11 @@ class _GoldenError(Exception):
 def _verify(folder: Path, model: str, tolerance: float) -> dict[str, Any]:
     if model not in _OUTPUTS:
         return {"problem": f"The manifest names the model {model!r}, which is not in the contract"}
+    import_tensorflow()
+    from mien_serving.servables.predictor import Predictor
+    from mien_serving.servables.servable import Servable
+    from mien_serving.servables.warmup import has_warm_up, warm_up
+
     servable = Servable(folder, SessionOptions())
     predictor = Predictor.of_version(servable)
     if problem := next(_signature_problems(servable.signatures, model), ""):
@@ -157,6 +159,8 @@ def _golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None
 
 def _requests(images: NDArray[np.uint8]) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the same images in the form that each signature takes."""
+    import tensorflow as tf
+
     raw = [image.tobytes() for image in images]
     encoded = [tf.io.encode_png(image[..., None]).numpy() for image in images]
     return {
