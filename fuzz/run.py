@@ -11,7 +11,6 @@ import json
 import os
 import random
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
@@ -142,8 +141,8 @@ def _generate(target: Target, run: Run, ends: float) -> None:
         batch()
 
 
-def _mutate(run: Run, ends: float) -> None:
-    """Mutate until the time is over, and end the process."""
+def _mutate(run: Run, folder: Path, ends: float) -> None:
+    """Mutate until the time is over, and end the process, which leaves its files in a folder."""
 
     def test(data: bytes) -> None:
         run(data)
@@ -152,18 +151,20 @@ def _mutate(run: Run, ends: float) -> None:
             sys.stderr.flush()
             os._exit(0)
 
-    with tempfile.TemporaryDirectory() as folder:
-        for data in run.corpus:
-            keep(Path(folder), data)
-        atheris.Setup([sys.argv[0], "-rss_limit_mb=0", "-reload=0", folder], test)
-        atheris.Fuzz()
+    corpus = folder / "corpus"
+    for data in run.corpus:
+        keep(corpus, data)
+    options = ["-rss_limit_mb=0", "-reload=0", f"-artifact_prefix={folder}/"]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], test)
+    atheris.Fuzz()
 
 
 def main() -> None:
     """Run a target."""
     name, seconds, found, status = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = status.parent / "files"
+        folder.mkdir()
         with atheris.instrument_imports(include=list(_OURS)) if atheris else nullcontext():
             from fuzz.targets import TARGETS
 
@@ -173,7 +174,7 @@ def main() -> None:
         _generate(TARGETS[name], run, began + (seconds / 2 if atheris else seconds))
         run.report()
         if atheris:
-            _mutate(run, began + seconds)
+            _mutate(run, status.parent, began + seconds)
 
 
 if __name__ == "__main__":
