@@ -195,6 +195,8 @@ def _send_messages(address: tuple[str, int], channel: grpc.Channel, payloads: Se
             method = _HEALTH if number % 10 == 2 else _METHODS[payload[0] % len(_METHODS) if payload else 0]
         call: Any = channel.unary_unary(method)
         calls.append(call.future(payload[1:], timeout=_PATIENCE_S))
+        if len(calls) > _THREADS:  # More would wait in this process, and the callers beside them with them.
+            calls.pop(0).exception()
     for call in calls:
         call.exception()
 
