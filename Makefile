@@ -8,7 +8,7 @@
 # make test-slow     the tests that take longest; CI runs them too
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
-# make distil  two larger emotion networks, and a network of the shipped shape that learns from them; hours without a GPU
+# make distil  three larger networks of each model, and pupils of the shipped shapes; on JAX, days without a GPU
 # make soak    a month of trouble in an hour, on hosts of its own; MINUTES=60; needs root on Linux
 # make leaks   what grows while versions are swapped a thousand times; SWAPS=1000
 # make test-soak   short versions of both, as tests
@@ -75,12 +75,11 @@ train: $(INSTALLED)
 	$(BIN)/mien train emotion $(EMOTION_FILES) --out runs/emotion
 	$(BIN)/mien train keypoints --data $(KEYPOINTS_DATA) $(if $(PEOPLE),--groups $(PEOPLE)) --out runs/keypoints
 
-# Each line continues where it was interrupted.
 distil: $(INSTALLED)
-	$(BIN)/mien train emotion --config emotion-teacher-1 $(EMOTION_FILES) --out runs/teacher-1
-	$(BIN)/mien train emotion --config emotion-teacher-2 $(EMOTION_FILES) --out runs/teacher-2
-	$(BIN)/mien train emotion --config emotion-pupil --teacher runs/teacher-1 --teacher runs/teacher-2 \
-		$(EMOTION_FILES) --out runs/pupil
+	mkdir -p runs
+	$(BIN)/python -m mien_training.jax_backend.distil prepare --emotion $(EMOTION_DATA) --votes $(VOTES) \
+		--keypoints $(KEYPOINTS_DATA) --people $(PEOPLE) --faces runs/faces.npz
+	$(BIN)/python -m mien_training.jax_backend.distil train --faces runs/faces.npz --out runs
 
 bench: $(PUBLISHED)
 	@status=0; for part in networks client_size client_alone client_speed serving traffic_split gateway; do \

@@ -58,7 +58,7 @@ def tiny():
     """Recipes that train in a second."""
     network = Network("basic", stem=8, early=True, widths=(8, 16), depths=(1, 1), dropout=0.0, mirror=False)
     return {
-        model: replace(config, network=network, start_from="", epochs=2, batch_size=16, warmup_epochs=0.5)
+        model: replace(config, network=network, epochs=2, batch_size=16, warmup_epochs=0.5)
         for model, config in CONFIGS.items()
     }
 

@@ -123,7 +123,6 @@ class TestSingleValues:
             ("network.blocks=separable", "separable"),
             ('network.blocks="separable"', "separable"),
             ("network.widths=[1, 2, 3, 4]", (1, 2, 3, 4)),
-            ("start_from=", ""),
         ],
     )
     def test_are_typed_by_toml(self, setting, value):

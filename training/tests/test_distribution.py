@@ -16,7 +16,6 @@ from mien_training.runs import open_run
 
 MIEN = [sys.executable, "-c", "import sys; from mien_client.cli import main; sys.exit(main())"]
 RECIPE = """
-start_from = ""
 teacher = 0.0
 epochs = 2
 batch_size = 16

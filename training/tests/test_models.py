@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from mien_training.configs import Network
+from mien_training.fused_normalization import BatchNormalization
 from mien_training.models import (
     BLOCKS,
     MIRRORED,
-    BatchNormalization,
     SoftArgmax,
     emotion_network,
     keypoint_network,

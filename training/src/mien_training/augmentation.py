@@ -9,11 +9,8 @@ from typing import Any
 import tensorflow as tf
 from mien_client.contract import IMAGE_SIZE
 
-from mien_training.configs import JPEG_QUALITIES, Augmentation
+from mien_training.configs import COVERED_SHARE, JPEG_QUALITIES, SHARP, Augmentation
 from mien_training.models import MIRRORED
-
-SHARP = 0.05
-"""Pixels of a Gaussian that leaves everything as it was."""
 
 
 def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tuple[Any, Any]:
@@ -35,7 +32,7 @@ def augment(images: Any, keypoints: Any, seed: Any, limits: Augmentation) -> tup
 
 
 def degrade(images: Any, seed: Any, limits: Augmentation) -> Any:
-    """Blur and compress half of the faces each, and partly cover a quarter of them, at random.
+    """Blur, compress and partly cover half of the faces each, at random.
 
     Args:
         images: uint8 [N, 48, 48].
@@ -141,11 +138,10 @@ def _compress(images: Any, seed: Any, count: Any, lowest: int) -> Any:
 
 
 def _cover(images: Any, place_seed: Any, grey_seed: Any, count: Any, largest: int) -> Any:
-    """Paint a rectangle of one grey level over a quarter of the faces."""
-    unit = tf.random.stateless_uniform([count, 4], place_seed)
+    """Paint a rectangle of one grey level over some of the faces."""
+    unit = tf.random.stateless_uniform([count, 5], place_seed)
     middle = unit[:, :2] * IMAGE_SIZE
-    # Each side is drawn below zero half of the time, and then covers nothing.
-    half = (unit[:, 2:] * 2 - 1) * largest / 2
+    half = tf.where(unit[:, 4:] < COVERED_SHARE, unit[:, 2:4] * largest / 2, 0.0)
     axis = tf.range(IMAGE_SIZE, dtype=tf.float32)
     inside = tf.abs(axis - middle[..., None]) < half[..., None]
     mask = inside[:, 0, :, None] & inside[:, 1, None, :]

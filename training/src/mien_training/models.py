@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 from mien_client.contract import EMOTIONS, IMAGE_SIZE, KEYPOINTS
 
@@ -111,7 +110,8 @@ class MirrorMean(keras.Model):  # type: ignore[misc]  # Keras has no types
             return points
         offset = self.get_layer("keypoints").offset
         mirrored = super().call(images[:, :, ::-1], training=training, mask=mask) - offset
-        back = keras.ops.take(mirrored, MIRRORED, axis=1) * (-1.0, 1.0) + (IMAGE_SIZE - 1.0, 0.0)
+        x, y = keras.ops.unstack(keras.ops.take(mirrored, MIRRORED, axis=1), axis=-1)
+        back = keras.ops.stack([IMAGE_SIZE - 1 - x, y], axis=-1)
         return (points + back + offset) / 2
 
 
@@ -201,23 +201,8 @@ def _depthwise(x: Any, stride: int, name: str) -> Any:
 
 
 def _normalization(name: str) -> Any:
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        return layers.BatchNormalization(synchronized=True, name=name)
-    return BatchNormalization(name=name)
+    if keras.backend.backend() != "tensorflow":
+        return layers.BatchNormalization(name=name)
+    from mien_training.fused_normalization import normalization
 
-
-class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]  # Keras has no types
-    """Keras's batch normalisation, which in training is one operation of TensorFlow instead of a dozen.
-
-    All of training takes two thirds of the time with it. It has Keras's name because Keras's files of weights go by the
-    names of classes: a network may be trained with one kind and used with the other.
-    """
-
-    def call(self, x: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise each channel: float [N, h, w, c] to the same."""
-        if not training:
-            return super().call(x, training=training, mask=mask)
-        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, self.gamma, self.beta, epsilon=self.epsilon)
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return y
+    return normalization(name)

@@ -133,6 +133,11 @@ def batches(faces: Faces, size: int, seed: int, epoch: int, first: int = 0) -> I
         epoch: From 0.
         first: Batches to leave out, as they were trained before an interruption.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(len(faces))
+    order = order_of(len(faces), seed, epoch)
     for start in range(first * size, max(len(faces) - size, 0) + 1, size):
         yield faces[np.sort(order[start : start + size])]
+
+
+def order_of(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order, int64 [count], in which a run of this `seed` sees its faces in an epoch, from 0."""
+    return np.random.default_rng((seed, epoch)).permutation(count)

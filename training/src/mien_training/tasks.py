@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from mien_client.contract import EMOTIONS
 from mien_client.kaggle import OTHER_EMOTIONS
 from numpy.typing import NDArray
@@ -84,11 +84,11 @@ def emotion_loss(targets: Any, logits: Any, taught: Any, weights: Any, config: C
     """
     smooth = config.label_smoothing
     wanted = targets * (1 - smooth) + smooth / logits.shape[-1]
-    loss = tf.nn.softmax_cross_entropy_with_logits(wanted, logits) * tf.linalg.matvec(targets, weights)
+    loss = ops.categorical_crossentropy(wanted, logits, from_logits=True) * ops.matmul(targets, weights)
     if taught is not None:
-        distance = tf.nn.softmax_cross_entropy_with_logits(taught, logits)
+        distance = ops.categorical_crossentropy(taught, logits, from_logits=True)
         loss = (1 - config.teacher) * loss + config.teacher * distance
-    return tf.reduce_mean(loss)
+    return ops.mean(loss)
 
 
 def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config: Config) -> Any:  # noqa: ARG001
@@ -108,11 +108,11 @@ def keypoint_loss(points: Any, predicted: Any, taught: Any, weights: Any, config
 
 
 def _huber(points: Any, predicted: Any) -> Any:
-    there = ~tf.math.is_nan(points)
+    there = ~ops.isnan(points)
     # The missing are replaced before the difference is taken: a NaN under a mask would still be one in the gradient.
-    error = tf.abs(tf.where(there, points - predicted, 0.0))
-    huber = tf.where(error < HUBER, 0.5 * error**2 / HUBER, error - 0.5 * HUBER)
-    return tf.reduce_sum(huber) / tf.maximum(tf.reduce_sum(tf.cast(there, tf.float32)), 1.0)
+    error = ops.abs(ops.where(there, points, predicted) - predicted)
+    huber = ops.where(error < HUBER, 0.5 * error**2 / HUBER, error - 0.5 * HUBER)
+    return ops.sum(huber) / ops.maximum(ops.sum(ops.cast(there, "float32")), 1.0)
 
 
 def _measure_emotion(faces: Faces, logits: Any) -> dict[str, float]:
@@ -128,7 +128,7 @@ TASKS = {
     "emotion": Task(
         lambda config: emotion_network(config.network, _classes(config) - len(EMOTIONS)),
         emotion_loss,
-        tf.nn.softmax,
+        ops.softmax,
         emotion_targets,
         _measure_emotion,
         ("consensus_accuracy", "accuracy"),

@@ -38,6 +38,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="a finished run whose answers are learned too; of several, their mean",
     )
     parser.add_argument(
+        "--start", type=Path, metavar="RUN", help="a finished run whose layers of the same name and shape to start from"
+    )
+    parser.add_argument(
         "--strategy",
         choices=("single", "mirrored", "multi-worker"),
         default="single",
@@ -89,7 +92,10 @@ def _train(arguments: argparse.Namespace) -> int:
         for teacher in teachers:
             if teacher.model != arguments.model:
                 raise CommandError(f"{teacher.folder} is a run of {teacher.model}; it cannot teach {arguments.model}.")
-        trainer = train.Trainer(arguments.model, split, config, arguments.out, source, precision, teachers, sharing)
+        start = open_run(arguments.start) if arguments.start else None
+        trainer = train.Trainer(
+            arguments.model, split, config, arguments.out, source, precision, teachers, start, sharing
+        )
     except (DataError, RunError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """How each network is built and trained. Configuration is data: a recipe is one TOML file of this folder.
 
-``emotion`` and ``keypoints`` made the shipped networks. ``emotion-teacher-1`` and ``-2`` are larger networks, and
-``emotion-pupil`` learns from them. The plain ones are what ``make bench`` compares with. A recipe that names a ``base``
+``emotion`` and ``keypoints`` are networks of the shipped shapes. The teachers are larger, and ``emotion-pupil`` learns
+from others. The plain ones are what ``make bench`` compares with. A recipe that names a ``base``
 inherits every key it does not set.
 """
 
@@ -21,6 +21,10 @@ from mien_training.errors import ConfigError
 FOLDER = Path(__file__).parent
 JPEG_QUALITIES = 100
 """The best; at that a face is left as it is."""
+SHARP = 0.05
+"""Pixels of a Gaussian that leaves everything as it was."""
+COVERED_SHARE = 0.5
+"""How many of the faces that training degrades are partly covered; as many are blurred, and compressed."""
 
 Block = Literal["basic", "bottleneck", "separable"]
 Count = Annotated[int, Field(gt=0)]
@@ -94,7 +98,6 @@ class Config:
 
     Attributes:
         network: See `Network`.
-        start_from: The shipped network whose weights the layers of the same name and shape start from; empty for none.
         teacher: Share of the loss that teachers' answers have, where `mien train` is given any; the labels have the
             rest (emotion only).
         epochs: Passes over the training faces.
@@ -116,7 +119,6 @@ class Config:
     """
 
     network: Network
-    start_from: Literal["", "emotion", "keypoints"]
     teacher: Share
     epochs: Count
     batch_size: Count

@@ -1,0 +1,1 @@
+"""Training on JAX, which is for GPUs; the weights load under TensorFlow."""
