@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -37,7 +39,7 @@ class TestAugmentation:
         angle, zoom = random.uniform(-0.3, 0.3, 32).astype("f4"), random.uniform(0.8, 1.2, 32).astype("f4")
         shift = random.uniform(-5, 5, (32, 2)).astype(np.float32)
         expected = augmentation.warp(images, tf.constant(points), mirror, angle, zoom, shift)
-        found = on_jax.warp(images, points, mirror, angle, zoom, shift)
+        found = on_jax.warp(*map(jnp.asarray, (images, points, mirror, angle, zoom, shift)))
         np.testing.assert_allclose(found[0], expected[0], atol=0.01)
         np.testing.assert_allclose(found[1], expected[1], atol=1e-4)
 
@@ -48,23 +50,21 @@ class TestAugmentation:
             return tf.io.decode_jpeg(encoded, dct_method="INTEGER_ACCURATE").numpy()[..., 0]
 
         expected = np.stack([through_library(image) for image in images]).astype(int)
-        found = np.asarray(on_jax.through_jpeg(images, np.full(len(images), quality))).astype(int)
+        found = np.asarray(on_jax.through_jpeg(jnp.asarray(images), jnp.full(len(images), quality))).astype(int)
         # The library computes in whole numbers, so some grey levels are one apart.
         assert np.abs(found - expected).mean() < 0.25
         assert np.abs(found - expected).mean() < np.abs(images - expected).mean() / 2
 
     def test_leaves_faces_alone_where_the_recipe_says_so(self, images):
-        import jax
-
         limits = CONFIGS["emotion"].augmentation.__class__(0.0, 0.0, 0.0, 0.0, 0.0, 0)
         points = np.zeros((32, 15, 2), np.float32)
-        same, _ = on_jax.augment(images, points, jax.random.key(0), limits)
+        same, _ = on_jax.augment(jnp.asarray(images), jnp.asarray(points), jax.random.key(0), limits)
         flipped = np.abs(np.asarray(same).astype(int) - images[:, :, ::-1]).max(axis=(1, 2)) <= 1
         kept = np.abs(np.asarray(same).astype(int) - images).max(axis=(1, 2)) <= 1
         assert (flipped | kept).all()
         assert flipped.any()
         assert kept.any()
-        np.testing.assert_array_equal(on_jax.degrade(images, jax.random.key(0), limits), images)
+        np.testing.assert_array_equal(on_jax.degrade(jnp.asarray(images), jax.random.key(0), limits), images)
 
 
 def start(*arguments):
@@ -87,7 +87,7 @@ def make(*arguments):
 def faces(tmp_path_factory, emotion_split, keypoint_split):
     """A file as `prepare` writes it."""
     file = {"file": "made up", "sha256": "0"}
-    about = {"how": {"emotion": "by hand", "keypoints": "by hand"}}
+    about: dict[str, object] = {"how": {"emotion": "by hand", "keypoints": "by hand"}}
     about["files"] = dict.fromkeys(("emotion", "votes", "keypoints", "people"), file)
     arrays = {
         f"{model}_{part}_{what}": getattr(getattr(split, part), what)

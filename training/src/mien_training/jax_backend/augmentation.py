@@ -115,7 +115,7 @@ def blur(faces: Array, sigma: Array, reach: int) -> Array:
     weights = jnp.exp(-(taps**2) / (2 * sigma[:, None] ** 2))
     weights = (weights / weights.sum(axis=1, keepdims=True))[:, :, None, None]
     padded = jnp.pad(faces, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
-    rows = sum(weights[:, tap] * padded[:, tap : tap + IMAGE_SIZE] for tap in range(2 * reach + 1))
+    rows = sum((weights[:, tap] * padded[:, tap : tap + IMAGE_SIZE] for tap in range(2 * reach + 1)), jnp.zeros(()))
     return sum((weights[:, tap] * rows[:, :, tap : tap + IMAGE_SIZE] for tap in range(2 * reach + 1)), jnp.zeros(()))
 
 

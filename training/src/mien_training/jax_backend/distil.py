@@ -156,7 +156,7 @@ def train_one(arguments: argparse.Namespace) -> int:
             # Each of its own faces several times, so that they are a third of what it sees.
             own = training[np.tile(np.arange(len(training)), OWN_FACES)]
             training = splits.Faces(np.concatenate([own.images, images]), np.concatenate([own.targets, nowhere]))
-    names = ("emotion", "votes") if plan.model == "emotion" else ("keypoints", "people")
+    names: tuple[str, ...] = ("emotion", "votes") if plan.model == "emotion" else ("keypoints", "people")
     if plan.more_faces:
         names = (*names, "emotion")
     source = {name: about["files"][name] for name in names}

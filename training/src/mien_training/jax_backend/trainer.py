@@ -57,8 +57,8 @@ class JaxTrainer(TrainingRun):
 
     def _steps(self, epoch: int, first: int) -> Iterator[list[float]]:
         size = min(self.config.batch_size, len(self._images))
-        order = order_of(len(self._images), self.config.seed, epoch)
-        order = jnp.asarray(order[: self.steps_per_epoch * size].reshape(self.steps_per_epoch, size))
+        faces = order_of(len(self._images), self.config.seed, epoch)
+        order = jnp.asarray(faces[: self.steps_per_epoch * size].reshape(self.steps_per_epoch, size))
         groups = [
             self.model.trainable_variables,
             self.model.non_trainable_variables,
