@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from mien_training import train
+from mien_training import train, training_run
 from mien_training.configs import Augmentation
 from mien_training.errors import RunError
 from mien_training.interruption import Interrupted
@@ -88,7 +88,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path, tiny, emotion_split, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0.0)
     arguments = ("emotion", emotion_split, tiny["emotion"], tmp_path / "run", SOURCE, "float32")
     first = Trainer(*arguments)
     step = first._train_step
