@@ -131,7 +131,8 @@ lock:
 clean:
 	rm -rf $(VENV) models demo site soak-report leaks-report .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# uv, itself installed from the lock, installs the rest several times as fast as pip, which does it where uv cannot.
+# uv, itself installed from the lock, installs the rest several times as fast as pip, which does it where uv cannot. Byte code
+# is compiled now, as pip does, or every process would do it where PYTHONDONTWRITEBYTECODE is set.
 DISTRIBUTIONS := -e client -e gateway -e serving -e training
 $(INSTALLED): requirements.lock client/pyproject.toml gateway/pyproject.toml serving/pyproject.toml training/pyproject.toml client/src/mien_client/_version.py
 	@test -n "$(PYTHON)" || { echo "Mien needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=..." >&2; exit 1; }
@@ -139,7 +140,7 @@ $(INSTALLED): requirements.lock client/pyproject.toml gateway/pyproject.toml ser
 	@install_all() { "$$@" --require-hashes -r requirements.lock && "$$@" --no-deps --no-build-isolation $(DISTRIBUTIONS); }; \
 	pip="$(BIN)/pip install --quiet --disable-pip-version-check"; \
 	sed -n '/^uv==/,/# via/p' requirements.lock > $(VENV)/uv.lock; \
-	{ $$pip --only-binary :all: --require-hashes -r $(VENV)/uv.lock && install_all $(BIN)/uv pip install --quiet --python $(BIN)/python; } || \
+	{ $$pip --only-binary :all: --require-hashes -r $(VENV)/uv.lock && install_all $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python; } || \
 	{ echo "uv did not install the packages; pip does." >&2; install_all $$pip; }
 	touch $@
 

@@ -73,7 +73,7 @@ def start(*arguments):
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -107,7 +107,7 @@ def runs(faces, tmp_path_factory):
     names = ["emotion-teacher-1", "keypoints-teacher-1"]
     settings = [part for setting in SMALL for part in ("--set", setting)]
     done = make("train", "--faces", faces, "--out", out, "--precision", "float32", *settings, *names)
-    assert done.returncode == 0, done.stderr + done.stdout + (out / f"{names[0]}.log").read_text()
+    assert done.returncode == 0, done.stderr + done.stdout + (out / f"{names[0]}.log").read_text(encoding="utf-8")
     return out
 
 
@@ -128,6 +128,7 @@ def test_tensorflow_answers_with_the_weights_as_jax_did(runs, name, emotion_spli
         assert run.metrics["validation"][metric] == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_continues_where_it_was(faces, tmp_path):
     name = "keypoints-teacher-1"
     settings = [part for setting in (*SMALL, "epochs=40") for part in ("--set", setting)]
@@ -150,6 +151,7 @@ def test_a_run_that_was_stopped_continues_where_it_was(faces, tmp_path):
     np.testing.assert_array_equal(after[: len(before)], before)
 
 
+@pytest.mark.slow
 def test_a_pupil_learns_from_its_teachers_and_from_more_faces(faces, runs):
     settings = [part for setting in SMALL for part in ("--set", setting)]
     for other in ("2", "3"):  # Any finished run of the model will do.

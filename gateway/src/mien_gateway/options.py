@@ -65,7 +65,7 @@ class Options(BaseModel, frozen=True):
         return {model: int(text) if text and text.isdecimal() else text for model, text in asked.items()}
 
 
-# FastAPI itself would take longer to read six parameters than everything else in the gateway takes for a crop.
+# One model for all, since FastAPI takes longer to read six parameters one by one.
 async def options(connection: HTTPConnection) -> Options:
     """Return the options in a query; FastAPI calls this.
 
