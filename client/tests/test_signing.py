@@ -245,7 +245,7 @@ class TestAnAuthority:
         [
             (b"\x0c\x03ada", b"\x0c\x03\xffda"),  # The subject is not UTF-8,
             (b"\x0c\x03ada", b"\x99\x03ada"),  # or not a text.
-            (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),  # There is no such version.
+            (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),  # X.509 knows no version 8.
             (b"\x17\x0d", b"\x17\x0c"),  # A date is cut off.
             (b"\x55\x1d\x0f", b"\x55\x1d\x13"),  # An extension is there twice.
             (b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x7f"),

@@ -17,7 +17,7 @@ from fuzz.target import Check, Fault, Target
 
 _ROOT: Final = Path(__file__).parents[2]
 
-_MESSAGES: Final = ("BatchingParameters", "MonitoringConfig", "SSLConfig", "PlatformConfigMap")
+_MESSAGES: Final = ("BatchingParameters", "MonitoringConfig", "SSLConfig")
 """What an input is read as, by the number of its bytes."""
 
 
@@ -59,7 +59,7 @@ def _messages(folder: Path) -> Iterator[Check]:
     def check(data: bytes) -> str:
         path.write_bytes(data)
         try:
-            read_message(path, _MESSAGES[len(data) % 3])
+            read_message(path, _MESSAGES[len(data) % len(_MESSAGES)])
         except StatusError as error:
             return str(error).replace(str(path), "")
         return "read"

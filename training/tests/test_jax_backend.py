@@ -166,7 +166,7 @@ def test_a_pupil_learns_from_its_teachers_and_from_more_faces(faces, runs):
 def test_a_run_that_is_not_in_the_plan_is_refused(faces, tmp_path):
     done = make("train", "--faces", faces, "--out", tmp_path, "emotion-9")
     assert done.returncode != 0
-    assert done.stderr.startswith("There is no run 'emotion-9' in the plan; there are emotion-teacher-1, ")
+    assert done.stderr.startswith("The plan has no run 'emotion-9'; its runs are emotion-teacher-1, ")
 
 
 def test_prepare_parts_faces_as_training_does(emotion_csv, votes_csv, keypoint_csv, tmp_path):

@@ -107,7 +107,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Make the runs that were asked for, each in a process of its own, as soon as those it needs are finished."""
     if unknown := sorted(set(arguments.runs) - set(RUNS)):
-        raise SystemExit(f"There is no run {unknown[0]!r} in the plan; there are {', '.join(RUNS)}.")
+        raise SystemExit(f"The plan has no run {unknown[0]!r}; its runs are {', '.join(RUNS)}.")
     wanted = arguments.runs or [*RUNS]
     made: dict[str, Future[bool]] = {}
 
