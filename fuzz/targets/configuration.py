@@ -103,7 +103,7 @@ TARGETS: Final = (
         lambda: [
             b"max_batch_size { value: 128 } batch_timeout_micros { value: 0 } allowed_batch_sizes: [1, 2]",
             b'prometheus_config { enable: true path: "/metrics" }',
-            b'server_key: "-----BEGIN PRIVATE KEY-----\\n" server_cert: "a" custom_ca: "" client_verify: false',
+            b'server_key: "that-nobody-sees" server_cert: "a" custom_ca: "" client_verify: false',
         ],
         (b"{", b"}", b"<", b">", b"[", b"]", b"value", b"enable", b"true", b"inf", b"0x", b"'"),
     ),

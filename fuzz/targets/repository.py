@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from mien_client.contract import MANIFEST, SIGNATURE, journal_path
 from mien_client.signing import Policy, SignatureError, Signer, sign, verify
 from mien_gateway.journal import latest
@@ -23,7 +25,7 @@ from mien_serving.rollout.state.journal import Journal
 
 from fuzz.target import Check, Fault, Target
 
-_DIGEST: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+_DIGEST: Final = hashlib.sha256().hexdigest()
 """The SHA-256 of an empty file."""
 
 
@@ -153,13 +155,9 @@ def _policies(folder: Path) -> Iterator[Check]:
     yield check
 
 
-_FILE_OF_A_KEY: Final = base64.b64decode(
-    b"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q=="
-)
-
-
 def _policy_seeds() -> Sequence[bytes]:
-    public = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(_FILE_OF_A_KEY) + b"-----END PUBLIC KEY-----\n"
+    key = ec.derive_private_key(7, ec.SECP256R1()).public_key()
+    public = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return [
         b'[[signer]]\nname = "training"\nkey = "key.pub"\n',
         b'revoked_certificates = ["AA:BB"]\n[[signer]]\nname = "ca"\nauthority = "key.crt"\nrevoked = false\n'

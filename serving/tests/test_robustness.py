@@ -202,7 +202,7 @@ def test_a_string_without_dimensions_is_answered(attacked, log_lines):
 
 def test_inputs_that_tensorflow_quotes_in_an_error_need_not_be_text(attacked, log_lines):
     message = bytes.fromhex(
-        "0a100a0474696e791a08636c61737369667912190a170a150a132a110a0178120c120af6f7fff6803f00000040"
+        "0a10 0a0474696e79 1a08636c617373696679 1219 0a17 0a15 0a13 2a11 0a0178 120c 120a f6f7fff6803f00000040"
     )
     assert b"\xf6\xf7" in message
     classify: Any = attacked.channel.unary_unary("/tensorflow.serving.PredictionService/Classify")
