@@ -4,11 +4,13 @@ import re
 import shutil
 import socket
 import subprocess
+from contextlib import suppress
 
 import grpc
 import pytest
 import requests
 from mien_client import protos
+from mien_serving.core.status import Code, StatusError
 from mien_serving.model_servers.prometheus import PrometheusMetrics
 
 # The parser of prometheus_client would add _total to the names of counters, which TensorFlow Serving's have not.
@@ -126,6 +128,28 @@ def test_warm_up_records_are_counted_by_model_path():
     for _ in range(2):
         metrics.warm_up_record("/models/m/1")
     assert b':tensorflow:serving:model_warmup_records_read{model_path="/models/m/1"} 2.0\n' in metrics.page()
+
+
+def test_names_that_callers_invent_do_not_fill_the_memory():
+    metrics = PrometheusMetrics()
+
+    def ask(model, error=None):
+        with suppress(StatusError), metrics.request(model, "Predict", "GRPC"):
+            if error:
+                raise error
+
+    ask("emotion")
+    for number in range(3_000):
+        ask(f"invented-{number}", StatusError(Code.NOT_FOUND, "Servable not found"))
+    ask("long" * 1_000, StatusError(Code.NOT_FOUND, "Servable not found"))
+    ask("emotion", StatusError(Code.UNAVAILABLE, "busy"))
+    ask("published-later")
+    page = metrics.page().decode()
+    counted = re.findall(r'request_count\{model_name="(.*?)",status="(.*?)"\} (\S+)', page)
+    assert len(counted) == 1_003
+    assert ("(other names)", "NOT_FOUND", "2002.0") in counted
+    assert ("emotion", "UNAVAILABLE", "1.0") in counted
+    assert ("published-later", "OK", "1.0") in counted
 
 
 def test_by_default_there_is_no_metrics_page(server):

@@ -22,6 +22,13 @@ _QUEUING_BUCKETS: Final = [100 * 1.2**power for power in range(52)]
 _SIZE_BUCKETS: Final = [2**power for power in range(14)]
 """Examples: from 1 to 8192."""
 
+_MOST_NAMES: Final = 1_000
+_LONGEST_NAME: Final = 200
+"""Characters."""
+
+_OTHER_NAMES: Final = "(other names)"
+"""The model of failed requests that name yet another model, so that callers cannot fill the memory with names."""
+
 _RUNTIME: Final = "TF1"
 """TensorFlow Serving's name for the runtime that runs graphs in sessions."""
 
@@ -38,6 +45,7 @@ class PrometheusMetrics(Metrics):
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = prometheus_client.CollectorRegistry()
+        self._names: set[str] = set()
         self._requests = prometheus_client.Counter(
             ":tensorflow:serving:request_count",
             "The total number of requests.",
@@ -143,7 +151,16 @@ class PrometheusMetrics(Metrics):
             code = error.code
             raise
         finally:
-            self._requests.labels(model, code.name).inc()
+            self._requests.labels(self._counted_name(model, code), code.name).inc()
+
+    def _counted_name(self, model: str, code: Code) -> str:
+        """Return the name under which a request is counted; one that fails may name anything."""
+        if model not in self._names:
+            refused = len(self._names) >= _MOST_NAMES or len(model) > _LONGEST_NAME
+            if code is not Code.OK and refused:
+                return _OTHER_NAMES
+            self._names.add(model)
+        return model
 
     def unlabelled(self, model: str) -> None:
         """Count one request that names neither a version nor a label."""
