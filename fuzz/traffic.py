@@ -24,6 +24,7 @@ import grpc
 import hypothesis
 import numpy as np
 import requests
+import websockets.exceptions
 import websockets.sync.client
 from mien_client import protos
 from mien_client.contract import EMOTION_MODEL
@@ -58,8 +59,6 @@ _UPGRADE: Final = (
     b"GET /v1/stream HTTP/1.1\r\nHost: g\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-_FRAMES: Final = 100
-"""Malformed frames on one WebSocket."""
 
 
 @dataclass(frozen=True)
@@ -202,16 +201,17 @@ def _send_messages(address: tuple[str, int], channel: grpc.Channel, payloads: Se
 
 
 def _send_frames(address: tuple[str, int], payloads: Sequence[bytes]) -> None:
-    """Send pictures that are none as frames of WebSockets, and break the protocol at the end of each."""
-    for start in range(0, len(payloads), _FRAMES):
-        frames = b"".join(_frame(payload[:60_000]) for payload in payloads[start : start + _FRAMES])
-        send_each(address, [_UPGRADE + frames + payloads[start]])
-
-
-def _frame(content: bytes) -> bytes:
-    size = len(content)
-    length = bytes([0x80 | size]) if size < 126 else bytes([0xFE]) + size.to_bytes(2)
-    return b"\x82" + length + bytes(4) + content
+    """Send pictures that are none over WebSockets, each after the last answer; one in ten breaks the protocol."""
+    for start in range(0, len(payloads), 10):
+        broken, *pictures = payloads[start : start + 10]
+        send_each(address, [_UPGRADE + broken])
+        with (
+            contextlib.suppress(websockets.exceptions.ConnectionClosed),
+            websockets.sync.client.connect("ws://{}:{}/v1/stream".format(*address)) as stream,
+        ):
+            for picture in pictures:
+                stream.send(picture)
+                stream.recv(_PATIENCE_S)
 
 
 def _expect(condition: object, answer: object) -> None:

@@ -567,6 +567,7 @@ def test_unfinished_large_bodies_do_not_delay_other_callers(edge, certificates, 
             assert ask(edge, kind, pair=pair, numbers=1_000_000) == answered(kind)  # a large one, of another
 
 
+@pytest.mark.slow
 def test_well_formed_calls_succeed_beside_malformed_ones(start_edge, certificates, ask, kind, key):
     edge = start_edge(REQUEST_RATE=100_000)
     tls = ssl.create_default_context(cafile=certificates / "ca.crt")
@@ -578,7 +579,7 @@ def test_well_formed_calls_succeed_beside_malformed_ones(start_edge, certificate
         requests=malformed("rest_connections", "gateway_connections"),
     )
     with Beside(port.ask) as beside:
-        flood(port, 1000)
+        flood(port, 10_000)
     assert beside.errors == []
     assert beside.seconds
 
