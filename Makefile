@@ -2,10 +2,10 @@
 # make console the shipped networks, a gateway and its web console; prints the address, Ctrl-C ends it
 # make demo-rollout   a new version out and back on three servers, under load, while one dies
 # make test    the tests            make lint    ruff, mypy, import-linter, codespell and the rules of style
-# make test COVERAGE=1   the same, and fail if they run fewer lines than the floor in pyproject.toml
 # make fuzz SECONDS_EACH=600   invalid input for every parser that strangers reach, and malformed requests on every port
 # make docs    the documentation site, in site/
 # make test-slow     the tests that take longest; CI runs them too
+# make test test-slow COVERAGE=1   both, and fail if they run fewer lines than the floor in pyproject.toml
 # make test-docker   the whole deployment on a Docker engine (.ci/docker-engine starts one)
 # make train   both networks, from the Kaggle files named below
 # make distil  three larger networks of each model, and pupils of the shipped shapes; on JAX, days without a GPU
@@ -48,10 +48,10 @@ demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
 test: $(INSTALLED) $(SCANNER)
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker and not soak and not slow" $(if $(COVERAGE),--cov)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker and not soak and not slow" $(if $(COVERAGE),--cov --cov-fail-under=0)
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile -m "slow and not docker and not soak"
+	$(BIN)/pytest -n auto --dist loadfile -m "slow and not docker and not soak" $(if $(COVERAGE),--cov --cov-append)
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py tests/test_docker_build.py

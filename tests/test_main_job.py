@@ -134,6 +134,7 @@ def test_a_face_crop_can_be_posted_as_it_is(server):
     assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_new_version_takes_over_without_a_failed_call(changing_server, published, faces, mien):
     """While calls are made continuously, version 2 appears: one version answers each call, and no call fails."""
     seen, failures = [], []
@@ -182,6 +183,7 @@ def test_mien_analyze_reads_a_picture(address, mien, tmp_path):
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_running_server_is_evaluated_as_its_weights_are(server, mien, tmp_path):
     path = tmp_path / "five.csv"
     random = np.random.default_rng(0)
@@ -215,6 +217,7 @@ def test_the_demo(published, tmp_path):
     assert (tmp_path / "demo" / "faces.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_shipped_networks_are_as_good_as_their_cards_say(real_data, mien, tmp_path):
     faces, points = real_data / "fer2013", real_data / "facial_keypoints"

@@ -114,6 +114,7 @@ def in_bill(bill):
     return {component["name"]: component for component in bill["components"]}
 
 
+@pytest.mark.slow
 def test_there_is_a_bill_of_every_distribution_and_of_every_image(bills):
     distributions = {path.parent.name for path in ROOT.glob("*/pyproject.toml")}
     images = {"mien-gateway-image", "mien-serving-image"}
@@ -122,6 +123,7 @@ def test_there_is_a_bill_of_every_distribution_and_of_every_image(bills):
     assert {bill["specVersion"] for bill in bills.values()} == {"1.6"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("distribution", "required", "optional", "absent"),
     [
@@ -145,6 +147,7 @@ def test_the_bill_of_a_distribution_names_what_it_brings(bills, distribution, re
             assert component["externalReferences"][0]["hashes"]
 
 
+@pytest.mark.slow
 def test_the_bill_of_a_distribution_says_which_package_needs_which_and_their_licences(bills):
     bill = bills["mien-client"]
     found = in_bill(bill)
@@ -155,6 +158,7 @@ def test_the_bill_of_a_distribution_says_which_package_needs_which_and_their_lic
     assert found["urllib3"]["licenses"] == [{"expression": "MIT"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "lock", "absent"),
     [

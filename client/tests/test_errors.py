@@ -75,7 +75,7 @@ def test_unknown_label(client, backend):
 )
 def test_each_status_code_becomes_its_exception(client, backend, failure, code, kind, retryable):
     backend.failures["emotion"] = failure(code, "the reason\n\t[[and a long trace]]")
-    error = error_of(client, backend.faces(1))
+    error = error_of(client, backend.faces(1), timeout=2)
     assert type(error) is kind
     assert error.endpoint in str(error)
     assert "\n" not in str(error)

@@ -111,6 +111,7 @@ def test_an_answered_batch_is_freed_before_the_next(made):
     scheduler.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident memory from /proc")
 def test_memory_after_refused_requests_is_within_a_quarter_of_the_memory_before(start_server, conformance_models):
     server = start_server(

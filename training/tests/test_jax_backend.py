@@ -20,6 +20,8 @@ from mien_training.jax_backend import distil
 from mien_training.runs import PRETRAINED, open_run
 from mien_training.tasks import TASKS
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["epochs=2", "batch_size=16", "network.stem=8", "network.widths=[8, 8, 8]", "network.depths=[1, 1, 1]"]
 
 
@@ -128,7 +130,6 @@ def test_tensorflow_answers_with_the_weights_as_jax_did(runs, name, emotion_spli
         assert run.metrics["validation"][metric] == pytest.approx(value, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_continues_where_it_was(faces, tmp_path):
     name = "keypoints-teacher-1"
     settings = [part for setting in (*SMALL, "epochs=40") for part in ("--set", setting)]
@@ -151,7 +152,6 @@ def test_a_run_that_was_stopped_continues_where_it_was(faces, tmp_path):
     np.testing.assert_array_equal(after[: len(before)], before)
 
 
-@pytest.mark.slow
 def test_a_pupil_learns_from_its_teachers_and_from_more_faces(faces, runs):
     settings = [part for setting in SMALL for part in ("--set", setting)]
     for other in ("2", "3"):  # Any finished run of the model will do.

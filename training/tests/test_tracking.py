@@ -23,6 +23,8 @@ from mien_training.interruption import Interrupted
 from mien_training.runs import PRETRAINED, open_pretrained
 from mien_training.train import Trainer
 
+pytestmark = pytest.mark.slow
+
 SOURCE = {"file": "made up"}
 
 

@@ -56,6 +56,7 @@ def test_a_network_learns_simple_patterns(tmp_path, tiny, emotion_split):
     assert result["validation"]["accuracy"] > 0.6  # chance is 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["emotion", "keypoints"])
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     tmp_path, tiny, finished_runs, emotion_split, keypoint_split, model
@@ -87,6 +88,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path, tiny, emotion_split, monkeypatch):
     monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0.0)
     arguments = ("emotion", emotion_split, tiny["emotion"], tmp_path / "run", SOURCE, "float32")

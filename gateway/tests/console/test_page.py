@@ -7,7 +7,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.timeout(900)  # Exporting the canaries takes minutes on a busy machine.
+# Exporting the canaries takes minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 VIEWS = ("try", "compare", "versions")
 PHONE = {"width": 360, "height": 740}

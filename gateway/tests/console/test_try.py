@@ -13,6 +13,8 @@ from mien_gateway.keys import new_key
 from PIL import Image
 from playwright.sync_api import expect
 
+pytestmark = pytest.mark.slow
+
 
 def sample(page, name):
     page.get_by_role("button", name=name).click()

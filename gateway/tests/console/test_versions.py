@@ -8,7 +8,8 @@ from mien_client.split import SPLIT_FILE
 from mien_gateway.keys import new_key
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.timeout(900)  # Exporting the canaries takes minutes on a busy machine.
+# Exporting the canaries takes minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def section(page, model):

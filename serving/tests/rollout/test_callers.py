@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from mien_client import Client
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def site(start_site, tiny_model):

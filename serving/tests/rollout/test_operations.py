@@ -10,6 +10,8 @@ from mien_client import Client
 
 from tests import waiting
 
+pytestmark = pytest.mark.slow
+
 FACE = np.zeros((1, 48, 48), np.uint8)
 FORCED = ("promote", "emotion", "--force", "--why=a test")
 
