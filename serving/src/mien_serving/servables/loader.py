@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,11 +171,7 @@ def _import_graph_def(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Import through the C API, which returns only the tensors and operations that were named before the import."""
     options = c_api.TF_NewImportGraphDefOptions()
-    _let_requests_go_on()
-    written = graph_def.SerializeToString()
-    _let_requests_go_on()
-    definition = c_api.TF_NewBufferFromString(written)
-    _let_requests_go_on()
+    definition = c_api.TF_NewBufferFromString(graph_def.SerializeToString())
     try:
         for tensor in tensors:
             node, _, output = tensor.partition(":")
@@ -185,7 +180,6 @@ def _import_graph_def(
             c_api.TF_ImportGraphDefOptionsAddReturnOperation(options, operation)
         with graph._c_graph.get() as c_graph:
             results = c_api.TF_GraphImportGraphDefWithResults(c_graph, definition, options)
-        _let_requests_go_on()
         found = (
             dict(zip(tensors, c_api.TF_ImportGraphDefResultsReturnOutputs(results), strict=True)),
             dict(zip(operations, c_api.TF_ImportGraphDefResultsReturnOperations(results), strict=True)),
@@ -195,11 +189,6 @@ def _import_graph_def(
         c_api.TF_DeleteBuffer(definition)
         c_api.TF_DeleteImportGraphDefOptions(options)
     return found
-
-
-def _let_requests_go_on() -> None:
-    """Release Python's global lock for a moment: each step of a load holds it for some milliseconds."""
-    time.sleep(0.001)
 
 
 def _signature_tensors(meta_graph: Any) -> set[str]:
