@@ -25,6 +25,7 @@ from requests import Timeout
 
 from mien_training.configs import from_run
 from mien_training.evaluation import Evaluation
+from mien_training.flattening import numbers, texts
 from mien_training.interruption import Interrupted
 from mien_training.runs import PRETRAINED, Run, finished
 
@@ -180,7 +181,7 @@ class _Server:
         """Record an evaluation."""
         tags = {"mlflow.parentRunId": parent} if parent else {}
         run_id = self.create_run(f"evaluation, {facts['faces']}", "evaluate", tags)
-        self.log(run_id, [(name, value, 0) for name, value in _numbers(evaluation.metrics)], facts)
+        self.log(run_id, [(name, value, 0) for name, value in numbers(evaluation.metrics)], facts)
         for file in report:
             self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id)
@@ -241,7 +242,7 @@ class _Mirror:
         config = from_run(_read_json(self._folder / "run.json")["config"])
         result = finished(self._folder, config)
         if result is not None:
-            self._server.log(run_id, [(f"result.{name}", value, config.epochs) for name, value in _numbers(result)])
+            self._server.log(run_id, [(f"result.{name}", value, config.epochs) for name, value in numbers(result)])
             for file in (self._folder / name for name in ENDED):
                 if file.exists():
                     self._server.client.log_artifact(run_id, str(file))
@@ -252,7 +253,7 @@ class _Mirror:
     def _open(self) -> str:
         facts = _read_json(self._folder / "run.json")
         versions = facts.pop("versions")
-        params = {name.removeprefix("config."): value for name, value in _texts(facts)}
+        params = {name.removeprefix("config."): value for name, value in texts(facts)}
         found = self._find(params)
         if found is None:
             tags = {f"version.{name}": number for name, number in versions.items()}
@@ -316,25 +317,6 @@ def _read_log(folder: Path) -> list[dict[str, float]]:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _texts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in _leaves(values):
-        yield name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in _leaves(values):
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield name, float(value)
 
 
 def _allowed(name: str) -> str:
