@@ -1,6 +1,7 @@
 """Two evaluations side by side."""
 
-from mien_training.evaluation import Evaluation, Picture, Table
+from mien_training.evaluation import Evaluation, Picture
+from mien_training.report import Table
 
 MOST_COLUMNS = 3
 """Of numbers, in a table whose columns are doubled; a wider one would not fit 80 characters, so its rows are."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mien_training import describe_pictures as draw
 from mien_training import duplicates
-from mien_training.evaluation import Evaluation, Picture, Table
-from mien_training.report import draw_faces
+from mien_training.evaluation import Evaluation, Picture
+from mien_training.report import Table, draw_faces
 from mien_training.splits import Faces
 from mien_training.votes import NONE_OF_FIVE, class_votes, consensus, not_a_face
 

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mien_training import calibration, metrics, robustness
 from mien_training.evaluate_emotion import EmotionAnswers, evaluate_emotion, five_of
 from mien_training.evaluate_keypoints import evaluate_keypoints
-from mien_training.evaluation import Evaluation, Table
+from mien_training.evaluation import Evaluation
 from mien_training.prediction import PREDICTION_BATCH, inference, predict
+from mien_training.report import Table
 from mien_training.runs import PRETRAINED, Run
 from mien_training.splits import Faces
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, classification_report, confusion_matrix
 
 from mien_training import calibration, metrics, report
-from mien_training.evaluation import Evaluation, Picture, Table
+from mien_training.evaluation import Evaluation, Picture
+from mien_training.report import Table
 from mien_training.splits import Faces
 
 SHOWN = 24

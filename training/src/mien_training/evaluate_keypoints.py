@@ -8,7 +8,8 @@ from mien_client.contract import KEYPOINTS
 from numpy.typing import NDArray
 
 from mien_training import metrics, report
-from mien_training.evaluation import Evaluation, Picture, Table
+from mien_training.evaluation import Evaluation, Picture
+from mien_training.report import Table
 from mien_training.splits import Faces
 
 SHOWN = 24

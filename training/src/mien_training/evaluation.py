@@ -9,21 +9,7 @@ from matplotlib.figure import Figure
 from mien_client.writing import write_json
 
 from mien_training import report
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as people read it.
-
-    Attributes:
-        title: What it shows.
-        header: Column names.
-        rows: Cells, as text.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
+from mien_training.report import Table
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Pictures of runs and evaluations, and the page that shows them."""
+"""Pictures and tables of runs and evaluations, and the page that shows them."""
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import matplotlib as mpl
@@ -21,13 +22,25 @@ from mien_client.writing import write_atomically
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-if TYPE_CHECKING:
-    from mien_training.evaluation import Table
-
 COLOURS = ("tab:blue", "tab:orange")
 POINT_COLOURS = ("lime", "red")
 FACES_IN_A_ROW = 6
 NAME_CHARACTERS = 45
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as people read it.
+
+    Attributes:
+        title: What it shows.
+        header: Column names.
+        rows: Cells, as text.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 def draw_curves(history: list[dict[str, float]], metric: str, best_epoch: int, title: str) -> Figure:
