@@ -61,6 +61,7 @@ def picture(path: Path, records: Sequence[Record], faults: Sequence[Fault], swap
     load.set_ylabel("answers per second")
     failed.stairs(np.histogram(failures, edges)[0], edges, fill=True, color="tab:red")
     failed.set_ylabel(f"failures in {_BIN_S:g} s")
+    failed.set_ylim(0, max(1.0, failed.get_ylim()[1]))
     place = np.digitize(ended, edges)
     for share, colour in ((50, "tab:green"), (99, "tab:orange")):
         values = [
