@@ -25,6 +25,7 @@ from mien_client import AccessDeniedError, Client, protos
 from mien_client.pictures import find_faces, read_picture
 
 from tests import waiting
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "mien-serving:test"
@@ -53,12 +54,7 @@ def obtainable(image):
 until = partial(waiting.until, timeout_s=300, pause_s=0.5)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-def free_ports(count, lowest):
+def free_range(count, lowest):
     """Return a range of free, consecutive ports, in the notation of Compose."""
     for first in range(lowest, lowest + 2000, count):
         with ExitStack() as opened, suppress(OSError):
@@ -180,8 +176,8 @@ def stack(compose, image, gateway_image, published, tmp_path_factory):
         "SERVING_REPLICAS": "3",
         "SERVING_CPUS": "1",
         "BATCH_THREADS": "1",
-        "GRPC_PORT": free_ports(3, 20000),
-        "REST_PORT": free_ports(3, 30000),
+        "GRPC_PORT": free_range(3, 20000),
+        "REST_PORT": free_range(3, 30000),
         "MODELS_DIR": str(folder / "models"),
         "CONFIG_DIR": str(folder / "config"),
         "EDGE_CERTIFICATES": str(certificates / "edge"),

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from mien_client import AccessDeniedError, AsyncClient, Client, ConfigurationError, MienError, UnavailableError
 
+from tests.ports import free_ports
+
 TOKEN, API_KEY = "t0ken-that-nobody-sees", "k3y-that-nobody-sees"
 
 SERVER = """
@@ -50,11 +52,6 @@ RULES = {
 }
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
     """Return a folder with the certificates of an authority, a server and a client, and of an unknown authority."""
@@ -82,7 +79,7 @@ def nginx(certificates, grpc_address, rest_address):
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not program:
         pytest.skip("nginx is not installed")
-    ports = {name: free_port() for name in RULES}
+    ports = dict(zip(RULES, free_ports(len(RULES)), strict=True))
     servers = [
         SERVER.format(
             port=ports[name],

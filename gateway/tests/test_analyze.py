@@ -11,6 +11,8 @@ from mien_client import EMOTIONS, KEYPOINTS
 from mien_serving import LocalModelServer
 from PIL import Image
 
+from tests.ports import free_port
+
 
 def encoded(picture, kind, **options):
     stream = io.BytesIO()
@@ -182,8 +184,7 @@ class TestWithoutAModel:
 
 
 def test_without_a_server_the_caller_may_try_again_and_learns_no_address(start_gateway, faces, is_problem):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     gateway = start_gateway("--server", address, wait=False)
     response = gateway.analyze(faces.tobytes(), "application/octet-stream", timeout=1)
     is_problem(response, 503, "UnavailableError")

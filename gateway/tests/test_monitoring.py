@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 
 import pytest
 import requests
 import yaml
+
+from tests.ports import free_port
 
 CROPS = "application/octet-stream"
 
@@ -36,8 +37,7 @@ def ask(gateway, monitoring, tmp_path_factory):
     job["static_configs"] = [{"targets": [gateway.url.removeprefix("http://")]}]
     config["scrape_configs"] = [job]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     flags = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(["prometheus", *flags, f"--web.listen-address={address}"], stderr=log)

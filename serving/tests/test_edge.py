@@ -28,6 +28,7 @@ from mien_client import protos
 from websockets.typing import Subprotocol
 
 from fuzz.traffic import Beside, Port, flood, malformed, send_each
+from tests.ports import free_ports
 from tests.tls_scanner import weaknesses
 from tests.waiting import until
 
@@ -44,11 +45,6 @@ SETTINGS = {
     "LARGE_REQUESTS": 8,
     "REQUEST_THREADS": 128,
 }
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def answers(port):
@@ -77,7 +73,7 @@ def start_edge(server, certificates, tmp_path_factory):
     def start(*replicas, model="ours", patience="60s", instead=(), gateway=None, **settings):
         replicas = replicas or ((server.grpc_port, server.rest_port),)
         folder = tmp_path_factory.mktemp("haproxy")
-        port, health, admin, refuse = free_port(), free_port(), free_port(), free_port()
+        port, health, admin, refuse = free_ports(4)
         config = (EDGE / "haproxy.cfg").read_text(encoding="utf-8")
         for inside, outside in {
             ":8443": f":{port}",
@@ -282,7 +278,7 @@ def test_more_requests_than_allowed_are_refused(start_edge, ask, kind, key, pair
 
 
 def test_when_no_replica_answers_clients_may_try_again(start_edge, ask, kind, key):
-    alone = start_edge((free_port(), free_port()))
+    alone = start_edge(free_ports(2))
     assert ask(alone, kind, key=key) == refused(kind, "UNAVAILABLE", 503, "no replica answers")
 
 

@@ -1,7 +1,6 @@
 """Options of the front ends besides their ports: a UNIX socket, channel arguments, the health service, CORS…"""
 
 import json
-import socket
 
 import grpc
 import numpy as np
@@ -9,6 +8,8 @@ import pytest
 import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from mien_client import protos
+
+from tests.ports import free_port
 
 PERMISSION = {
     "Access-Control-Allow-Origin": "*",
@@ -22,12 +23,10 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 @pytest.fixture(scope="module")
 def optioned(start_server, conformance_models, tmp_path_factory):
     path = tmp_path_factory.mktemp("s") / "grpc.sock"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     server = start_server(
         "--model_name=tiny",
         f"--model_base_path={conformance_models / 'tiny'}",
-        f"--port={port}",
+        f"--port={free_port()}",
         f"--grpc_socket_path={path}",
         "--grpc_channel_arguments=grpc.max_receive_message_length=1000",
         "--enable_grpc_healthcheck_service",

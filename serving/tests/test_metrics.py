@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import subprocess
 from contextlib import suppress
 
@@ -12,6 +11,8 @@ import requests
 from mien_client import protos
 from mien_serving.core.status import Code, StatusError
 from mien_serving.model_servers.prometheus import PrometheusMetrics
+
+from tests.ports import free_port
 
 # The parser of prometheus_client would add _total to the names of counters, which TensorFlow Serving's have not.
 _SAMPLE = re.compile(r"([a-z_:]+)(?:\{(.*)\})? (\S+)")
@@ -160,8 +161,7 @@ def test_a_real_prometheus_scrapes_it(measured, tmp_path):
     prometheus = shutil.which("prometheus")
     if not prometheus:
         pytest.skip("Prometheus is not installed (Debian: apt install prometheus)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     (tmp_path / "prometheus.yml").write_text(
         "scrape_configs:\n  - job_name: mien\n    scrape_interval: 1s\n"
         f"    metrics_path: {PATH}\n    static_configs: [{{targets: ['127.0.0.1:{measured.rest_port}']}}]\n",

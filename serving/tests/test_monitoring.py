@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import pytest
 import requests
 import yaml
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -83,8 +84,7 @@ def ask(busy, tmp_path_factory):
     assert job.pop("dns_sd_configs")[0]["names"] == ["serving"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{busy.rest_port}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     flags = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     process = subprocess.Popen(
         [program("prometheus"), *flags, f"--web.listen-address={address}"],

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from mien_client.contract import EMOTIONS
 from mien_training.distribution import strategy
 from mien_training.errors import RunError
 from mien_training.runs import open_run
+
+from tests.ports import free_ports
 
 MIEN = [sys.executable, "-c", "import sys; from mien_client.cli import main; sys.exit(main())"]
 RECIPE = """
@@ -48,14 +49,6 @@ def start(data: Path, recipe: Path, out: Path, *more: str, **environment: str) -
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import pytest
 import yaml
 from mien_client import Client, MienError
 
+from tests.ports import free_port
 from tests.tiny_models import SIDE, answers, write_manifest, write_version, write_warm_up
 
 MIEN = Path(sys.executable).with_name("mien")
@@ -145,9 +145,7 @@ class ServerProcess:
     def __init__(self, site, number):
         self.site = site
         self.log = site.folder / f"server{number}.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.process = None
         self.flags = ["--max_num_load_retries=0"]
 
