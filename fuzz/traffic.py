@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -14,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +21,13 @@ import grpc
 import hypothesis
 import numpy as np
 import requests
-import websockets.exceptions
 import websockets.sync.client
 from mien_client import protos
 from mien_client.contract import EMOTION_MODEL
 from mien_serving import LocalModelServer
 
 from fuzz.inputs import inputs
+from fuzz.senders import METHODS, PATIENCE_S, Send, flood, send_each, send_frames, send_messages
 from fuzz.targets import TARGETS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -38,27 +35,14 @@ COUNT: Final = 10_000
 """Malformed requests for each port."""
 
 _DISTINCT: Final = 500
-_THREADS: Final = 4
 _QUIET_S: Final = 10.0
 _PAUSE_S: Final = 0.02
-_PATIENCE_S: Final = 60.0
 _SLOWER: Final = 2.0
 """How many times as long well-formed calls may take beside malformed ones, at the 99th percentile."""
 _GROWTH_MB: Final = 100.0
 """By how much a process may grow during the last four fifths of the malformed requests."""
 
 _READY: Final = re.compile(r"mien gateway is ready on http://127\.0\.0\.1:(\d+) ")
-_HEALTH: Final = "/grpc.health.v1.Health/Check"
-_SERVICE: Final = "/tensorflow.serving"
-_METHODS: Final = (
-    *(f"{_SERVICE}.PredictionService/{name}" for name in ("Predict", "Classify", "Regress", "MultiInference")),
-    f"{_SERVICE}.PredictionService/GetModelMetadata",
-    f"{_SERVICE}.ModelService/GetModelStatus",
-)
-_UPGRADE: Final = (
-    b"GET /v1/stream HTTP/1.1\r\nHost: g\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
 
 
 @dataclass(frozen=True)
@@ -68,16 +52,20 @@ class Port:
     Attributes:
         name: Its name.
         pid: The process behind it.
-        send: Send malformed requests.
         ask: Make one well-formed call; raises an error if its answer is not the right one.
-        requests: Malformed requests, which are sent again and again.
+        send: Sends malformed requests.
+        requests: The malformed requests.
     """
 
     name: str
     pid: int
-    send: Callable[[Sequence[bytes]], None]
     ask: Callable[[], None]
+    send: Send
     requests: Sequence[bytes]
+
+    def flood(self, count: int) -> None:
+        """Send that many malformed requests."""
+        flood(self.send, self.requests, count)
 
 
 @dataclass
@@ -113,15 +101,6 @@ class Beside:
         return statistics.quantiles(self.seconds, n=100)[-1] if len(self.seconds) > 1 else 0.0
 
 
-def flood(port: Port, count: int) -> None:
-    """Send malformed requests, from several threads at the same time."""
-    endless = itertools.cycle(port.requests)
-    size = max(1, count // 100)
-    parts = [list(itertools.islice(endless, min(size, count - start))) for start in range(0, count, size)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(port.send, parts))
-
-
 def resident_megabytes(pid: int) -> float:
     """Return the memory of a process; 0 where the system does not tell."""
     try:
@@ -153,19 +132,10 @@ def malformed(*names: str) -> list[bytes]:
     return found
 
 
-def send_each(
-    address: tuple[str, int], payloads: Sequence[bytes], wrap: Callable[[socket.socket], Any] | None = None
-) -> None:
-    """Send each payload on a connection of its own, and read whatever is answered."""
-    for payload in payloads:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            connection: Any = stack.enter_context(socket.create_connection(address, timeout=_PATIENCE_S))
-            if wrap:
-                connection = stack.enter_context(wrap(connection))
-            connection.sendall(payload)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
+def _refused_pictures() -> list[bytes]:
+    """Return the inputs that the gateway refuses; in the others it can find a face, which is work like any other."""
+    with TARGETS["pictures_gateway"].prepare(Path()) as check:
+        return [data for data in malformed("pictures_gateway") if check(data) != "read"]
 
 
 def _as_http(payloads: Sequence[bytes]) -> list[bytes]:
@@ -177,41 +147,6 @@ def _as_http(payloads: Sequence[bytes]) -> list[bytes]:
             head, body = b"POST /v1/models/emotion:predict", payload
         found.append(b"%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
     return found
-
-
-def _send_messages(address: tuple[str, int], channel: grpc.Channel, payloads: Sequence[bytes]) -> None:
-    """Send messages with calls of gRPC; one in ten as bytes that gRPC does not expect, on a connection of its own."""
-    calls: list[Any] = []
-    for number, payload in enumerate(payloads):
-        if number % 10 == 0:
-            preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" if number % 20 else b""
-            send_each(address, [preface + payload])
-            continue
-        if number % 10 == 1:
-            method: str = f"{_SERVICE}.ModelService/HandleReloadConfigRequest"
-            payload = b"\xff" + payload
-        else:
-            method = _HEALTH if number % 10 == 2 else _METHODS[payload[0] % len(_METHODS) if payload else 0]
-        call: Any = channel.unary_unary(method)
-        calls.append(call.future(payload[1:], timeout=_PATIENCE_S))
-        if len(calls) > _THREADS:  # More would wait in this process, and the callers beside them with them.
-            calls.pop(0).exception()
-    for call in calls:
-        call.exception()
-
-
-def _send_frames(address: tuple[str, int], payloads: Sequence[bytes]) -> None:
-    """Send pictures that are none over WebSockets, each after the last answer; one in ten breaks the protocol."""
-    for start in range(0, len(payloads), 10):
-        broken, *pictures = payloads[start : start + 10]
-        send_each(address, [_UPGRADE + broken])
-        with (
-            contextlib.suppress(websockets.exceptions.ConnectionClosed),
-            websockets.sync.client.connect("ws://{}:{}/v1/stream".format(*address)) as stream,
-        ):
-            for picture in pictures:
-                stream.send(picture)
-                stream.recv(_PATIENCE_S)
 
 
 def _expect(condition: object, answer: object) -> None:
@@ -232,10 +167,6 @@ def ports(repository: Path) -> Iterator[list[Port]]:
         server = stack.enter_context(LocalModelServer(config, model_repository=repository, flags=flags))
         gateway, url = stack.enter_context(_gateway(server.grpc_address))
         channel = stack.enter_context(grpc.insecure_channel(server.grpc_address))
-        # The callers have channels of their own.
-        beside = stack.enter_context(
-            grpc.insecure_channel(server.grpc_address, [("grpc.use_local_subchannel_pool", 1)])
-        )
         session, caller = stack.enter_context(requests.Session()), stack.enter_context(requests.Session())
         face = np.zeros((1, 48, 48), np.uint8)
         message = protos.PredictRequest(model_spec={"name": EMOTION_MODEL})
@@ -243,28 +174,28 @@ def ports(repository: Path) -> Iterator[list[Port]]:
         message.inputs["images"].tensor_content = face.tobytes()
         for size in face.shape:
             message.inputs["images"].tensor_shape.dim.add(size=size)
-        predict: Any = beside.unary_unary(_METHODS[0], response_deserializer=protos.PredictResponse.FromString)
+        predict: Any = channel.unary_unary(METHODS[0], response_deserializer=protos.PredictResponse.FromString)
         picture = (ROOT / "examples" / "face48.png").read_bytes()
 
         def ask_rest() -> None:
             body = {"instances": face.tolist()}
-            answer = session.post(f"{server.rest_url}/v1/models/emotion:predict", json=body, timeout=_PATIENCE_S)
+            answer = session.post(f"{server.rest_url}/v1/models/emotion:predict", json=body, timeout=PATIENCE_S)
             _expect(answer.status_code == 200 and len(answer.json()["predictions"]) == 1, answer.text)
 
         def ask_grpc() -> None:
-            answer = predict(message.SerializeToString(), timeout=_PATIENCE_S)
+            answer = predict(message.SerializeToString(), timeout=PATIENCE_S)
             _expect(len(answer.outputs["probabilities"].float_val) == 5, answer)
 
         def ask_gateway() -> None:
             headers = {"content-type": "application/octet-stream"}
-            answer = caller.post(f"{url}/v1/analyze", face.tobytes(), headers=headers, timeout=_PATIENCE_S)
+            answer = caller.post(f"{url}/v1/analyze", face.tobytes(), headers=headers, timeout=PATIENCE_S)
             _expect(answer.status_code == 200 and len(answer.json()["faces"]) == 1, answer.text)
 
         stream = stack.enter_context(websockets.sync.client.connect(url.replace("http", "ws", 1) + "/v1/stream"))
 
         def ask_stream() -> None:
             stream.send(picture)
-            answer = json.loads(stream.recv(_PATIENCE_S))
+            answer = json.loads(stream.recv(PATIENCE_S))
             _expect(len(answer.get("faces", ())) == 1, answer)
 
         rest, grpc_at = ("127.0.0.1", server.rest_port), ("127.0.0.1", server.grpc_port)
@@ -273,19 +204,13 @@ def ports(repository: Path) -> Iterator[list[Port]]:
             Port(
                 "server REST",
                 server.pid,
-                partial(send_each, rest),
                 ask_rest,
+                partial(send_each, rest),
                 _as_http(malformed("rest_json", "rest_routes")),
             ),
-            Port(
-                "server gRPC",
-                server.pid,
-                partial(_send_messages, grpc_at, channel),
-                ask_grpc,
-                malformed("grpc_messages"),
-            ),
-            Port("gateway HTTP", gateway, partial(send_each, http), ask_gateway, malformed("gateway_connections")),
-            Port("gateway WebSocket", gateway, partial(_send_frames, http), ask_stream, malformed("pictures_gateway")),
+            Port("server gRPC", server.pid, ask_grpc, partial(send_messages, grpc_at), malformed("grpc_messages")),
+            Port("gateway HTTP", gateway, ask_gateway, partial(send_each, http), malformed("gateway_connections")),
+            Port("gateway WebSocket", gateway, ask_stream, partial(send_frames, http), _refused_pictures()),
         ]
 
 
@@ -304,12 +229,12 @@ def _gateway(server: str) -> Iterator[tuple[int, str]]:
                 log.seek(0)
                 raise RuntimeError(f"The gateway has not started: {log.read()[-500:]}")
             url = f"http://127.0.0.1:{ready[1]}"
-            while requests.get(f"{url}/readyz", timeout=_PATIENCE_S).status_code != 200:
+            while requests.get(f"{url}/readyz", timeout=PATIENCE_S).status_code != 200:
                 time.sleep(0.1)
             yield process.pid, url
         finally:
             process.terminate()
-            process.wait(timeout=_PATIENCE_S)
+            process.wait(timeout=PATIENCE_S)
 
 
 def measure(say: Callable[[str], None]) -> int:
@@ -325,12 +250,12 @@ def measure(say: Callable[[str], None]) -> int:
     )
     with ports(ROOT / "models") as opened:
         for port in opened:
-            flood(port, COUNT // 5)  # Whatever is made only once is there afterwards.
+            port.flood(COUNT // 5)  # Whatever is made only once is there afterwards.
             with Beside(port.ask) as alone:
                 time.sleep(_QUIET_S)
             before, began = resident_megabytes(port.pid), time.perf_counter()
             with Beside(port.ask) as beside:
-                flood(port, COUNT)
+                port.flood(COUNT)
             took, grown = time.perf_counter() - began, resident_megabytes(port.pid) - before
             ratio = beside.p99 / alone.p99
             failed = [*alone.errors, *beside.errors]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fuzz.traffic import Beside, flood, ports, resident_megabytes
+from fuzz.traffic import Beside, ports, resident_megabytes
 
 REQUESTS = 10_000
 """For each port; `make fuzz` sends as many, and compares latencies."""
@@ -19,10 +19,10 @@ def opened(published):
 @pytest.mark.parametrize("name", ["server REST", "server gRPC", "gateway HTTP", "gateway WebSocket"])
 def test_well_formed_calls_succeed_beside_malformed_ones(opened, name):
     port = opened[name]
-    flood(port, REQUESTS // 4)
+    port.flood(REQUESTS // 4)
     before = resident_megabytes(port.pid)
     with Beside(port.ask) as beside:
-        flood(port, REQUESTS)
+        port.flood(REQUESTS)
     assert beside.errors == []
     assert beside.seconds
     assert resident_megabytes(port.pid) - before < GROWTH_MB

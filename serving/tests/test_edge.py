@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from mien_client import protos
 from websockets.typing import Subprotocol
 
-from fuzz.traffic import Beside, Port, flood, malformed, send_each
+from fuzz.senders import send_each
+from fuzz.traffic import Beside, Port, malformed
 from tests.ports import free_ports
 from tests.tls_scanner import weaknesses
 from tests.waiting import until
@@ -566,16 +567,15 @@ def test_unfinished_large_bodies_do_not_delay_other_callers(edge, certificates, 
 @pytest.mark.slow
 def test_well_formed_calls_succeed_beside_malformed_ones(start_edge, certificates, ask, kind, key):
     edge = start_edge(REQUEST_RATE=100_000)
-    tls = ssl.create_default_context(cafile=certificates / "ca.crt")
     port = Port(
         name="edge",
         pid=edge.process.pid,
-        send=partial(send_each, ("127.0.0.1", edge.port), wrap=partial(tls.wrap_socket, server_hostname="localhost")),
         ask=lambda: expect(ask(edge, kind, key=key), answered(kind)),
+        send=partial(send_each, ("127.0.0.1", edge.port), authority=certificates / "ca.crt"),
         requests=malformed("rest_connections", "gateway_connections"),
     )
     with Beside(port.ask) as beside:
-        flood(port, 10_000)
+        port.flood(10_000)
     assert beside.errors == []
     assert beside.seconds
 
