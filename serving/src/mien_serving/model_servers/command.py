@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -60,6 +61,9 @@ def _run(flags: argparse.Namespace) -> int:
         import_tensorflow()
         from mien_serving.model_servers.server import ModelServer
 
+        # The objects of the imports stay for ever. When the garbage collector looks at all of them, twice in 60,000
+        # malformed requests, callers wait for 0.2 s; frozen, they are left out.
+        gc.freeze()
         ModelServer(options).run(_announce)
     except StatusError as error:
         sys.stderr.write(f"Failed to start server. Error: {error}\n")
