@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mien_client
@@ -443,8 +444,19 @@ def test_a_call_after_close(request, backend, awaited, kind):
 
 
 def test_closing_the_client_ends_a_running_call(client, backend):
-    backend.before_answer = lambda model, version: client.close()
-    assert type(error_of(client, backend.faces(256 * 4))) is UnavailableError
+    asked, closed = threading.Event(), threading.Event()
+
+    def before_answer(model, version):
+        asked.set()
+        assert closed.wait(60)
+
+    backend.before_answer = before_answer
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(error_of, client, backend.faces(256 * 4))
+        assert asked.wait(60)
+        client.close()
+        closed.set()
+        assert type(running.result()) is UnavailableError
 
 
 def test_closing_does_not_wait_for_grpc_for_ever(grpc_address, backend, monkeypatch):
