@@ -22,11 +22,11 @@ Address = tuple[str, int]
 Send = Callable[[Sequence[bytes]], None]
 
 PATIENCE_S: Final = 60.0
-SERVICE: Final = "/tensorflow.serving"
+_SERVICE: Final = "/tensorflow.serving"
 METHODS: Final = (
-    *(f"{SERVICE}.PredictionService/{name}" for name in ("Predict", "Classify", "Regress", "MultiInference")),
-    f"{SERVICE}.PredictionService/GetModelMetadata",
-    f"{SERVICE}.ModelService/GetModelStatus",
+    *(f"{_SERVICE}.PredictionService/{name}" for name in ("Predict", "Classify", "Regress", "MultiInference")),
+    f"{_SERVICE}.PredictionService/GetModelMetadata",
+    f"{_SERVICE}.ModelService/GetModelStatus",
 )
 _HEALTH: Final = "/grpc.health.v1.Health/Check"
 _UPGRADE: Final = (
@@ -89,7 +89,7 @@ def send_messages(address: Address, payloads: Sequence[bytes]) -> None:
             send_each(address, [preface + payload])
             continue
         if number % 10 == 1:
-            method: str = f"{SERVICE}.ModelService/HandleReloadConfigRequest"
+            method: str = f"{_SERVICE}.ModelService/HandleReloadConfigRequest"
             payload = b"\xff" + payload
         else:
             method = _HEALTH if number % 10 == 2 else METHODS[payload[0] % len(METHODS) if payload else 0]
