@@ -6,6 +6,7 @@ shipped emotion network once more, under the next number. Everything happens in 
 
 import logging
 import os
+import random
 import shlex
 import shutil
 import socket
@@ -36,9 +37,7 @@ class Server:
     """One ``mien serve``, on a port that was free and that it keeps."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{_free_port()}"
         self.process: subprocess.Popen[str] | None = None
         self.silence = ""
         self.client = Client(self.address, timeout=1, max_attempts=1)
@@ -70,6 +69,17 @@ class Server:
             return "  ".join(f"{one.version} {one.state}" for one in reversed(self.client.status()["emotion"]))
         except MienError:
             return self.silence
+
+
+def _free_port() -> int:
+    """Return a port that the kernel gives to nobody else, such as a client's connection while the server is dead."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 class Load:
