@@ -13,6 +13,8 @@ import pytest
 import requests
 from mien_client import EMOTIONS, KEYPOINTS, Client
 
+from tests.ports import free_port
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COMMANDS = {
     "fastapi": ["uvicorn", "fastapi_app:app", "--port"],
@@ -22,8 +24,7 @@ COMMANDS = {
 
 @contextmanager
 def web_service(command, model_server):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"MIEN_SERVER": model_server}
     with subprocess.Popen(
         [sys.executable, "-m", *command, str(port)], cwd=EXAMPLES, env=environment, stderr=subprocess.DEVNULL

@@ -23,6 +23,8 @@ from mien_training.interruption import Interrupted
 from mien_training.runs import PRETRAINED, open_pretrained
 from mien_training.train import Trainer
 
+from tests.ports import free_port
+
 pytestmark = pytest.mark.slow
 
 SOURCE = {"file": "made up"}
@@ -32,8 +34,7 @@ class TrackingServer:
     """An MLflow server in a process of its own, which can be stopped and started again."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._folder = folder
         self._command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
