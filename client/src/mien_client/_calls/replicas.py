@@ -139,12 +139,11 @@ class Replicas:
         if error is None:
             self.answered(replica)
         else:
-            replica.down = False
-            self._rest(replica, str(error))
+            self._rest(replica, str(error), again=True)
 
-    def _rest(self, replica: Replica, reason: str) -> None:
+    def _rest(self, replica: Replica, reason: str, *, again: bool = False) -> None:
         with self._lock:
-            if not replica.down:
+            if again or not replica.down:
                 if len(self) > 1 and not replica.failures:
                     _log.warning("%s: it is left alone until it answers again", reason)
                 replica.down, replica.down_since = True, time.monotonic()
