@@ -14,9 +14,15 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+import hypothesis
 import numpy as np
 import pytest
 from mien_client import AsyncClient, Client, protos
+from mien_client._calls import call as calls
+
+# On a busy machine a slow example does not count as a failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 class Failure(Exception):
@@ -382,6 +388,12 @@ class Replicas:
         return [len(backend.asked) for backend in self.backends]
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Let no client take a server for silent that a busy machine only delays, and ask another one too."""
+    monkeypatch.setattr(calls, "PATIENCE_SECONDS", 60)
+
+
 @pytest.fixture(params=["grpc", "rest"])
 def replicas(request):
     serve = {"grpc": serve_grpc, "rest": serve_rest}[request.param]
@@ -393,8 +405,8 @@ def replicas(request):
 class Process:
     """A stand-in in a process of its own, which can be killed, frozen and started again on the same ports."""
 
-    def __init__(self):
-        self.ports = ["0", "0"]
+    def __init__(self, ports):
+        self.ports = [str(port) for port in ports]
         self.start()
 
     def start(self):
@@ -417,7 +429,9 @@ class Process:
 
 @pytest.fixture(scope="session")
 def processes():
-    running = [Process() for _ in range(3)]
+    from tests.ports import free_ports  # Which the processes themselves, that run this file, do not find.
+
+    running = [Process(free_ports(2)) for _ in range(3)]
     yield running
     for process in running:
         process.kill()

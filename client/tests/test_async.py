@@ -38,7 +38,8 @@ def test_calls_run_at_the_same_time(grpc_address, backend):
 
 def test_cancelling_a_call_cancels_its_requests(grpc_address, backend):
     backend.adopt()
-    backend.delays = {"emotion": 0.3, "keypoints": 0.3}
+    cancelled = threading.Event()
+    backend.before_answer = lambda model, version: cancelled.wait(60)
 
     async def ask():
         async with AsyncClient(grpc_address) as client:
@@ -49,6 +50,7 @@ def test_cancelling_a_call_cancels_its_requests(grpc_address, backend):
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert len(asyncio.all_tasks()) == 1
+            cancelled.set()
             await asyncio.sleep(0.4)
 
     asyncio.run(ask())
@@ -56,7 +58,8 @@ def test_cancelling_a_call_cancels_its_requests(grpc_address, backend):
 
 
 def test_closing_the_client_ends_a_running_call(grpc_address, backend):
-    backend.delays["emotion"] = 1
+    closed = threading.Event()
+    backend.before_answer = lambda model, version: closed.wait(60)
 
     async def ask():
         client = AsyncClient(grpc_address)
@@ -64,6 +67,7 @@ def test_closing_the_client_ends_a_running_call(grpc_address, backend):
         while not backend.asked:
             await asyncio.sleep(0.01)
         await client.close()
+        closed.set()
         with pytest.raises(UnavailableError, match="closed"):
             await call
         with pytest.raises(RuntimeError, match="closed"):

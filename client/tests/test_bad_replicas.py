@@ -9,6 +9,8 @@ from mien_client._calls import replicas as client_replicas
 
 CALLS = 12
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 def distorted(change):
     def spoil(backend, failure):

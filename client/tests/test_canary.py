@@ -60,7 +60,7 @@ def test_a_model_without_a_canary_is_asked_as_usual(address, rollout):
 
 def test_a_canary_that_is_withdrawn_in_mid_call_fails_no_call(address, rollout):
     def withdraw(model, version):
-        if model == "emotion" and sum(name == "emotion" for name, *_ in rollout.answered) == 2:
+        if model == "emotion" and sum(name == "emotion" for name, *_ in rollout.answered) >= 2:
             rollout.labels.pop(("emotion", "canary"), None)
             rollout.unload("emotion", 2)
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from mien_client import Answer, AsyncClient, Client, ConfigurationError, MockTransport
+from mien_client import Answer, AsyncClient, Client, ConfigurationError, MockTransport, _gateway_source, _shares
 from mien_client.split import Split, asks_canary, caller_place
 
 from tests import waiting
@@ -82,14 +82,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway():
+def unhurried(monkeypatch):
+    """Wait for the split for as long as a busy machine needs to tell it."""
+    monkeypatch.setattr(_shares, "FIRST_SECONDS", 30)
+    monkeypatch.setattr(_gateway_source, "_ANSWER_SECONDS", 30)
+
+
+@pytest.fixture
+def gateway(unhurried):
     gateway = Gateway()
     yield gateway
     gateway.stop()
 
 
 @pytest.fixture(params=["file", "gateway"])
-def operators(request, tmp_path):
+def operators(request, tmp_path, unhurried):
     """Yield where operators set the split."""
     return request.getfixturevalue("gateway") if request.param == "gateway" else File(tmp_path / "split.json")
 
@@ -163,14 +170,14 @@ def test_nothing_follows_once_the_client_is_closed(open_client, operators, rollo
     before = set(followers())
     with open_client(operators) as client:
         client.analyze(rollout.faces(1))
-        assert set(followers()) > before
+        assert set(followers()) - before  # Not >: one of an earlier client may just have ended.
     until(lambda: set(followers()) <= before)
 
 
 def test_a_client_that_nobody_closes_is_collected_with_its_follower(operators):
     before = set(followers())
     client = Client("localhost:1", canary="auto", split=operators.split)
-    assert set(followers()) > before
+    assert set(followers()) - before
     del client
     gc.collect()
     until(lambda: set(followers()) <= before)
@@ -313,7 +320,7 @@ def test_options_that_do_not_fit_are_refused(kind, options, problem):
     with pytest.raises(ConfigurationError, match=problem) as raised:
         kind("localhost:8500", **options)
     assert "secret" not in str(raised.value)
-    assert set(followers()) == before
+    assert set(followers()) <= before
 
 
 def test_a_transport_of_ones_own_is_split_too(tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import time
 import types
 from importlib import metadata
 from pathlib import Path
@@ -140,11 +141,14 @@ def test_ctrl_c_ends_a_waiting_command_without_a_traceback(tmp_path, address, ba
     from PIL import Image
 
     Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "face.png")
+    backend.adopt()
     backend.delays = {"emotion": 5, "keypoints": 5}
     command = [MIEN, "analyze", tmp_path / "face.png", "--server", address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while len(backend.asked) < 2:
             assert process.poll() is None
+            time.sleep(0.01)  # The stand-in, in this process, needs the processor too.
+        time.sleep(0.2)  # The command has begun to wait.
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == (b"", b"")
         assert process.returncode == 130

@@ -34,8 +34,10 @@ def test_a_failed_call_is_logged(client, backend, failure, caplog):
     assert logged(caplog, logging.DEBUG)[0].startswith("no answer for 3 faces after ")
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_replica_that_is_down_is_logged_once_as_a_warning(replicas, failure, caplog):
     caplog.set_level(logging.WARNING, "mien_client")
+    replicas.adopt()
     replicas.backends[0].failures["emotion"] = failure("UNAVAILABLE", "gone")
     with Client(replicas.addresses) as client:
         for _ in range(4):

@@ -49,14 +49,14 @@ def test_not_ready_while_no_server_listens(scheme):
     with socket.socket() as reserved:  # Bound but not listening: connections are refused.
         reserved.bind(("127.0.0.1", 0))
         client = Client(f"{scheme}127.0.0.1:{reserved.getsockname()[1]}")
-        with client, pytest.raises(UnavailableError, match=r"not ready after 1 s: .*refused"):
-            client.wait_ready(timeout=1)
+        with client, pytest.raises(UnavailableError, match=r"not ready after 2 s: .*refused"):
+            client.wait_ready(timeout=2)
 
 
 def test_the_version_that_the_client_asks_for_counts(address, backend):
     with Client(address, emotion_version=2) as client:
         with pytest.raises(UnavailableError, match="model 'emotion' version 2: version 1 is AVAILABLE") as caught:
-            client.wait_ready(timeout=1)
+            client.wait_ready(timeout=2)
         assert (caught.value.model, caught.value.version) == ("emotion", 2)
         backend.load("emotion", 2)
         client.wait_ready(timeout=5)
@@ -65,7 +65,7 @@ def test_the_version_that_the_client_asks_for_counts(address, backend):
 def test_the_label_that_the_client_asks_for_counts(address, backend):
     with Client(address, keypoint_version="canary") as client:
         with pytest.raises(UnavailableError, match="model 'keypoints' label 'canary': version 1 is AVAILABLE"):
-            client.wait_ready(timeout=1)
+            client.wait_ready(timeout=2)
         backend.labels["keypoints", "canary"] = 1
         client.wait_ready(timeout=5)
 
@@ -74,9 +74,9 @@ def test_the_error_names_what_is_not_ready(client, backend):
     backend.versions = {}
     backend.states = {("emotion", 1): ("LOADING", ""), ("keypoints", 4): ("END", "file is broken")}
     with pytest.raises(UnavailableError) as caught:
-        client.wait_ready(timeout=1)
+        client.wait_ready(timeout=2)
     assert str(caught.value) == (
-        f"{caught.value.endpoint} is not ready after 1 s: "
+        f"{caught.value.endpoint} is not ready after 2 s: "
         "model 'emotion': version 1 is LOADING; model 'keypoints': version 4 is END (file is broken)"
     )
 
@@ -89,8 +89,8 @@ def test_a_permanent_error_is_raised_at_once(client, backend, failure):
 
 def test_a_server_that_loads_models_but_cannot_compute_is_not_ready(client, backend, failure):
     backend.failures["keypoints"] = failure("UNAVAILABLE", "no more memory")
-    with pytest.raises(UnavailableError, match=r"not ready after 1 s: .*no more memory"):
-        client.wait_ready(timeout=1)
+    with pytest.raises(UnavailableError, match=r"not ready after 2 s: .*no more memory"):
+        client.wait_ready(timeout=2)
 
 
 def test_a_server_that_is_full_is_ready(client, backend, failure):

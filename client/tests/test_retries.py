@@ -115,7 +115,7 @@ def test_a_server_that_comes_back_is_found_again(scheme, backend):
 
         thread = threading.Thread(target=open_late, daemon=True)
         thread.start()
-        client = Client(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout=1.5, max_attempts=50)
+        client = Client(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout=2.5, max_attempts=50)
         with client, pytest.raises(MienError) as caught:
             client.analyze(backend.faces(1))
         assert seen.is_set()

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from mien_client import ConfigurationError
 from mien_client.split import PLACES, Split, SplitFile, asks_canary, caller_place
 
+from tests.waiting import until
+
 KEYS = st.text() | st.binary() | st.integers()
 PERCENTAGES = st.integers(0, 100) | st.floats(0, 100)
 SPLITS = st.dictionaries(st.text(), PERCENTAGES)
@@ -182,16 +184,17 @@ class TestAFile:
                 split = followed.read()
                 seen.add((split.percent("emotion"), split.percent("keypoints")))
 
-        threads = [threading.Thread(target=read) for _ in range(4)]
+        threads = [threading.Thread(target=read, daemon=True) for _ in range(4)]
         for thread in threads:
             thread.start()
+        until(lambda: seen)
         for number in range(300):
             replace(path, Split({"emotion": number % 101, "keypoints": 100 - number % 101}).text())
+        until(lambda: len(seen) > 1)
         stop.set()
         for thread in threads:
             thread.join()
         assert all(sum(percents) in (0, 100) for percents in seen)
-        assert len(seen) > 1
         assert followed.read().percent("emotion") == 299 % 101
         assert not caplog.records
 

@@ -120,6 +120,7 @@ def test_any_other_label_that_is_missing_is_an_error(client, unlabelled):
         client.analyze(unlabelled.faces(1), emotion_version="canary")
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_server_that_lacks_the_label_leaves_the_request_to_one_that_has_it(replicas):
     replicas.backends[2].adopt()
     for backend in replicas.backends:
