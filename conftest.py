@@ -7,12 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 from tests.made_once import made_once
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# On a busy machine a slow example does not count as a failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # CI may run tests as a background job of a shell, which ignores Ctrl-C; programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -54,7 +54,7 @@ def assert_names_are_unobstructed(figure, points, middles):
         assert box.x1 <= axes.bbox.x1, name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     shapes=st.lists(
         st.tuples(st.integers(1, 40).map(lambda n: n / 100), st.integers(50, 80).map(lambda n: n / 100)),

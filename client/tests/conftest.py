@@ -14,15 +14,10 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
-import hypothesis
 import numpy as np
 import pytest
 from mien_client import AsyncClient, Client, protos
 from mien_client._calls import call as calls
-
-# On a busy machine a slow example does not count as a failure.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
 
 
 class Failure(Exception):

@@ -36,7 +36,7 @@ def async_faces(address, images, **options):
     return asyncio.run(ask())
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(0, 40), batch_size=st.integers(1, 45), max_in_flight=st.integers(1, 5))
 def test_every_image_gets_its_result_in_order(grpc_address, backend, count, batch_size, max_in_flight):
     images = backend.faces(count)

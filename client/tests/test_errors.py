@@ -413,7 +413,7 @@ def test_a_rest_answer_of_another_model(rest_address, backend):
 
 
 @given(st.binary(max_size=300))
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_invalid_bytes_raise_a_mien_error(grpc_address, rest_address, backend, body):
     backend.grpc_reply, backend.rest_reply = lambda response: body, (200, body)
     for address in (grpc_address, rest_address):

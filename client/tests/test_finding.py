@@ -104,7 +104,7 @@ def test_a_tilted_face_is_found_and_cut_out_level(portrait, upright, tilt):
     assert resembles(crop, upright)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(tilt=st.floats(-180, 180), factor=st.floats(0.2, 2.5))
 def test_the_eyes_are_level_whatever_the_tilt_and_size(portrait, upright, tilt, factor):
     small = cv2.resize(portrait.colour, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
@@ -254,7 +254,6 @@ def test_points_of_a_tilted_face_are_mapped_back(angle):
         np.testing.assert_allclose(crop.to_picture(points)[:, axis], values, atol=1)
 
 
-@settings(deadline=None)
 @given(side=st.integers(10, 150), left=st.integers(0, 100), top=st.integers(0, 100))
 def test_points_are_mapped_back_to_where_their_pixels_came_from(side, left, top):
     """On a ramp a pixel's value says in which column (or row) it lies, so the crop tells where its pixels were."""

@@ -63,7 +63,7 @@ class TestEmotionFiles:
             kaggle.read_emotion(path)
         assert kaggle.read_emotion(path, seven_labels=True).labels.tolist() == [0, 3]
 
-    @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(images=arrays(np.uint8, st.tuples(st.integers(1, 4), st.just(48), st.just(48))))
     def test_every_image_comes_back_as_it_was_written(self, write_csv, pixel_text, images):
         path = write_csv("emotion,pixels", [(0, pixel_text(image)) for image in images])

@@ -302,7 +302,7 @@ def test_a_picture_of_the_most_pixels_is_read(monkeypatch, recwarn):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused_with_one_sentence(tmp_path, kind, data):
     content = bytearray(encoded(kind))

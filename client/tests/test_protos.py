@@ -91,7 +91,7 @@ def put(draw, message, field, depth):
 
 
 @pytest.mark.parametrize("name", MODULES)
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_both_classes_write_the_same_bytes_and_read_each_others(official, name, data):
     ours = fill(data.draw, getattr(protos, name)())
@@ -102,7 +102,7 @@ def test_both_classes_write_the_same_bytes_and_read_each_others(official, name, 
     assert type(theirs).FromString(written) == theirs
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     images=st.sampled_from([1, 2, 56, 57, 300, 7300]).map(  # whose sizes take two to four bytes
         lambda count: np.random.default_rng(count).integers(0, 256, (count, 48, 48), np.uint8)

@@ -135,7 +135,7 @@ WRITINGS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writing=WRITINGS)
 def test_every_way_of_writing_and_packing_gives_the_same_faces(tmp_path, writing):
     (tmp_path / "faces").write_bytes(writing.content())
@@ -257,7 +257,7 @@ def test_cells_of_a_bad_row_are_shown_without_control_characters(tmp_path):
 
 
 @given(content=st.binary(max_size=3000))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_refused_in_one_printable_sentence(tmp_path, content):
     refusal(write(tmp_path, content))
 
@@ -267,7 +267,7 @@ def test_any_bytes_are_refused_in_one_printable_sentence(tmp_path, content):
     share=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=3),
 )
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(tmp_path, packing, share, flips):
     packed = bytearray(PACKINGS[packing](FER))
     packed = packed[: int(share * len(packed))]

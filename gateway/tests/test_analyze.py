@@ -186,7 +186,7 @@ class TestWithoutAModel:
 def test_without_a_server_the_caller_may_try_again_and_learns_no_address(start_gateway, faces, is_problem):
     address = f"127.0.0.1:{free_port()}"
     gateway = start_gateway("--server", address, wait=False)
-    response = gateway.analyze(faces.tobytes(), "application/octet-stream", timeout=1)
+    response = gateway.analyze(faces.tobytes(), "application/octet-stream")
     is_problem(response, 503, "UnavailableError")
     assert address not in response.text
     assert address in gateway.log()

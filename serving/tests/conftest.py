@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import hypothesis
 import pytest
 import requests
 from mien_client import protos
 
 from tests.waiting import until
-
-# On a busy machine a slow example does not count as a failure.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
 
 HERE = Path(__file__).parent
 _READY = re.compile(r"mien serve is ready: gRPC on port (\d+), REST on port (\d+)\.\n")

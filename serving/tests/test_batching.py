@@ -106,7 +106,7 @@ def test_by_default_a_batch_does_not_wait_for_more_requests(graph, batching):
 
 
 def test_a_batch_waits_its_timeout_for_more(graph, batching):
-    answers = batching([1], [2], batch_timeout_s=0.5)
+    answers = batching([1], [2], batch_timeout_s=2)
     assert [answer.result(PATIENT) for answer in answers] == [[2], [4]]
     assert graph.batches == [[1, 2]]
 

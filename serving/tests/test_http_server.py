@@ -102,14 +102,15 @@ def test_single_bytes_do_not_keep_a_connection_open(api, sent):
     assert with_connection(api, use) == CLOSED_FOR_STALLING
 
 
-def test_a_large_body_that_makes_progress_may_take_its_time(api):
-    chunk, chunks = bytes(1 << 16), 20
+def test_a_large_body_that_makes_progress_may_take_its_time(api, monkeypatch):
+    monkeypatch.setattr(http_server, "STALLED_S", 1)
+    chunk, chunks = bytes(1 << 16), 150
 
     async def use(reader, writer):
         writer.write(HEAD.replace(b"10", b"%d" % (len(chunk) * chunks)))
         for _ in range(chunks):
             writer.write(chunk)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
         return await reader.readuntil(b"x")
 
     assert with_connection(api, use).startswith(b"HTTP/1.1 200 ")

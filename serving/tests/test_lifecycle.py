@@ -1,7 +1,6 @@
 """Versions and models coming and going under a running `mien serve`."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -63,34 +62,40 @@ def test_a_new_version_takes_over_while_requests_run_and_none_of_them_fails(serv
     def ask_rest():
         answer = requests.post(f"{server.url}/v1/models/swap:predict", data='{"instances": [1.0]}', timeout=10)
         assert answer.json() == {"predictions": [2.0]}
-        return
-
-    def keep(ask):
-        answers = []
-        while not stop.is_set():
-            answers.append(ask())
-        return answers
 
     def watch():
         """Watch whether some version is available at every observed moment."""
-        seen = keep(lambda: server.states("swap"))
-        return all("AVAILABLE" in dict(states.values()) for states in seen)
+        assert "AVAILABLE" in dict(server.states("swap").values())
 
+    def keep(ask, answers):
+        while not stop.is_set():
+            answers.append(ask())
+
+    def until_everybody_has_asked():
+        """Wait until each caller has an answer to a request that it began after this, or has failed."""
+        before = [len(answers) for answers in every]
+        server.until(
+            lambda: all(
+                caller.done() or len(answers) >= count + 2
+                for caller, answers, count in zip(callers, every, before, strict=True)
+            )
+        )
+
+    every: list[list[Any]] = [[], [], []]
     with ThreadPoolExecutor() as pool:
-        grpc_answers, rest_answers = pool.submit(keep, ask_grpc), pool.submit(keep, ask_rest)
-        always_available = pool.submit(watch)
+        callers = [pool.submit(keep, *each) for each in zip((ask_grpc, ask_rest, watch), every, strict=True)]
         try:
-            time.sleep(0.3)
+            until_everybody_has_asked()
             publish(repository / "swap", 2)
             server.until(lambda: server.states("swap").get(1) == ("END", "OK"))
-            time.sleep(0.3)
+            until_everybody_has_asked()
         finally:
             stop.set()
-        versions = grpc_answers.result()
+        for caller in callers:
+            caller.result()
+        versions, *_ = every
         assert versions == sorted(versions)
         assert set(versions) == {1, 2}
-        assert rest_answers.result()
-        assert always_available.result()
     assert server.states("swap") == {2: ("AVAILABLE", "OK"), 1: ("END", "OK")}
 
 
@@ -209,7 +214,7 @@ def test_on_sigterm_requests_in_flight_are_answered_and_the_status_is_0(start_se
         (tmp_path / "rest").touch()
         assert over_grpc.result().model_spec.name == "m"
         assert over_rest.result().status_code == 200
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=60) == 0
     with pytest.raises(requests.ConnectionError):
         requests.get(server.url, timeout=10)
 

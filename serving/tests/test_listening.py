@@ -1,5 +1,6 @@
 """Where the server listens (addresses, ports and sockets), and its errors when it cannot."""
 
+import contextlib
 import socket
 import sys
 import tempfile
@@ -41,8 +42,10 @@ def answers(server, address):
 
 def listening_ports(pid):
     """Return the TCP ports on which a process listens, according to Linux."""
-    sockets = {file.readlink().name for file in Path(f"/proc/{pid}/fd").iterdir()}
-    ports = set()
+    sockets, ports = set(), set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It has been closed meanwhile.
+            sockets.add(file.readlink().name)
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
             _, local, _, state, *_ = fields = line.split()

@@ -191,6 +191,22 @@ class TestLoadThreads:
 
         return manager_of(load, **{"max_num_load_retries": 3, "load_retry_interval_s": 0.2, **options})
 
+    def held_pauses(self, manager, monkeypatch):
+        """Make the pauses between attempts last until the test lets them end.
+
+        Returns:
+            An event that is set when the first one has begun, and the event that lets them end.
+        """
+        begun, may_end, wait = threading.Event(), threading.Event(), manager._stopping.wait
+
+        def held(seconds):
+            begun.set()
+            assert may_end.wait(20)
+            return wait(seconds)
+
+        monkeypatch.setattr(manager._stopping, "wait", held)
+        return begun, may_end
+
     def test_without_load_threads_nothing_else_happens_until_a_broken_version_has_used_up_its_attempts(self):
         attempts: list[Any] = []
         manager = self.manager_of(attempts)
@@ -217,13 +233,15 @@ class TestLoadThreads:
         until(lambda: states(manager, "broken") == {2: END})
         assert len(attempts) == 4
 
-    def test_a_broken_version_occupies_its_load_thread_also_between_attempts(self):
+    def test_a_broken_version_occupies_its_load_thread_also_between_attempts(self, monkeypatch):
         attempts: list[Any] = []
         manager = self.manager_of(attempts, num_load_threads=1)
+        begun, may_end = self.held_pauses(manager, monkeypatch)
         manager.set_aspired_versions("broken", {2: None})
-        until(lambda: attempts)
+        assert begun.wait(20)
         manager.set_aspired_versions("good", {1: None})
         until(lambda: states(manager, "good") == {1: START})
+        may_end.set()
         until(lambda: states(manager, "good") == {1: AVAILABLE})
         assert attempts == ["broken", "broken", "broken", "broken", "good"]
 
@@ -236,25 +254,32 @@ class TestLoadThreads:
         manager.wait_until_available(["good"], "servable(s)")
         assert states(manager, "broken") == {2: LOADING}
 
-    def test_with_load_threads_a_version_that_is_taken_back_between_attempts_ends_after_the_next_one(self):
+    def test_with_load_threads_a_version_that_is_taken_back_between_attempts_ends_after_the_next_one(self, monkeypatch):
         attempts: list[Any] = []
-        manager = self.manager_of(attempts, num_load_threads=1, load_retry_interval_s=3)
+        manager = self.manager_of(attempts, num_load_threads=1)
+        begun, may_end = self.held_pauses(manager, monkeypatch)
         manager.set_aspired_versions("broken", {2: None})
-        until(lambda: attempts)
-        time.sleep(1)  # The first attempt has ended by then, which nothing else shows.
+        assert begun.wait(20)
         manager.set_aspired_versions("broken", {})
+        manager.set_aspired_versions("good", {1: None})
+        until(lambda: states(manager, "good") == {1: START})  # What was set before it has been read by then, too.
+        may_end.set()
         until(lambda: states(manager, "broken") == {2: END})
-        assert len(attempts) == 2
+        assert attempts.count("broken") == 2
 
-    def test_at_start_up_versions_load_at_the_same_time_and_all_attempts_of_broken_ones_are_waited_for(self):
+    def test_at_start_up_versions_load_at_the_same_time_and_all_attempts_of_broken_ones_are_waited_for(
+        self, monkeypatch
+    ):
         attempts: list[Any] = []
         manager = self.manager_of(attempts)
+        begun, may_end = self.held_pauses(manager, monkeypatch)
         with manager.initial_load():
             manager.set_aspired_versions("broken", {2: None})
-            until(lambda: attempts)
+            assert begun.wait(20)
             manager.set_aspired_versions("good", {1: None})
             manager.wait_until_available(["good"], "servable(s)")
             assert states(manager, "broken") == {2: LOADING}
+            may_end.set()
         assert states(manager, "broken") == {2: END}
         assert attempts.count("broken") == 4
 

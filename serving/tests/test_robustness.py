@@ -290,7 +290,9 @@ def test_callers_that_disconnect_are_not_logged(start_server, publish, tmp_path)
     before = server.log.read_text(encoding="utf-8")
     waits = [tmp_path / f"{number}" for number in range(3)]
     cancelled = server.wait_for_file("m", waits[0])
-    too_late = server.wait_for_file("m", waits[1], timeout=1)
+    server.until((tmp_path / "0.started").exists)  # The first request takes longest, and the next has little time.
+    too_late = server.wait_for_file("m", waits[1], timeout=2)
+    server.until((tmp_path / "1.started").exists)
     body = json.dumps({"signature_name": "wait_for", "inputs": [str(waits[2])]})
     with connect(server, "rest_port") as leaving:
         leaving.sendall(f"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())

@@ -38,7 +38,7 @@ def test_without_any_change_a_face_is_itself_or_its_mirror_image():
     np.testing.assert_allclose(moved[mirrored], expected, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31 - 1), x=st.floats(14, 33), y=st.floats(14, 33))
 def test_points_follow_the_image(seed, x, y):
     """A soft white dot at a point is, after the change, at the changed point, to a tenth of a pixel."""

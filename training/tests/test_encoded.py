@@ -219,7 +219,7 @@ def test_an_orientation_that_cannot_be_read_is_refused(content):
 
 
 @pytest.mark.parametrize("name", ["PNG turned 6", "JPEG turned 6"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_picture_is_read_or_an_error(name, data):
     content = bytearray(UNUSUAL[name])

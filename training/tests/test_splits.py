@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mien_client import DataError
 from mien_client.kaggle import EmotionData, KeypointData
@@ -105,7 +105,6 @@ def test_no_person_is_on_both_sides_of_a_key_point_split():
     assert sides[0] | sides[1] == set(people)
 
 
-@settings(deadline=None)
 @given(
     people=st.lists(st.integers(0, 20), min_size=2, max_size=60).filter(lambda people: len(set(people)) > 1),
     share=st.floats(0.01, 0.99),

@@ -148,7 +148,7 @@ class World:
         """Run a verb, killing it at its n-th step if that is given; return the exit status, None if it was killed."""
         self.countdown = dies_at
         where = [f"--repository={self.repository}", self.desired_state]
-        where += [] if arguments[0] in ("shift", "status") else ["--wait=2"]
+        where += [] if arguments[0] in ("shift", "status") else ["--wait=20"]
         try:
             return main(["rollout", str(arguments[0]), *where, *map(str, arguments[1:])])
         except Killed:
@@ -209,7 +209,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(change, "Fleet", Fleet)
     monkeypatch.setattr(shift, "Fleet", Fleet)
     monkeypatch.setattr(transition, "_POLL_S", 0.005)
-    monkeypatch.setattr(transition, "_GRACE_S", 0.1)
+    monkeypatch.setattr(transition, "_GRACE_S", 0.5)
     monkeypatch.setattr(transition, "NOTICED_S", 0.01)
 
     def make(**options):
@@ -442,7 +442,7 @@ class TestAServerThatDoesNotAnswer:
 
         monkeypatch.setattr(world.servers[0], "view", without)
         world.unfit.append(world.servers[0])
-        assert world.mien("rollback", "emotion", "--wait=0.3") == 1
+        assert world.mien("rollback", "emotion", "--wait=1") == 1
         message = "Done, but not on a:8500: version 1 is not in the server's repository"
         assert message in capsys.readouterr().err
         assert world.servers[1].view("emotion", ("stable",), 1).labels == {"stable": 1}
@@ -822,7 +822,7 @@ def shares_at_each_reload(world, monkeypatch):
 
 
 @given(st.lists(st.sampled_from(MOVES), max_size=8), st.integers(0, 30))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_operators_do_and_whenever_they_die_a_share_has_a_canary(world, moves, dies_at):
     """After any verb that ended well, only a model with a canary has a share."""
     world = world()
@@ -860,7 +860,7 @@ class TestWithoutTheCommandLine:
 
     def test_a_verb_reports_what_it_does_and_returns_its_plan(self, world, where, capsys):
         progress = Lines()
-        plan = canary(CanaryRequest(deployment=where, model="emotion", version=2, wait_s=2), progress)
+        plan = canary(CanaryRequest(deployment=where, model="emotion", version=2, wait_s=20), progress)
         assert plan.after == Desired(frozenset({1, 2}), {"stable": 1, "canary": 2})
         assert progress.lines[0] == "emotion: stable 1; loaded 1  ->  stable 1, canary 2; loaded 1, 2"
         assert "In force: emotion stable 1, canary 2; loaded 1, 2." in progress.lines
