@@ -139,7 +139,8 @@ def test_a_face_crop_can_be_posted_as_it_is(server):
 def test_a_new_version_takes_over_without_a_failed_call(changing_server, published, faces, mien):
     """While calls are made continuously, version 2 appears: one version answers each call, and no call fails."""
     addresses = (changing_server.grpc, changing_server.rest)
-    seen, failures = [], []
+    seen: list[tuple[str, int]] = []
+    failures: list[Exception] = []
     done = threading.Event()
 
     def calls(address):
