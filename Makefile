@@ -48,10 +48,10 @@ demo-rollout: $(PUBLISHED)
 	$(BIN)/python examples/demo_rollout.py
 
 test: $(INSTALLED) $(SCANNER)
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not docker and not soak and not slow" $(if $(COVERAGE),--cov --cov-fail-under=0)
+	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 --no-loadscope-reorder -m "not docker and not soak and not slow" $(if $(COVERAGE),--cov --cov-fail-under=0)
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile -m "slow and not docker and not soak" $(if $(COVERAGE),--cov --cov-append)
+	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 -m "slow and not docker and not soak" $(if $(COVERAGE),--cov --cov-append)
 
 test-docker: $(INSTALLED)
 	$(BIN)/pytest -m docker -v tests/test_docker.py tests/test_docker_pod.py tests/test_docker_build.py

@@ -212,6 +212,40 @@ def test_our_classes_can_be_imported_after_the_official_ones():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
+def test_a_thread_can_parse_messages_while_the_garbage_collector_works_for_another():
+    """Protobuf alone would drop the classes of inner messages, and a thread that gets one of them then crashes."""
+    code = (
+        "import gc, threading\n"
+        "from mien_client.protos import PredictRequest\n"
+        "def request():\n"
+        "    made = PredictRequest()\n"
+        "    made.inputs['images'].tensor_shape.dim.add(size=48)\n"
+        "    return made\n"
+        "gc.disable()\n"
+        "collecting, parsed, tensors = threading.Event(), threading.Event(), []\n"
+        "class Pause:\n"
+        "    def __del__(self):\n"
+        "        collecting.set()\n"
+        "        parsed.wait()\n"
+        "def parse():\n"
+        "    collecting.wait()\n"
+        "    tensors.append(PredictRequest.FromString(body).inputs['images'])\n"
+        "    parsed.set()\n"
+        "body = request().SerializeToString()\n"
+        "pause = Pause()\n"
+        "gc.collect()\n"  # What is old already is destroyed while the young, which holds it, is taken apart.
+        "threading.Thread(target=parse).start()\n"
+        "garbage = [pause]\n"
+        "garbage.append(garbage)\n"
+        "del garbage, pause\n"
+        "request()\n"
+        "gc.collect(0)\n"
+        "print(tensors[0].tensor_shape.dim[0].size, len(tensors[0].SerializeToString()))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
+    assert (run.returncode, run.stdout) == (0, "48 6\n"), run.stderr
+
+
 def test_enums_are_generated():
     assert protos.DataType.Name(protos.DataType.DT_UINT8) == "DT_UINT8"
     assert protos.ModelVersionStatus.State.Name(30) == "AVAILABLE"

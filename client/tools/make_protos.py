@@ -42,7 +42,10 @@ _HEADER = '''"""Type stubs of `mien_client.protos`, written by ``client/tools/ma
 # mypy: disable-error-code="type-arg"
 from google.protobuf import descriptor_pool as _descriptor_pool
 '''
-_POOL = "POOL: _descriptor_pool.DescriptorPool\n"
+_BESIDE_THE_CLASSES = """POOL: _descriptor_pool.DescriptorPool
+
+def message_class(descriptor: _descriptor.Descriptor) -> type[_message.Message]: ...
+"""
 
 
 def closure(roots: tuple[str, ...]) -> dict[str, descriptor.FileDescriptor]:
@@ -101,7 +104,7 @@ def stubs(files: descriptor_pb2.FileDescriptorSet) -> str:
     # The values of an enum are found in its class only: `DataType.DT_FLOAT`, not `DT_FLOAT`.
     enums = "|".join(enum.name for enum in merged.enum_type)
     text = re.sub(rf"^\w+: (?:{enums})\n", "", text, flags=re.M)
-    text = text.replace("DESCRIPTOR: _descriptor.FileDescriptor\n", _POOL, 1)
+    text = text.replace("DESCRIPTOR: _descriptor.FileDescriptor\n", _BESIDE_THE_CLASSES, 1)
     names = ((f"_{Path(file.name).stem}_pb2", message.name) for file in googles for message in file.message_type)
     return f"{_HEADER}{text}\n" + "".join(f"{name} = {module}.{name}\n" for module, name in names)
 

@@ -16,10 +16,15 @@ from importlib import resources
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 
+if typing.TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.message import Message
+
 POOL = descriptor_pool.DescriptorPool()
 """All descriptors; ``POOL.FindServiceByName`` finds the services too."""
 
 _full_names: dict[str, str] = {}
+_kept: set[type[Message]] = set()
 
 
 def _load() -> None:
@@ -35,6 +40,21 @@ def _load() -> None:
 _load()
 
 
+def message_class(descriptor: Descriptor) -> type[Message]:
+    """Build the class of a message, and keep it, with the classes of the messages in its fields, for ever.
+
+    Protobuf itself keeps a class only while something uses it. A thread that asks for one while the garbage collector
+    takes it apart for another thread gets what is left of it, and the process crashes.
+    """
+    message = message_factory.GetMessageClass(descriptor)
+    if message not in _kept:
+        _kept.add(message)
+        for field in descriptor.fields:
+            if field.message_type is not None:
+                message_class(field.message_type)
+    return message
+
+
 def __getattr__(name: str) -> typing.Any:
     """Build a class when it is first needed: most programs need few of the two hundred."""
     full_name = _full_names.get(name)
@@ -42,7 +62,7 @@ def __getattr__(name: str) -> typing.Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: typing.Any
     try:
-        value = message_factory.GetMessageClass(POOL.FindMessageTypeByName(full_name))
+        value = message_class(POOL.FindMessageTypeByName(full_name))
     except KeyError:
         value = enum_type_wrapper.EnumTypeWrapper(POOL.FindEnumTypeByName(full_name))
     globals()[name] = value

@@ -13,6 +13,8 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 POOL: _descriptor_pool.DescriptorPool
 
+def message_class(descriptor: _descriptor.Descriptor) -> type[_message.Message]: ...
+
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DT_INVALID: _ClassVar[DataType]

@@ -8,7 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+from mien_client.protos import message_class
 from mien_client.reading import read_file
 
 from mien_serving.core.status import Code, StatusError, invalid_argument
@@ -40,7 +41,7 @@ def read_message(path: Path, name: str) -> Any:
     Raises:
         StatusError: The file cannot be read, or is not such a message.
     """
-    message = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"tensorflow.serving.{name}"))()
+    message = message_class(_POOL.FindMessageTypeByName(f"tensorflow.serving.{name}"))()
     return parse_file(path, message, _POOL)
 
 
